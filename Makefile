@@ -1,0 +1,79 @@
+# `make book` and `make test` do all the set-up and the work. They need Python 3.11 to 3.13, git
+# and make. `make help` lists the rest.
+
+SHELL := /bin/sh
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+HTML  := _build/html
+SITE  := $(HTML)/index.html
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+# One thread a process: small arrays run faster so, and sums round the same way everywhere.
+export OPENBLAS_NUM_THREADS = 1
+export OMP_NUM_THREADS = 1
+export MKL_NUM_THREADS = 1
+export TF_NUM_INTRAOP_THREADS = 1
+export TF_NUM_INTEROP_THREADS = 1
+# TensorFlow's start-up messages would land in the notebooks' outputs.
+export TF_CPP_MIN_LOG_LEVEL = 3
+export CUDA_VISIBLE_DEVICES =
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book site test lint check notebooks serve lab lock bench linkcheck clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## create .venv from requirements.lock (the other commands do this by themselves)
+
+$(READY): requirements.lock pyproject.toml
+	@python=$$(sh tools/find_python.sh $(PYTHON)) && \
+	echo "Setting up $(VENV) with $$python: a few minutes, once." && \
+	rm -rf $(VENV) && "$$python" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --compile \
+	  --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: site  ## render the book
+	@echo "The book is in $(SITE). Open it in a browser, or run 'make serve'."
+
+site: $(READY)
+	@$(BIN)/python tools/build_site.py
+
+test: $(READY) lint  ## lint, build the site with warnings as errors, run every test and notebook
+	@$(BIN)/python tools/build_site.py --all
+	@$(MAKE) --no-print-directory check
+
+lint: $(READY)  ## ruff over code and notebooks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+check: $(READY)  ## tests and notebooks, without building the site again
+	@$(BIN)/python -m pytest
+
+notebooks: $(READY)  ## execute the notebooks in place, then compare a second run with the first
+	@$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
+	@$(BIN)/python -m pytest notebooks tests/test_notebooks.py
+
+serve: site  ## serve the book on this machine
+	@echo "http://127.0.0.1:8000"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+lock: $(READY)  ## resolve the dependencies of pyproject.toml again into requirements.lock
+	@$(BIN)/python tools/lock.py
+
+bench: $(READY)  ## measure bnutils against Keras and a textbook version
+	@$(BIN)/python benchmarks/bench_norm.py
+	@$(BIN)/python benchmarks/bench_network.py
+
+linkcheck: $(READY)  ## ask every outside link whether it still answers
+	@$(BIN)/python tools/build_site.py --builder linkcheck
+
+clean:  ## remove what was built; keep the environment
+	rm -rf _build .pytest_cache .ruff_cache

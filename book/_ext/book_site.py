@@ -1,0 +1,69 @@
+"""What the site needs beyond Jupyter Book's configuration file."""
+
+import os
+import re
+
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+
+def repository_buttons(app, config):
+    """Add repository and launch buttons where the repository's address is known.
+
+    The address is read from BOOK_REPOSITORY_URL (and the branch from BOOK_REPOSITORY_BRANCH), which
+    the publishing workflow sets. Without it, a page has no button that could lead nowhere.
+    """
+    url = os.environ.get("BOOK_REPOSITORY_URL")
+    if not url:
+        return
+    config.html_theme_options.update(
+        repository_url=url,
+        repository_branch=os.environ.get("BOOK_REPOSITORY_BRANCH", "main"),
+        path_to_docs=".",
+        use_repository_button=True,
+        use_issues_button=True,
+        launch_buttons={
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+        },
+    )
+
+
+def drop_live_code(app, config):
+    """Silence thebe: no page runs code, and its script, put on each page twice, is an error."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
+
+
+def mend_citation_list(app, page, template, context, doctree):
+    """Docutils calls the bibliography a list whose entries are not list items: drop the role."""
+    if "body" in context:
+        context["body"] = context["body"].replace('<div role="list" class="cit', '<div class="cit')
+
+
+def link_claims(app, page, template, context, doctree):
+    """Link the source that a claim card names to its entry in the bibliography."""
+    entries = {c.key: c for c in app.env.get_domain("cite").citations}
+
+    def link(match):
+        entry = entries.get(match["key"])
+        if entry is None:
+            logger.warning("%s: a claim names %r, which no chapter cites", page, match["key"])
+            return match[0]
+        address = f"{context['pathto'](entry.docname)}#{entry.citation_id}"
+        return f'<cite><a href="{address}">{match["text"]}</a></cite>'
+
+    if "body" in context:
+        card = r'<cite data-key="(?P<key>[^"]+)">(?P<text>[^<]+)</cite>'
+        context["body"] = re.sub(card, link, context["body"])
+
+
+def setup(app):
+    """Connect the hooks; Sphinx calls this."""
+    app.connect("config-inited", repository_buttons)
+    app.connect("config-inited", drop_live_code)
+    app.connect("html-page-context", mend_citation_list)
+    app.connect("html-page-context", link_claims)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,70 @@
+"""The book's networks in Keras. Needs TensorFlow, and starts it without its greeting on stderr."""
+
+import os
+from contextlib import contextmanager
+
+
+@contextmanager
+def _silent_stderr():
+    screen = os.dup(2)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
+# TensorFlow's first messages come before it reads any setting, straight to file descriptor 2.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with _silent_stderr():
+    import keras
+
+from bnutils.network import Activation, Dense  # noqa: E402
+
+__all__ = ["twin"]
+
+
+def twin(net, run=0):
+    """Build the Keras model that computes what one run of a network computes.
+
+    Args:
+        net: a `bnutils.network.Network`.
+        run: which of its runs, counted from 0.
+
+    Returns:
+        An uncompiled `keras.Sequential` with the same layers, layer names, weights, moving
+        statistics and dtype. It shares nothing with `net`.
+
+    Raises:
+        ValueError: if `net` has no such run.
+    """
+    if not 0 <= run < net.runs:
+        raise ValueError(f"expected run to be from 0 to {net.runs - 1}, got {run}")
+    dtype = str(net.dtype)
+    model = keras.Sequential([keras.Input((net.inputs,), dtype=dtype)])
+    for name, layer in zip(net.names, net.layers, strict=True):
+        if isinstance(layer, Dense):
+            units = layer.kernel.shape[-1]
+            bias = layer.bias is not None
+            model.add(keras.layers.Dense(units, use_bias=bias, name=name, dtype=dtype))
+            weights = [layer.kernel[run], layer.bias[run, 0]] if bias else [layer.kernel[run]]
+        elif isinstance(layer, Activation):
+            model.add(keras.layers.Activation(layer.name, name=name, dtype=dtype))
+            weights = []
+        else:
+            model.add(
+                keras.layers.BatchNormalization(
+                    momentum=layer.momentum,
+                    epsilon=layer.epsilon,
+                    center=layer.center,
+                    scale=layer.scale,
+                    name=name,
+                    dtype=dtype,
+                )
+            )
+            arrays = layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance
+            weights = [array[run] for array in arrays if array is not None]
+        model.layers[-1].set_weights(weights)
+    return model

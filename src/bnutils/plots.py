@@ -1,0 +1,245 @@
+"""One visual language for every figure of the book.
+
+An arm of an experiment (with batch normalization, without it, ...) has one color and one line
+style wherever it appears. The colors are Okabe and Ito's, which readers with any common color
+vision can tell apart; the line style tells the arms apart without color. Figures are drawn as
+SVG on a transparent ground, so they are crisp at any zoom and sit on a light or a dark page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from bnutils.trials import interval
+
+INK = "#1f2430"
+FAINT = "#8a8f98"
+
+#: Color and line style of each arm. Batch normalization is blue in every figure.
+ARMS: dict[str, dict[str, str]] = {
+    "BN": {"color": "#0072B2", "linestyle": "-"},
+    "no BN": {"color": "#D55E00", "linestyle": "--"},
+    "BN, no gamma and beta": {"color": "#56B4E9", "linestyle": "-."},
+    "scaler": {"color": "#009E73", "linestyle": ":"},
+    "other": {"color": "#CC79A7", "linestyle": "-."},
+    "theory": {"color": INK, "linestyle": ":"},
+}
+
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 12,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "figure.figsize": (7.2, 3.2),
+    "font.size": 12,
+    "grid.alpha": 0.35,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5,
+    "svg.hashsalt": "bnutils",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+}
+
+
+def use_style() -> None:
+    """Draw every later figure in the book's style, and as SVG inside a notebook."""
+    mpl.rcParams.update(_STYLE)
+    if mpl.get_backend().lower().endswith("inline"):
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        # Without the date, drawing the same figure twice gives the same bytes.
+        set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def arm_style(arm: str) -> dict[str, str]:
+    """Colour and line style of an arm, as keyword arguments of `Axes.plot`.
+
+    Args:
+        arm: one of the names in `ARMS`.
+
+    Raises:
+        ValueError: if the arm has no color of its own.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"arm must be one of {sorted(ARMS)}. Received: {arm!r}")
+    return dict(ARMS[arm])
+
+
+def band(
+    ax: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    arm: str,
+    label: str | None = None,
+    marker: str = "",
+) -> None:
+    """Draw the mean over runs, and its 95 % interval as a band.
+
+    Args:
+        ax: where to draw.
+        x: shape (points,), in the unit of the axis.
+        values: shape (runs, points), at least two runs.
+        arm: the arm these runs belong to; fixes color and line style.
+        label: text of the legend; the name of the arm if None.
+        marker: a Matplotlib marker for the points, none by default.
+
+    Raises:
+        ValueError: if `values` is not (runs, points), or the arm is unknown.
+    """
+    x, values = np.asarray(x), np.asarray(values)
+    if values.ndim != 2 or values.shape[1:] != x.shape:
+        raise ValueError(
+            f"values must have shape (runs, {x.size}), one column for each x. "
+            f"Received: shape {values.shape}"
+        )
+    style = arm_style(arm)
+    spread = [interval(column) for column in values.T]
+    ax.plot(x, [s.mean for s in spread], label=label or arm, marker=marker, **style)
+    ax.fill_between(
+        x,
+        [s.low for s in spread],
+        [s.high for s in spread],
+        color=style["color"],
+        alpha=0.18,
+        linewidth=0,
+    )
+
+
+def finish(
+    axes: Axes | Sequence[Axes] | np.ndarray,
+    x: str | None = None,
+    y: str | None = None,
+    legend: bool = True,
+) -> None:
+    """Label the outer axes of a figure and give it one legend.
+
+    A figure cell ends with this call: it returns nothing, so no object is printed below the
+    figure.
+
+    Args:
+        axes: one `Axes`, or a row of them that share their vertical label.
+        x: label of every horizontal axis, with its unit.
+        y: label of the first vertical axis, with its unit.
+        legend: whether the first axes that hold labelled artists get the legend.
+    """
+    axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+    if x is not None:
+        for ax in axes:
+            ax.set_xlabel(x)
+    if y is not None:
+        axes[0].set_ylabel(y)
+    if legend:
+        labelled = next((ax for ax in axes if ax.get_legend_handles_labels()[0]), None)
+        if labelled is not None:
+            labelled.legend()
+
+
+def _box(
+    ax: Axes, x: float, y: float, text: str, formula: str, arm: str | None, width: float
+) -> None:
+    color = ARMS[arm]["color"] if arm else FAINT
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - 0.55),
+            width,
+            1.1,
+            boxstyle="round,pad=0.02,rounding_size=0.12",
+            facecolor=color + "22",
+            edgecolor=color,
+            linewidth=1.4,
+        )
+    )
+    ax.text(x, y + 0.27, text, ha="center", va="center", fontsize=11)
+    ax.text(x, y - 0.22, formula, ha="center", va="center", fontsize=12.5)
+
+
+def _arrow(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK
+) -> None:
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=color, linewidth=1.3)
+    )
+
+
+def _canvas(width: float, height: float, x: tuple[float, float], y: tuple[float, float]) -> tuple:
+    fig, ax = plt.subplots(figsize=(width, height))
+    ax.set_axis_off()
+    ax.set_xlim(*x)
+    ax.set_ylim(*y)
+    return fig, ax
+
+
+def layer_diagram() -> None:
+    """Draw one layer with batch normalization: weighted sum, normalize, scale and shift, activate.
+
+    The figure is 7.2 by 2.1 inches, and Matplotlib's current one.
+    """
+    _, ax = _canvas(7.2, 2.2, (-0.55, 10.5), (-1.25, 0.75))
+    boxes = [
+        (1.3, 1.95, "weighted sum", "$z = xW$", None),
+        (3.9, 2.0, "normalize", r"$\hat z = \frac{z - \mu}{\sqrt{\sigma^2 + \epsilon}}$", "BN"),
+        (6.55, 2.1, "scale and shift", r"$y = \gamma \hat z + \beta$", "BN"),
+        (8.95, 1.6, "activation", r"$a = \phi(y)$", None),
+    ]
+    right = -0.1
+    for center, width, text, formula, arm in boxes:
+        _box(ax, center, 0, text, formula, arm, width)
+        _arrow(ax, (right, 0), (center - width / 2 - 0.06, 0))
+        right = center + width / 2 + 0.06
+    _arrow(ax, (right, 0), (10.15, 0))
+    ax.text(-0.2, 0, "$x$", ha="right", va="center", fontsize=14)
+    ax.text(10.2, 0, "$a$", ha="left", va="center", fontsize=14)
+    bn = ARMS["BN"]["color"]
+    ax.plot([2.9, 2.9, 7.6, 7.6], [-0.75, -0.85, -0.85, -0.75], color=bn, linewidth=1.2)
+    ax.text(5.25, -1.1, "batch normalization", ha="center", va="center", color=bn, fontsize=11.5)
+
+
+def computation_graph() -> None:
+    """Draw the steps of batch normalization, with the three paths by which x reaches y.
+
+    The figure is 7.2 by 3 inches, and Matplotlib's current one.
+    """
+    _, ax = _canvas(7.2, 3.0, (-0.75, 10.8), (-0.85, 3.25))
+    direct, mean, variance = INK, ARMS["no BN"]["color"], ARMS["BN"]["color"]
+    _box(ax, 3.0, 0, "center", r"$c = x - \mu$", None, 1.7)
+    _box(ax, 6.5, 0, "divide", r"$\hat x = c\, s$", None, 1.5)
+    _box(ax, 8.95, 0, "scale and shift", r"$y = \gamma \hat x + \beta$", None, 2.1)
+    _box(ax, 1.4, 2.5, "mean", r"$\mu = \frac{1}{m}\sum x_i$", None, 1.7)
+    _box(ax, 4.2, 2.5, "variance", r"$\sigma^2 = \frac{1}{m}\sum c_i^2$", None, 1.8)
+    _box(ax, 6.9, 2.5, "inverse sd", r"$s = 1/\sqrt{\sigma^2 + \epsilon}$", None, 2.2)
+    for start, end in [((0.1, 0), (2.09, 0)), ((3.91, 0), (5.69, 0)), ((7.31, 0), (7.84, 0))]:
+        _arrow(ax, start, end, direct)
+    _arrow(ax, (10.06, 0), (10.4, 0), direct)
+    _arrow(ax, (0.15, 0.2), (1.1, 1.88), mean)
+    _arrow(ax, (1.7, 1.88), (2.6, 0.62), mean)
+    _arrow(ax, (3.3, 0.62), (4.0, 1.88), variance)
+    _arrow(ax, (5.16, 2.5), (5.74, 2.5), variance)
+    _arrow(ax, (6.75, 1.88), (6.55, 0.62), variance)
+    ax.text(-0.05, 0, "$x$", ha="right", va="center", fontsize=14)
+    ax.text(10.45, 0, "$y$", ha="left", va="center", fontsize=14)
+    ax.text(4.8, -0.3, "direct path", color=direct, ha="center", va="center", fontsize=11)
+    ax.text(0.45, 1.25, "mean path", color=mean, ha="right", va="center", fontsize=11)
+    ax.text(6.1, 1.25, "variance path", color=variance, ha="right", va="center", fontsize=11)

@@ -1,0 +1,698 @@
+"""From runs to evidence: paired differences, intervals, and claims with a verdict.
+
+The rules: both arms share seeds, initial weights and mini-batch order, so they are compared seed by
+seed. Settings are chosen on validation data. A claim holds only where the whole interval is on the
+claimed side. Arrays have the seeds on the first axis, as `Grid.reshape` in `bnutils.network` gives
+them.
+
+Example:
+    >>> without_bn = [412.0, 380.0, 401.0, 365.0, 377.0]  # steps to 80 % accuracy, seeds 0 to 4
+    >>> with_bn = [58.0, 61.0, 50.0, 55.0, 57.0]
+    >>> speed_up = paired_ratio(without_bn, with_bn)
+    >>> f"{speed_up:.1f}"
+    '6.9 [6.1, 7.8]'
+    >>> Finding("steps to 80 %, no BN ÷ BN", speed_up, threshold=1, spec=".1f").holds
+    True
+"""
+
+import html
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+__all__ = [
+    "Claim",
+    "Finding",
+    "Interval",
+    "best_setting",
+    "exact",
+    "interval",
+    "is_edge",
+    "paired_difference",
+    "paired_ratio",
+    "steps_to",
+]
+
+CLAIM_MIME = "application/vnd.bnutils.claim+json"
+FEWEST_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over runs with its confidence interval, or several of them in arrays.
+
+    Format codes apply to every number: `f"{effect:.3f}"` is `'0.920 ± 0.006'`, or
+    `'6.9 [6.1, 7.8]'` where the two sides differ in length, as for a ratio.
+
+    Args:
+        mean: the mean (for a ratio, the geometric mean): a number or an array.
+        low: lower end, of the same shape.
+        high: upper end, of the same shape.
+        n: number of runs.
+        confidence: confidence level; 1 for a quantity without randomness.
+        symmetric: whether the mean is in the middle.
+
+    Raises:
+        ValueError: not finite numbers with `low <= mean <= high` of one shape, no runs, or a
+            confidence outside (0, 1].
+    """
+
+    mean: float | NDArray[np.float64]
+    low: float | NDArray[np.float64]
+    high: float | NDArray[np.float64]
+    n: int
+    confidence: float = 0.95
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("mean", "low", "high"):
+            object.__setattr__(self, name, _plain(_finite(getattr(self, name), name)))
+        if len({np.shape(end) for end in self._ends}) > 1 or not (
+            np.all(self.low <= self.mean) and np.all(self.mean <= self.high)
+        ):
+            raise ValueError(
+                "expected low <= mean <= high, of one shape, "
+                f"received {self.low}, {self.mean} and {self.high}"
+            )
+        if not _is_count(self.n, at_least=1):
+            raise ValueError(f"expected n, a whole number of runs from 1 on, received {self.n!r}")
+        if not isinstance(self.confidence, Real) or not 0 < self.confidence <= 1:
+            raise ValueError(f"expected a confidence in (0, 1], received {self.confidence!r}")
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is a quantity without randomness."""
+        return self.confidence == 1
+
+    @property
+    def half_width(self) -> float | NDArray[np.float64]:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
+
+    def __getitem__(self, index: Any) -> "Interval":
+        """One or some of several intervals, indexed as the array of means is."""
+        mean, low, high = (np.asarray(end)[index] for end in self._ends)
+        return replace(self, mean=mean, low=low, high=high)
+
+    def __format__(self, spec: str) -> str:
+        """Mean and half width, or mean and both ends, each number formatted with `spec`.
+
+        Raises:
+            ValueError: it holds several intervals: index it first.
+        """
+        if np.ndim(self.mean):
+            raise ValueError(
+                f"these are intervals of shape {np.shape(self.mean)}: index one to format it"
+            )
+        mean = format(self.mean, spec)
+        if self.is_exact:
+            return mean
+        if self.symmetric:
+            return f"{mean} ± {self.half_width:{spec}}"
+        return f"{mean} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __str__(self) -> str:
+        """With three significant digits."""
+        return format(self, ".3g")
+
+    @property
+    def _ends(self) -> tuple[Any, Any, Any]:
+        return self.mean, self.low, self.high
+
+
+def interval(values: ArrayLike, confidence: float = 0.95, axis: int = 0) -> Interval:
+    """The mean over runs and its Student-t confidence interval.
+
+    mean ± t · s / √n, where s is the standard deviation with n - 1 and t the quantile of Student's
+    distribution with n - 1 degrees of freedom.
+
+    Args:
+        values: one value per run, of shape [runs], or [runs, ...] for several intervals at once.
+        confidence: confidence level, between 0 and 1.
+        axis: the axis of the runs.
+
+    Returns:
+        An `Interval` of numbers for one-dimensional `values`, otherwise of arrays of shape [...].
+
+    Raises:
+        ValueError: fewer than two runs, a confidence outside (0, 1), or a value that is NaN or
+            infinite. A failed run is never left out in silence: decide what it counts for, put
+            that value in its place, and say so.
+
+    Example:
+        >>> f"{interval([0.91, 0.92, 0.93]):.3f}"
+        '0.920 ± 0.025'
+    """
+    values = _finite(values, "values")
+    if values.ndim == 0 or values.shape[axis] < 2:
+        raise ValueError(f"expected at least two runs, received values of shape {values.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, received {confidence!r}")
+    n = values.shape[axis]
+    mean = values.mean(axis=axis)
+    half_width = stdtrit(n - 1, (1 + confidence) / 2) * values.std(axis=axis, ddof=1) / math.sqrt(n)
+    return Interval(mean, mean - half_width, mean + half_width, n, confidence)
+
+
+def exact(value: float) -> Interval:
+    """A quantity without randomness, such as a count of parameters, as an `Interval`.
+
+    Args:
+        value: the number.
+
+    Raises:
+        ValueError: the number is NaN or infinite.
+
+    Example:
+        >>> f"{exact(3841):,.0f}"
+        '3,841'
+    """
+    return Interval(value, value, value, n=1, confidence=1.0)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0
+) -> Interval:
+    """The mean difference a - b between two arms that share their seeds.
+
+    Args:
+        a: values of one arm, of shape [runs] or [runs, ...].
+        b: values of the other, of the same shape; the same index is the same seed.
+        confidence: confidence level, between 0 and 1.
+        axis: the axis of the runs.
+
+    Returns:
+        The `interval` of the differences.
+
+    Raises:
+        ValueError: shapes differ, or as for `interval`.
+
+    Example:
+        >>> f"{paired_difference([0.93, 0.95, 0.94], [0.91, 0.94, 0.93]):.3f}"
+        '0.013 ± 0.014'
+    """
+    a, b = _paired(a, b)
+    return interval(a - b, confidence, axis)
+
+
+def paired_ratio(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0) -> Interval:
+    """The geometric mean ratio a / b between two arms that share their seeds.
+
+    The interval is that of log(a / b), transformed back, so a ratio and its inverse tell the same
+    story: `paired_ratio(b, a)` has the inverse mean and ends.
+
+    Args:
+        a: positive values of one arm, of shape [runs] or [runs, ...].
+        b: positive values of the other, of the same shape; the same index is the same seed.
+        confidence: confidence level, between 0 and 1.
+        axis: the axis of the runs.
+
+    Returns:
+        An `Interval` whose sides differ in length.
+
+    Raises:
+        ValueError: shapes differ, a value is not positive and finite, or as for `interval`. A run
+            that never reached its goal (see `steps_to`) has no ratio. With the last step in its
+            place, `np.minimum(a, last_step)`, the result is a lower bound of the ratio, and the
+            label must say so.
+
+    Example:
+        >>> f"{paired_ratio([200.0, 440.0, 300.0], [100.0, 200.0, 150.0]):.2f}"
+        '2.06 [1.80, 2.37]'
+    """
+    a, b = _paired(a, b)
+    if not ((a > 0).all() and (b > 0).all()):
+        raise ValueError("expected positive values: a ratio of others has no logarithm")
+    log_ratio = interval(np.log(a) - np.log(b), confidence, axis)
+    mean, low, high = np.exp(log_ratio._ends)
+    return replace(log_ratio, mean=mean, low=low, high=high, symmetric=False)
+
+
+def steps_to(values: ArrayLike, steps: ArrayLike, threshold: float) -> NDArray[np.float64]:
+    """The first recorded step at which each run is at or above a threshold.
+
+    The answer is as fine as the recording: between two records nothing is known. For a quantity
+    that falls, such as a loss, pass `-values` and `-threshold`.
+
+    Args:
+        values: what was recorded, of shape [..., records], for example [runs, records].
+        steps: the step of each record, of shape [records], increasing.
+        threshold: the value to reach.
+
+    Returns:
+        Steps of shape [...]; infinity for a run that never got there. NaN counts as not there.
+
+    Raises:
+        ValueError: shapes do not fit, `steps` does not increase, or the threshold is NaN.
+
+    Example:
+        >>> steps_to([[0.1, 0.7, 0.9], [0.1, 0.2, 0.3]], steps=[0, 20, 40], threshold=0.8)
+        array([40., inf])
+    """
+    values, steps = np.asarray(values), np.asarray(steps, dtype=np.float64)
+    if steps.ndim != 1 or not steps.size or values.shape[-1:] != steps.shape:
+        raise ValueError(
+            "expected values of shape [..., records] and steps of shape [records], "
+            f"received {values.shape} and {steps.shape}"
+        )
+    if not (np.diff(steps) > 0).all():
+        raise ValueError("expected steps that increase")
+    if math.isnan(threshold):
+        raise ValueError("expected a threshold, received NaN")
+    reached = values >= threshold
+    return np.where(reached.any(axis=-1), steps[reached.argmax(axis=-1)], np.inf)
+
+
+def best_setting(validation: ArrayLike, *, maximize: bool = True) -> tuple[int, ...]:
+    """The setting with the best mean validation score, so that test data never choose one.
+
+    Args:
+        validation: scores of shape [seeds, settings] or [seeds, settings, settings, ...].
+        maximize: whether more is better, as for accuracy; `False` for a loss.
+
+    Returns:
+        The index of the setting, one number for each settings axis. Take the test scores with
+        `test[:, *best]`. A setting with a NaN in any seed is the worst of all. Of equal ones the
+        first is taken.
+
+    Raises:
+        ValueError: no settings axis, nothing to choose from, or no setting that worked.
+
+    Example:
+        >>> learning_rates = np.array([0.01, 0.1, 1.0])
+        >>> validation = np.array([[0.5, 0.8, np.nan], [0.6, 0.9, 0.99]])
+        >>> best = best_setting(validation)
+        >>> float(learning_rates[best]), is_edge(best, learning_rates.shape)
+        (0.1, False)
+    """
+    validation = np.asarray(validation, dtype=np.float64)
+    if validation.ndim < 2 or validation.size == 0:
+        raise ValueError(
+            f"expected scores of shape [seeds, settings, ...], received {validation.shape}"
+        )
+    with np.errstate(invalid="ignore"):
+        mean = (validation if maximize else -validation).mean(axis=0)
+    if not (mean > -np.inf).any():
+        raise ValueError("every setting has a NaN or infinitely bad score: there is no best one")
+    best = np.unravel_index(np.nanargmax(mean), mean.shape)
+    return tuple(int(i) for i in best)
+
+
+def is_edge(index: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a setting lies at the edge of its grid, so that a better one may lie beyond.
+
+    Args:
+        index: a setting, as `best_setting` gives it.
+        shape: the shape of the grid of settings. An axis with one setting has no edge.
+
+    Raises:
+        ValueError: the index is not in the grid.
+    """
+    places = list(zip(index, shape, strict=False))
+    if len(index) != len(shape) or not all(0 <= i < size for i, size in places):
+        raise ValueError(f"expected an index into a grid of shape {shape}, received {index}")
+    return any(i in (0, size - 1) for i, size in places if size > 1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured effect, and whether it is where it was claimed to be.
+
+    What is judged is what is shown: the effect is rounded as `spec` says when the finding is made,
+    so that the verdict, the card and the ledger can never disagree about the last digit.
+
+    Args:
+        label: what was measured; for a comparison, in the order of the arithmetic, such as
+            "test accuracy, BN - no BN".
+        effect: the measured effect, one interval.
+        claimed: the side of the threshold it was claimed to be on.
+        threshold: the value that separates the two sides: 0 for a difference, 1 for a ratio.
+        spec: format code of its numbers: `.3f`, `.1e`, `.3g` or `.1%`, with any number of digits,
+            and a comma in front for thousands.
+        unit: unit of the effect, such as "mm"; empty for none.
+
+    Raises:
+        ValueError: a blank label, several intervals in one effect, an unknown side, another
+            format code, or a threshold with more digits than the code shows.
+
+    Example:
+        >>> finding = Finding("accuracy, BN - no BN", interval([0.02, 0.03, 0.025]))
+        >>> finding.effect_text, finding.claim_text, finding.holds
+        ('0.025 [0.013, 0.037]', 'above 0', True)
+    """
+
+    label: str
+    effect: Interval
+    claimed: Literal["above", "below"] = "above"
+    threshold: float = 0.0
+    spec: str = ".3f"
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the fields and round the effect."""
+        _check_text(label=self.label)
+        if not isinstance(self.effect, Interval) or np.ndim(self.effect.mean):
+            raise ValueError(f"expected one Interval as effect, received {self.effect!r}")
+        if self.claimed not in ("above", "below"):
+            raise ValueError(f"expected claimed 'above' or 'below', received {self.claimed!r}")
+        if not isinstance(self.spec, str) or not re.fullmatch(r",?\.\d+[efg%]", self.spec):
+            raise ValueError(f"expected a format code like '.3f', received {self.spec!r}")
+        if not isinstance(self.unit, str):
+            raise ValueError(f"expected a text as unit, received {self.unit!r}")
+        if (
+            not isinstance(self.threshold, Real)
+            or not math.isfinite(self.threshold)
+            or self._shown(self.threshold) != self.threshold
+        ):
+            raise ValueError(
+                f"expected a threshold that {self.spec!r} shows in full, "
+                f"received {self.threshold!r}"
+            )
+        object.__setattr__(self, "threshold", float(self.threshold))
+        mean, low, high = (self._shown(end) for end in self.effect._ends)
+        object.__setattr__(self, "effect", replace(self.effect, mean=mean, low=low, high=high))
+
+    def _shown(self, number: float) -> float:
+        """The number that a reader of its formatted text sees."""
+        text = format(float(number), self.spec).replace(",", "")
+        # Adding zero turns -0.0 into 0.0.
+        return float(f"{text[:-1]}e-2" if text.endswith("%") else text) + 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the whole interval is on the claimed side of the threshold."""
+        if self.claimed == "above":
+            return self.effect.low > self.threshold
+        return self.effect.high < self.threshold
+
+    @property
+    def effect_text(self) -> str:
+        """The effect as the card shows it, with both ends of its interval and the unit."""
+        effect, spec = self.effect, self.spec
+        ends = "" if effect.is_exact else f" [{effect.low:{spec}}, {effect.high:{spec}}]"
+        return f"{effect.mean:{spec}}{ends}{self._unit_text}"
+
+    @property
+    def claim_text(self) -> str:
+        """The claimed side as shown, such as "above 0 mm"."""
+        percent = self.spec.endswith("%")
+        threshold = f"{100 * self.threshold:g}%" if percent else f"{self.threshold:g}"
+        return f"{self.claimed} {threshold}{self._unit_text}"
+
+    @property
+    def _unit_text(self) -> str:
+        return f" {self.unit}" if self.unit else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What somebody said, what was measured of it here, and the verdict.
+
+    The verdict follows from the findings alone: *holds* if all of them hold, *holds in part* if
+    some do, *does not hold here* if none does. Shown in a notebook, a claim is a card; beside the
+    card, the cell's output carries every field as JSON, rounded as shown, for the ledger.
+
+    Args:
+        name: a short name in lower case with hyphens, unique in the book; the card's anchor is
+            `claim-` and this name.
+        claim: what is claimed, in one sentence.
+        source: citation key of the work that claims it, such as "ioffe2015".
+        said_by: the work as words, such as "Ioffe and Szegedy 2015".
+        setting: data, network and training of the runs, and how settings were chosen.
+        findings: one or more findings.
+        refuted_by: what would have refuted the claim.
+        seeds: number of seeds: the fewest runs behind any finding, at least 5; counted if None. If
+            every finding is exact, any number, by default 0.
+
+    Raises:
+        ValueError: a field is blank or not of its form, there are no findings, findings of
+            different confidence, too few seeds, or a number of seeds that is not that of the runs.
+
+    Example:
+        >>> effect = paired_ratio([410, 380, 400, 360, 380], [58, 61, 50, 55, 57])
+        >>> print(Claim(
+        ...     name="fewer-steps",
+        ...     claim="A network with BN needs fewer steps.",
+        ...     source="ioffe2015",
+        ...     said_by="Ioffe and Szegedy 2015",
+        ...     setting="a small network",
+        ...     findings=[Finding("steps, no BN ÷ BN", effect, threshold=1, spec=".1f")],
+        ...     refuted_by="an interval that contains 1",
+        ... ))
+        Claim: A network with BN needs fewer steps.
+          said by     Ioffe and Szegedy 2015 [ioffe2015]
+          setting     a small network
+          seeds       5
+          refuted by  an interval that contains 1
+        <BLANKLINE>
+          measured here      effect [95% interval]  holds if  holds
+          steps, no BN ÷ BN  6.9 [6.1, 7.7]         above 1   yes
+        <BLANKLINE>
+          verdict: holds (1 of 1 findings)
+    """
+
+    name: str
+    claim: str
+    source: str
+    said_by: str
+    setting: str
+    findings: Sequence[Finding]
+    refuted_by: str
+    seeds: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _check_text(
+            name=self.name,
+            claim=self.claim,
+            source=self.source,
+            said_by=self.said_by,
+            setting=self.setting,
+            refuted_by=self.refuted_by,
+        )
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
+            raise ValueError(f"expected a name like 'fewer-steps', received {self.name!r}")
+        if not re.fullmatch(r"[A-Za-z][\w:.-]*", self.source, re.ASCII):
+            raise ValueError(f"expected a citation key like 'ioffe2015', received {self.source!r}")
+        if (
+            not isinstance(self.findings, Sequence)
+            or not self.findings
+            or not all(isinstance(finding, Finding) for finding in self.findings)
+        ):
+            raise ValueError(f"expected a list of findings, received {self.findings!r}")
+        object.__setattr__(self, "findings", tuple(self.findings))
+        self._check_seeds()
+
+    def _check_seeds(self) -> None:
+        measured = [finding.effect for finding in self.findings if not finding.effect.is_exact]
+        if self.seeds is None:
+            seeds = min((effect.n for effect in measured), default=0)
+            object.__setattr__(self, "seeds", seeds)
+        if not _is_count(self.seeds, at_least=0):
+            raise ValueError(f"expected a whole number of seeds, received {self.seeds!r}")
+        if not measured:
+            return
+        if len({effect.confidence for effect in measured}) > 1:
+            raise ValueError("expected findings of one confidence level, received several")
+        fewest = min(effect.n for effect in measured)
+        if fewest < FEWEST_SEEDS:
+            raise ValueError(f"expected at least {FEWEST_SEEDS} runs a finding, received {fewest}")
+        if self.seeds != fewest:
+            raise ValueError(
+                f"expected seeds={fewest}, the fewest runs behind any finding, "
+                f"received {self.seeds}"
+            )
+
+    @property
+    def verdict(self) -> str:
+        """`"holds"`, `"holds in part"` or `"does not hold here"`."""
+        if all(finding.holds for finding in self.findings):
+            return "holds"
+        if any(finding.holds for finding in self.findings):
+            return "holds in part"
+        return "does not hold here"
+
+    @property
+    def anchor(self) -> str:
+        """The id of the card in the page."""
+        return f"claim-{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as plain JSON data, numbers rounded as shown.
+
+        Returns:
+            The fields by name, with the verdict, and for each finding its `holds`.
+        """
+        findings = [{**asdict(finding), "holds": finding.holds} for finding in self.findings]
+        return {**asdict(self), "findings": findings, "verdict": self.verdict}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Claim":
+        """The claim that `to_json` wrote.
+
+        Raises:
+            ValueError: fields are missing, unknown or invalid, or a recorded verdict is not the one
+                that follows from the findings.
+        """
+        values = _fields_of(cls, data, extra={"verdict"})
+        records, findings = values.pop("findings"), []
+        if not isinstance(records, list):
+            raise ValueError(f"expected a list of findings, received {records!r}")
+        for record in records:
+            parts = _fields_of(Finding, record, extra={"holds"})
+            effect = Interval(**_fields_of(Interval, parts.pop("effect")))
+            findings.append(Finding(effect=effect, **parts))
+        claim = cls(findings=findings, **values)
+        if claim.to_json() != data:
+            raise ValueError(
+                f"claim {claim.name!r} does not follow from its findings: its verdict or a rounded "
+                "number was changed after it was measured"
+            )
+        return claim
+
+    def __str__(self) -> str:
+        """The card as text."""
+        details = [
+            ("said by", f"{self.said_by} [{self.source}]"),
+            ("setting", self.setting),
+            ("seeds", self._seeds_text),
+            ("refuted by", self.refuted_by),
+        ]
+        lines = [
+            *textwrap.wrap(f"Claim: {self.claim}", width=96, subsequent_indent="       "),
+            *(
+                line
+                for name, text in details
+                for line in textwrap.wrap(
+                    text, 96, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14
+                )
+            ),
+            "",
+        ]
+        table = [self._heads, *self._rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = (f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
+            lines.append(f"  {'  '.join(cells)}".rstrip())
+        return "\n".join([*lines, "", f"  verdict: {self._verdict_text}"])
+
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> dict[str, str | dict[str, Any]]:
+        return {
+            "text/plain": str(self),
+            "text/html": self._html(),
+            CLAIM_MIME: self.to_json(),
+        }
+
+    def _html(self) -> str:
+        text = html.escape
+        heads = "".join(f'<th scope="col">{text(head)}</th>' for head in self._heads)
+        rows = "\n".join(
+            f'<tr class="bn-claim-finding" data-holds="{found}"><th scope="row">{text(label)}</th>'
+            f"<td>{text(effect)}</td><td>{text(claimed)}</td><td>{found}</td></tr>"
+            for label, effect, claimed, found in self._rows
+        )
+        return "\n".join(
+            [
+                f'<section class="bn-claim" id="{self.anchor}" aria-labelledby="{self.anchor}-text"'
+                f' data-verdict="{self.verdict.replace(" ", "-")}">',
+                f'<p class="bn-claim-text" id="{self.anchor}-text">'
+                f"<strong>Claim:</strong> {text(self.claim)}</p>",
+                '<p class="bn-claim-source">Said by '
+                f'<cite data-key="{text(self.source)}">{text(self.said_by)}</cite></p>',
+                f'<table class="bn-claim-findings"><thead><tr>{heads}</tr></thead>',
+                f"<tbody>\n{rows}\n</tbody></table>",
+                '<dl class="bn-claim-details">',
+                f"<dt>Setting</dt><dd>{text(self.setting)}</dd>",
+                f"<dt>Seeds</dt><dd>{self._seeds_text}</dd>",
+                f"<dt>Would have refuted it</dt><dd>{text(self.refuted_by)}</dd>",
+                "</dl>",
+                '<p class="bn-claim-verdict">Verdict: '
+                f"<strong>{self.verdict}</strong>{self._verdict_text.removeprefix(self.verdict)}</p>",
+                "</section>",
+            ]
+        )
+
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        levels = {f.effect.confidence for f in self.findings if not f.effect.is_exact}
+        bracket = "".join(f" [{100 * level:g}% interval]" for level in levels)
+        return "measured here", f"effect{bracket}", "holds if", "holds"
+
+    @property
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (f.label, f.effect_text, f.claim_text, "yes" if f.holds else "no")
+            for f in self.findings
+        ]
+
+    @property
+    def _seeds_text(self) -> str:
+        return str(self.seeds) if self.seeds else "none, since every value is exact"
+
+    @property
+    def _verdict_text(self) -> str:
+        held = sum(finding.holds for finding in self.findings)
+        return f"{self.verdict} ({held} of {len(self.findings)} findings)"
+
+
+def _plain(value: Any) -> float | NDArray[np.float64]:
+    return float(value) if np.ndim(value) == 0 else value
+
+
+def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    try:
+        values = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected numbers in {name}, received {values!r}") from None
+    bad = np.count_nonzero(~np.isfinite(values))
+    if bad:
+        raise ValueError(
+            f"expected finite numbers, received {bad} NaN or infinite of {values.size} in {name}: "
+            "decide what a run that failed or never got there counts for, put that value in its "
+            "place (for steps, np.minimum(steps, last_step), a lower bound), and say so"
+        )
+    return values
+
+
+def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = _finite(a, "a"), _finite(b, "b")
+    if a.shape != b.shape:
+        raise ValueError(
+            f"expected two arms of one shape, the same seeds in each, received {a.shape} "
+            f"and {b.shape}"
+        )
+    return a, b
+
+
+def _is_count(value: Any, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _check_text(**texts: Any) -> None:
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"expected {name} to be a text, received {text!r}")
+
+
+def _fields_of(
+    cls: type, data: Any, extra: frozenset[str] | set[str] = frozenset()
+) -> dict[str, Any]:
+    """The constructor's arguments out of a JSON object, which must have them all and no other."""
+    names = {f.name for f in fields(cls)}
+    if not isinstance(data, Mapping) or set(data) != names | extra:
+        keys = sorted(data) if isinstance(data, Mapping) else data
+        raise ValueError(
+            f"expected the fields of {cls.__name__}, {sorted(names | extra)}, received {keys!r}"
+        )
+    return {name: data[name] for name in names}

@@ -1,0 +1,665 @@
+"""``bnutils.norm`` against Keras, against its defining properties, and at its edges."""
+
+import math
+import os
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnutils.gradcheck import directional_error, numerical_gradient, relative_error
+from bnutils.norm import (
+    BatchNorm,
+    batch_norm,
+    batch_norm_grad,
+    batch_norm_inference,
+    standardize,
+)
+
+# Shape and axis; between them they take every way in which an array can be laid out.
+KERAS_CASES = [
+    ((3, 1), -1),
+    ((64, 100), -1),
+    ((8, 5), 0),
+    ((512, 40), -1),
+    ((4096, 16), -1),
+    ((1009, 17), -1),
+    ((6, 7, 3), -1),
+    ((6, 7, 3), 1),
+    ((9, 12, 12, 16), -1),
+    ((4, 5, 3, 6), 1),
+    ((24, 5, 16, 16), 1),
+    ((3, 4, 5, 6), 2),
+    ((2, 3, 4, 2, 5), -1),
+    ((2, 3, 4, 2, 5), 1),
+]
+STACK_CASES = [((3, 8, 5), (0, -1)), ((2, 1200, 12), (0, 2)), ((4, 6, 2, 3, 5), (0, -1))]
+OTHER_CASES = [((3, 4, 5, 6), (1, 3)), ((3, 4, 5, 6), (1, 2)), ((3, 4, 5), (0, 1))]
+CASES = KERAS_CASES + STACK_CASES + OTHER_CASES
+DTYPES = ["float64", "float32"]
+TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
+
+properties = settings(derandomize=True, deadline=None, max_examples=25)
+
+
+def kept_axes(shape, axis):
+    return sorted(a % len(shape) for a in np.atleast_1d(axis))
+
+
+def kept_shape(shape, axis):
+    return tuple(shape[a] for a in kept_axes(shape, axis))
+
+
+def reduced_axes(shape, axis):
+    return tuple(a for a in range(len(shape)) if a not in kept_axes(shape, axis))
+
+
+def problem(shape, axis, dtype="float64", seed=0):
+    """Data of mean 3 and standard deviation 2, parameters and an output gradient."""
+    rng = np.random.default_rng(seed)
+    kept = kept_shape(shape, axis)
+    arrays = (
+        3 + 2 * rng.standard_normal(shape),
+        1 + 0.5 * rng.standard_normal(kept),
+        rng.standard_normal(kept),
+        rng.standard_normal(shape),
+    )
+    return [a.astype(dtype) for a in arrays]
+
+
+def assert_close(actual, desired, dtype):
+    assert actual.dtype == dtype
+    assert actual.shape == desired.shape
+    assert relative_error(actual, desired) < TOLERANCE[dtype]
+
+
+# ---- Against Keras -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keras_batch_norm():
+    """Outputs, gradients and moving statistics of the Keras layer over several training calls."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    import keras
+    import tensorflow as tf
+
+    def run(batches, gamma, beta, dy, axis, dtype, **options):
+        layer = keras.layers.BatchNormalization(axis=axis, dtype=dtype, **options)
+        layer.build(batches[0].shape)
+        if gamma is not None:
+            layer.gamma.assign(gamma)
+        if beta is not None:
+            layer.beta.assign(beta)
+        history = []
+        for x in batches:
+            x = tf.constant(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True)
+            variables = [v.value for v in layer.trainable_variables]
+            gradients = tape.gradient(y, [x, *variables], output_gradients=tf.constant(dy))
+            moving = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+            inference = layer(x, training=False)
+            history.append((y.numpy(), *(g.numpy() for g in gradients), *moving, inference.numpy()))
+        return history
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), KERAS_CASES)
+def test_layer_equals_keras_over_several_updates(keras_batch_norm, shape, axis, dtype):
+    _, gamma, beta, dy = problem(shape, axis, dtype)
+    batches = [problem(shape, axis, dtype, seed)[0] for seed in range(3)]
+    layer = BatchNorm(axis=axis)
+    layer.gamma, layer.beta = gamma, beta
+    for x, expected in zip(
+        batches, keras_batch_norm(batches, gamma, beta, dy, axis, dtype), strict=True
+    ):
+        y = layer(x, training=True)
+        dx = layer.backward(dy)
+        ours = (y, dx, layer.dgamma, layer.dbeta, layer.moving_mean, layer.moving_variance)
+        for actual, desired in zip((*ours, layer(x)), expected, strict=True):
+            assert_close(actual, desired, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), STACK_CASES)
+def test_stack_of_runs_equals_keras_run_by_run(keras_batch_norm, shape, axis, dtype):
+    x, gamma, beta, dy = problem(shape, axis, dtype)
+    layer = BatchNorm(axis=axis)
+    layer.gamma, layer.beta = gamma, beta
+    y = layer(x, training=True)
+    dx = layer.backward(dy)
+    ours = (y, dx, layer.dgamma, layer.dbeta, layer.moving_mean, layer.moving_variance, layer(x))
+    for run in range(shape[0]):
+        [expected] = keras_batch_norm([x[run]], gamma[run], beta[run], dy[run], -1, dtype)
+        for actual, desired in zip(ours, expected, strict=True):
+            assert_close(actual[run], desired, dtype)
+
+
+@pytest.mark.parametrize(("center", "scale"), [(True, False), (False, True), (False, False)])
+def test_options_equal_keras(keras_batch_norm, center, scale):
+    x, gamma, beta, dy = problem((16, 3), -1)
+    options = {"momentum": 0.7, "epsilon": 0.1, "center": center, "scale": scale}
+    parameters = (gamma if scale else None, beta if center else None)
+    [expected] = keras_batch_norm([x], *parameters, dy, -1, "float64", **options)
+    layer = BatchNorm(**options)
+    layer.gamma, layer.beta = parameters
+    y = layer(x, training=True)
+    dx = layer.backward(dy)
+    ours = [y, dx, layer.dgamma, layer.dbeta, layer.moving_mean, layer.moving_variance, layer(x)]
+    ours = [a for a in ours if a is not None]
+    for actual, desired in zip(ours, expected, strict=True):
+        assert_close(actual, desired, "float64")
+    assert (layer.gamma is None) == (layer.dgamma is None) == (not scale)
+    assert (layer.beta is None) == (layer.dbeta is None) == (not center)
+
+
+def test_defaults_are_those_of_keras(keras_batch_norm):
+    x, _, _, dy = problem((16, 3), -1)
+    [expected] = keras_batch_norm([x], None, None, dy, -1, "float64")
+    layer = BatchNorm()
+    y = layer(x, training=True)
+    dx = layer.backward(dy)
+    ours = (y, dx, layer.dgamma, layer.dbeta, layer.moving_mean, layer.moving_variance, layer(x))
+    for actual, desired in zip(ours, expected, strict=True):
+        assert_close(actual, desired, "float64")
+    np.testing.assert_array_equal(layer.gamma, np.ones(3))
+    np.testing.assert_array_equal(layer.beta, np.zeros(3))
+
+
+# ---- Against the definition ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (4, 3, 5), (3, 4, 2, 5), (40, 30, 20)])
+def test_standardize_over_every_choice_of_axes(shape, dtype):
+    x = (3 + 2 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    axes_of = [c for n in range(1, x.ndim + 1) for c in combinations(range(x.ndim), n)]
+    for axes in axes_of:
+        exact = x.astype("float64")
+        mean, variance = exact.mean(axes, keepdims=True), exact.var(axes, keepdims=True)
+        actual = standardize(x, axes, eps=0.25)
+        for a, d in zip(
+            actual, ((exact - mean) / np.sqrt(variance + 0.25), mean, variance), strict=True
+        ):
+            assert_close(a, d, dtype)
+
+
+@pytest.mark.parametrize("axes", [0, -3, (0, 2), [2, 0], (-1, 0), np.array([0, 2]), np.int64(1)])
+def test_axes_may_be_given_in_any_form(axes):
+    x = np.random.default_rng(0).standard_normal((4, 3, 5))
+    plain = tuple(int(a) for a in np.atleast_1d(axes))
+    np.testing.assert_array_equal(standardize(x, axes)[0], standardize(x, plain)[0])
+    np.testing.assert_allclose(standardize(x, axes)[1], x.mean(plain, keepdims=True), atol=1e-14)
+
+
+def test_kept_axes_count_in_their_order_in_x():
+    x, gamma, beta, _ = problem((4, 6, 3), (0, -1))
+    y, cache = batch_norm(x, gamma, beta, axis=(-1, 0))
+    np.testing.assert_array_equal(y, batch_norm(x, gamma, beta, axis=(0, -1))[0])
+    assert cache.mean.shape == cache.variance.shape == gamma.shape == (4, 3)
+
+
+@pytest.mark.parametrize(("shape", "axis"), CASES)
+def test_views_that_are_not_contiguous(shape, axis):
+    x, gamma, beta, dy = problem(shape, axis)
+    y, cache = batch_norm(x, gamma, beta, axis)
+    expected = (
+        y,
+        *batch_norm_grad(dy, cache),
+        batch_norm_inference(x, gamma, beta, beta, gamma**2, axis),
+    )
+    wide = np.repeat(x, 2, axis=-1)[..., ::2]
+    backward = np.asfortranarray(dy)
+    y, cache = batch_norm(wide, gamma, beta, axis)
+    actual = (
+        y,
+        *batch_norm_grad(backward, cache),
+        batch_norm_inference(wide, gamma, beta, beta, gamma**2, axis),
+    )
+    for a, d in zip(actual, expected, strict=True):
+        assert_close(a, d, "float64")
+
+
+@pytest.mark.parametrize(("shape", "axis"), [c for c in CASES if math.prod(c[0]) <= 300])
+def test_gradients_by_finite_differences(shape, axis):
+    x, gamma, beta, dy = problem(shape, axis)
+
+    def loss(x, gamma, beta):
+        return np.vdot(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[0])
+
+    dx, dgamma, dbeta = batch_norm_grad(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[1])
+    step = 1e-5
+    assert relative_error(dx, numerical_gradient(lambda x: loss(x, gamma, beta), x, step)) < 1e-7
+    assert (
+        relative_error(dgamma, numerical_gradient(lambda g: loss(x, g, beta), gamma, step)) < 1e-7
+    )
+    assert relative_error(dbeta, numerical_gradient(lambda b: loss(x, gamma, b), beta, step)) < 1e-7
+
+
+@pytest.mark.parametrize(("shape", "axis"), CASES)
+def test_gradient_along_random_directions(shape, axis):
+    x, gamma, beta, dy = problem(shape, axis)
+    dx = batch_norm_grad(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[1])[0]
+    rng = np.random.default_rng(1)
+
+    def loss(x):
+        return np.vdot(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[0])
+
+    assert max(directional_error(loss, x, dx, rng, step=1e-4) for _ in range(3)) < 1e-5
+
+
+def test_moving_statistics_by_hand():
+    """After k calls on one batch, the start (0, 1) still weighs momentum**k."""
+    x = np.array([[1.0], [3.0], [8.0]])
+    mean, variance = 4.0, 26 / 3
+    layer = BatchNorm(momentum=0.8, epsilon=0.5)
+    for k in range(1, 6):
+        layer(x, training=True)
+        old = 0.8**k
+        np.testing.assert_allclose(layer.moving_mean, [(1 - old) * mean], rtol=1e-14)
+        np.testing.assert_allclose(layer.moving_variance, [old + (1 - old) * variance], rtol=1e-14)
+        expected = (x - (1 - old) * mean) / math.sqrt(old + (1 - old) * variance + 0.5)
+        np.testing.assert_allclose(layer(x, training=False), expected, rtol=1e-13)
+
+
+def test_inference_changes_nothing_and_uses_what_is_assigned():
+    x, gamma, beta, _ = problem((5, 3), -1)
+    layer = BatchNorm()
+    layer.moving_mean, layer.moving_variance = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    before = dict(vars(layer))
+    y = layer(x)
+    assert vars(layer) == before
+    expected = (x - [1.0, 2.0, 3.0]) / np.sqrt(np.array([4.0, 5.0, 6.0]) + 1e-3)
+    np.testing.assert_allclose(y, expected, rtol=1e-13)
+    layer.gamma, layer.beta = gamma, beta
+    np.testing.assert_allclose(layer(x), gamma * expected + beta, rtol=1e-13)
+
+
+# ---- Properties ----------------------------------------------------------------------------------
+
+cases = st.sampled_from(CASES)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@properties
+@given(case=cases, seed=seeds, eps=st.sampled_from([0.0, 1e-3, 1.0]), dtype=st.sampled_from(DTYPES))
+def test_each_channel_has_mean_0_and_variance_1(case, seed, eps, dtype):
+    shape, axis = case
+    x = problem(shape, axis, dtype, seed)[0]
+    axes = reduced_axes(shape, axis)
+    y = batch_norm(x, None, None, axis, eps)[0].astype("float64")
+    variance = x.astype("float64").var(axes)
+    np.testing.assert_allclose(y.mean(axes), 0, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(y.var(axes), variance / (variance + eps), rtol=10 * TOLERANCE[dtype])
+
+
+@properties
+@given(case=cases, seed=seeds, shift=st.floats(-1e3, 1e3), scale=st.floats(1e-3, 1e3))
+def test_shift_and_scale_of_the_input_do_not_matter(case, seed, shift, scale):
+    shape, axis = case
+    x, gamma, beta, _ = problem(shape, axis, seed=seed)
+    y = batch_norm(x, gamma, beta, axis, eps=0)[0]
+    moved = batch_norm(shift + scale * x, gamma, beta, axis, eps=0)[0]
+    np.testing.assert_allclose(moved, y, atol=1e-7)
+
+
+@properties
+@given(case=cases, seed=seeds)
+def test_order_of_the_batch_does_not_matter(case, seed):
+    shape, axis = case
+    x, gamma, beta, dy = problem(shape, axis, seed=seed)
+    batch_axis = reduced_axes(shape, axis)[0]
+    order = np.random.default_rng(seed).permutation(shape[batch_axis])
+    y, cache = batch_norm(x, gamma, beta, axis)
+    dx, dgamma, dbeta = batch_norm_grad(dy, cache)
+    y2, cache2 = batch_norm(x.take(order, batch_axis), gamma, beta, axis)
+    dx2, dgamma2, dbeta2 = batch_norm_grad(dy.take(order, batch_axis), cache2)
+    assert_close(y2, y.take(order, batch_axis), "float64")
+    assert_close(dx2, dx.take(order, batch_axis), "float64")
+    assert_close(dgamma2, dgamma, "float64")
+    assert_close(dbeta2, dbeta, "float64")
+
+
+@properties
+@given(case=cases, seed=seeds)
+def test_input_gradient_is_centered_and_orthogonal_to_the_output(case, seed):
+    shape, axis = case
+    x, gamma, _, dy = problem(shape, axis, seed=seed)
+    axes = reduced_axes(shape, axis)
+    x_hat = standardize(x, axes)[0]
+    dx = batch_norm_grad(dy, batch_norm(x, gamma, None, axis, eps=0)[1])[0]
+    size = np.abs(dx).max()
+    np.testing.assert_allclose(dx.mean(axes) / size, 0, atol=1e-12)
+    np.testing.assert_allclose((dx * x_hat).mean(axes) / size, 0, atol=1e-12)
+    assert size > 0 or math.prod(shape[a] for a in axes) == 2
+
+
+@properties
+@given(case=cases, seed=seeds, eps=st.sampled_from([0.0, 1e-3, 1.0]), dtype=st.sampled_from(DTYPES))
+def test_gamma_and_beta_can_undo_it(case, seed, eps, dtype):
+    shape, axis = case
+    x = problem(shape, axis, dtype, seed)[0]
+    _, cache = batch_norm(x, None, None, axis, eps)
+    y, _ = batch_norm(x, np.sqrt(cache.variance + eps), cache.mean, axis, eps)
+    assert_close(y, x, dtype)
+
+
+@properties
+@given(runs=st.integers(1, 5), batch=st.integers(2, 300), features=st.integers(1, 40), seed=seeds)
+def test_a_stack_of_runs_equals_separate_runs(runs, batch, features, seed):
+    shape, axis = (runs, batch, features), (0, -1)
+    x, gamma, beta, dy = problem(shape, axis, seed=seed)
+    y, cache = batch_norm(x, gamma, beta, axis)
+    stacked = (y, *batch_norm_grad(dy, cache), cache.mean, cache.variance)
+    for run in range(runs):
+        y, cache = batch_norm(x[run], gamma[run], beta[run])
+        alone = (y, *batch_norm_grad(dy[run], cache), cache.mean, cache.variance)
+        for actual, desired in zip(stacked, alone, strict=True):
+            np.testing.assert_allclose(actual[run], desired, rtol=1e-9, atol=1e-11)
+
+
+@properties
+@given(case=cases, seed=seeds, dtype=st.sampled_from(DTYPES))
+def test_with_momentum_0_inference_equals_training(case, seed, dtype):
+    shape, axis = case
+    x, gamma, beta, _ = problem(shape, axis, dtype, seed)
+    layer = BatchNorm(axis=axis, momentum=0)
+    layer.gamma, layer.beta = gamma, beta
+    layer.moving_mean, layer.moving_variance = beta, gamma**2
+    assert relative_error(layer(x), layer(x, training=True)) > 0.01
+    assert_close(layer(x), layer(x, training=True), dtype)
+
+
+@properties
+@given(case=cases, seed=seeds, dtype=st.sampled_from(DTYPES))
+def test_arguments_are_left_alone_and_the_dtype_is_kept(case, seed, dtype):
+    shape, axis = case
+    x, gamma, beta, dy = arguments = problem(shape, axis, dtype, seed)
+    moving_mean, moving_variance = beta.copy(), gamma**2
+    arguments += [moving_mean, moving_variance]
+    copies = [a.copy() for a in arguments]
+    for a in arguments:
+        a.flags.writeable = False
+    layer = BatchNorm(axis=axis)
+    layer.gamma, layer.beta = gamma, beta
+    layer.moving_mean, layer.moving_variance = moving_mean, moving_variance
+    y = layer(x, training=True)
+    dx = layer.backward(dy.astype("float64"))
+    results = [y, dx, layer.dgamma, layer.dbeta, layer.moving_mean, layer.moving_variance]
+    results += [layer(x), *standardize(x, reduced_axes(shape, axis))]
+    assert all(r.dtype == dtype for r in results)
+    for a, copy in zip(arguments, copies, strict=True):
+        np.testing.assert_array_equal(a, copy)
+    assert not any(np.shares_memory(r, a) for r in results for a in arguments)
+
+
+def test_the_cache_survives_changes_to_the_arrays():
+    x, gamma, beta, dy = problem((8, 3), -1)
+    y, cache = batch_norm(x, gamma, beta)
+    expected = batch_norm_grad(dy, cache)
+    for a in (x, gamma, beta, y):
+        a[...] = 7
+    for actual, desired in zip(batch_norm_grad(dy, cache), expected, strict=True):
+        np.testing.assert_array_equal(actual, desired)
+
+
+# ---- Precision -----------------------------------------------------------------------------------
+
+
+def exactly_normalized(x, eps):
+    """Columns of ``x`` normalized in float64 with sums free of rounding."""
+    columns = []
+    for column in x.astype("float64").T:
+        mean = math.fsum(column) / len(column)
+        variance = math.fsum((column - mean) ** 2) / len(column)
+        columns.append((column - mean) / math.sqrt(variance + eps))
+    return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("shape", [(64, 4), (1009, 17), (4096, 16)])
+def test_far_from_zero(keras_batch_norm, shape):
+    x = 1e4 + np.random.default_rng(0).standard_normal(shape)
+    y = batch_norm(x, None, None)[0]
+    np.testing.assert_allclose(y, exactly_normalized(x, 1e-3), atol=1e-10)
+
+    x = x.astype("float32")
+    exact = exactly_normalized(x, 1e-3)
+    error = np.abs(batch_norm(x, None, None)[0] - exact).max()
+    [(keras_y, *_)] = keras_batch_norm([x], None, None, x, -1, "float32")
+    assert error < 1e-5
+    assert error <= np.abs(keras_y - exact).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [3, 1000, 9999])
+def test_constant_channels_give_beta(batch, dtype):
+    x = np.broadcast_to(np.array([0.1, -1e4, 0.0], dtype), (batch, 3))
+    y, cache = batch_norm(x, np.ones(3), np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(y, np.broadcast_to([1.0, 2.0, 3.0], y.shape), atol=1e-4)
+    np.testing.assert_allclose(cache.variance, 0, atol=1e-6)
+    with pytest.raises(ValueError, match="variance of 3 of 3 channels: normalizing would divide"):
+        batch_norm(x, None, None, eps=0)
+
+
+# ---- Errors --------------------------------------------------------------------------------------
+
+X = np.arange(12.0).reshape(4, 3) ** 2
+ONES = np.ones(3)
+CACHE = batch_norm(X, ONES, ONES)[1]
+
+
+def spoiled(*values):
+    x = X.copy()
+    x.flat[5 : 5 + len(values)] = values
+    return x
+
+
+ERRORS = {
+    "x integer": (
+        lambda: batch_norm(X.astype(int), ONES, ONES),
+        "x must be float32 or float64, got int64",
+    ),
+    "x half": (
+        lambda: batch_norm(X.astype("float16"), ONES, ONES),
+        "float32 or float64, got float16",
+    ),
+    "x integer, inference": (
+        lambda: batch_norm_inference([[1, 2, 3]], ONES, ONES, ONES, ONES),
+        "x must be float32 or float64, got int64",
+    ),
+    "x nan": (
+        lambda: batch_norm(spoiled(np.nan), ONES, ONES),
+        r"x must be finite, got 1 of 12 values that are not, the first at index \(1, 2\)",
+    ),
+    "x inf": (
+        lambda: standardize(spoiled(np.inf, -np.inf), 0),
+        r"got 2 of 12 .* first at index \(1, 2\)",
+    ),
+    "x nan, inference": (
+        lambda: batch_norm_inference(spoiled(np.nan, np.inf), ONES, ONES, ONES, ONES),
+        r"x must be finite, got 2 of 12 values .* first at index \(1, 2\)",
+    ),
+    "x nan, channels first": (
+        lambda: batch_norm(spoiled(np.nan), None, None, axis=0),
+        r"the first at index \(1, 2\)",
+    ),
+    "x too large": (
+        lambda: batch_norm(X.astype("float32") * np.float32(1e30), ONES, ONES),
+        "x is too large: its sums overflow float32",
+    ),
+    "x empty": (
+        lambda: batch_norm(np.ones((0, 3)), ONES, ONES),
+        r"must not be empty, got the shape \(0, 3\)",
+    ),
+    "rank 1": (
+        lambda: batch_norm(np.ones(3), ONES, ONES),
+        r"keep at least one axis of x and leave at least one .* axis=-1 for x of shape \(3,\)",
+    ),
+    "rank 0": (
+        lambda: batch_norm(np.float64(3), ONES, ONES),
+        r"axis=-1 is out of range for x of shape \(\)",
+    ),
+    "axis high": (
+        lambda: batch_norm(X, ONES, ONES, axis=2),
+        r"axis=2 is out of range for x of shape \(4, 3\)",
+    ),
+    "axis low": (
+        lambda: batch_norm(X, ONES, ONES, axis=(0, -3)),
+        r"axis=\(0, -3\) is out of range",
+    ),
+    "axis twice": (
+        lambda: batch_norm(X, ONES, ONES, axis=(1, -1)),
+        r"axis=\(1, -1\) names an axis of x of shape \(4, 3\) twice",
+    ),
+    "axis all": (
+        lambda: batch_norm(X, X, X, axis=(0, 1)),
+        r"leave at least one to average over, got axis=\(0, 1\)",
+    ),
+    "axis none": (
+        lambda: batch_norm(X, ONES, ONES, axis=()),
+        r"keep at least one axis .*got axis=\(\)",
+    ),
+    "axes none": (
+        lambda: standardize(X, ()),
+        r"axes must name at least one axis to average over, got \(\)",
+    ),
+    "axes high": (lambda: standardize(X, (0, 5)), r"axes=\(0, 5\) is out of range"),
+    "gamma": (
+        lambda: batch_norm(X, np.ones(4), ONES),
+        r"gamma must have the shape of the kept axes, \(3,\), got \(4,\)",
+    ),
+    "gamma, broadcastable": (
+        lambda: batch_norm(X, np.ones(1), ONES),
+        r"gamma .* \(3,\), got \(1,\)",
+    ),
+    "beta": (lambda: batch_norm(X, ONES, np.ones((1, 3))), r"beta .* \(3,\), got \(1, 3\)"),
+    "moving_mean": (
+        lambda: batch_norm_inference(X, ONES, ONES, 0.0, ONES),
+        r"moving_mean .* \(3,\), got \(\)",
+    ),
+    "moving_variance": (
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, np.ones(2)),
+        r"moving_variance .* \(3,\), got \(2,\)",
+    ),
+    "moving_variance negative": (
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, [1, -0.5, 1]),
+        "moving_variance must not be negative, got -0.5",
+    ),
+    "eps": (lambda: batch_norm(X, ONES, ONES, eps=-1e-3), "eps must not be negative, got -0.001"),
+    "eps nan": (lambda: standardize(X, 0, eps=np.nan), "eps must not be negative, got nan"),
+    "eps, inference": (
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, ONES, eps=-1),
+        "eps must not be negative, got -1",
+    ),
+    "variance 0": (
+        lambda: standardize(X * [1, 0, 1], 0),
+        "eps is 0 and so is the variance of 1 of 3 channels: normalizing would divide by 0",
+    ),
+    "variance 0, inference": (
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, [1, 0, 0], eps=0),
+        "eps is 0 and so is the variance of 2 of 3 channels",
+    ),
+    "one value per channel": (
+        lambda: batch_norm(X[:1], ONES, ONES),
+        r"x of shape \(1, 3\) has one value in each channel \(axis=-1\): .* output would be beta "
+        "and the gradient zero whatever x is; training needs at least two",
+    ),
+    "one value per channel, stack": (
+        lambda: batch_norm(X[:, None], np.ones((4, 3)), np.ones((4, 3)), axis=(0, -1)),
+        r"x of shape \(4, 1, 3\) has one value in each channel \(axis=\(0, -1\)\)",
+    ),
+    "dy shape": (
+        lambda: batch_norm_grad(X.T, CACHE),
+        r"dy must have the shape of x, \(4, 3\), got \(3, 4\)",
+    ),
+    "dy integer": (
+        lambda: batch_norm_grad(X.astype(int), CACHE),
+        "dy must be float32 or float64, got int64",
+    ),
+    "dy nan": (
+        lambda: batch_norm_grad(spoiled(np.nan), CACHE),
+        r"dy must be finite, got 1 of 12 values that are not, the first at index \(1, 2\)",
+    ),
+    "momentum": (lambda: BatchNorm(momentum=1.5), "momentum must lie between 0 and 1, got 1.5"),
+    "momentum negative": (lambda: BatchNorm(momentum=-0.1), "momentum .* got -0.1"),
+    "epsilon": (lambda: BatchNorm(epsilon=-1), "epsilon must not be negative, got -1"),
+    "inference too early": (
+        lambda: BatchNorm()(X),
+        "inference needs moving statistics, and there are none yet: call the layer with "
+        "training=True, or assign moving_mean and moving_variance",
+    ),
+    "backward too early": (
+        lambda: BatchNorm().backward(X),
+        "backward needs a call with training=True before it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_say_what_was_expected_and_what_came(name):
+    call, message = ERRORS[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("x", "attributes"),
+    [
+        (spoiled(np.nan), {}),
+        (X[:1], {}),
+        (X[:, :2], {}),
+        (X.astype(int), {}),
+        (X, {"beta": np.ones(2)}),
+        (X, {"moving_mean": np.ones(2)}),
+        (X, {"moving_variance": np.ones((1, 3))}),
+        (X, {"epsilon": -1.0}),
+    ],
+)
+def test_a_failed_call_changes_nothing(x, attributes):
+    layer = BatchNorm()
+    layer(X, training=True)
+    layer.backward(X)
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    before = dict(vars(layer))
+    copies = {k: np.copy(v) for k, v in before.items() if isinstance(v, np.ndarray)}
+    with pytest.raises(ValueError, match=r"must|training needs"):
+        layer(x, training=True)
+    with pytest.raises(ValueError, match="dy must"):
+        layer.backward(X[:1])
+    assert all(vars(layer)[name] is value for name, value in before.items())
+    for name, copy in copies.items():
+        np.testing.assert_array_equal(vars(layer)[name], copy)
+
+
+def test_inference_takes_one_value_per_channel():
+    y = batch_norm_inference(X[:1], ONES, ONES, ONES, ONES, eps=0)
+    np.testing.assert_array_equal(y, X[:1])
+
+
+def test_large_gradients_are_not_mistaken_for_infinite():
+    x, gamma, _, dy = problem((16, 3), -1, "float32")
+    _, cache = batch_norm(x, gamma, None)
+    large = batch_norm_grad(np.float32(2.0**70) * dy, cache)
+    for actual, desired in zip(large, batch_norm_grad(dy, cache), strict=True):
+        assert_close(actual, 2.0**70 * desired, "float32")
+
+
+@pytest.mark.parametrize("shape", [(16, 3), (2048, 10)])
+def test_infinities_of_both_signs_give_an_error_and_no_warning(shape):
+    x = problem(shape, -1)[0]
+    _, cache = batch_norm(x, None, None)
+    x[1:3, 1] = np.inf, -np.inf
+    for call in (
+        lambda: batch_norm(x, None, None),
+        lambda: batch_norm_grad(x, cache),
+        lambda: batch_norm_inference(x, None, None, np.zeros(shape[1]), np.ones(shape[1])),
+    ):
+        with pytest.raises(ValueError, match=r"got 2 of .* first at index \(1, 1\)"):
+            call()

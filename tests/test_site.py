@@ -1,0 +1,79 @@
+"""The built site: nothing from a third party, one search field, no dead link, no mute figure."""
+
+import copy
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+PAGES = sorted(p for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
+# What a browser fetches by itself when it reads a page.
+LOADS = [("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")]
+
+
+@cache
+def read(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: path.stem)
+def page(request):
+    return request.param
+
+
+def test_the_site_is_built():
+    assert len(PAGES) >= 8, "run `make book` first"
+    assert (HTML / "index.html").exists()
+
+
+def test_a_page_loads_nothing_from_a_third_party(page):
+    for tag, attribute in LOADS:
+        for element in read(page).find_all(tag, {attribute: True}):
+            assert not urlsplit(element[attribute]).netloc, element
+    for style in read(page).find_all("style"):
+        assert "url(http" not in style.text
+        assert "@import" not in style.text
+
+
+def test_stylesheets_load_nothing_from_a_third_party():
+    sheets = list((HTML / "_static").rglob("*.css"))
+    assert sheets
+    for sheet in sheets:
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"(url\(\s*['\"]?|@import\s+['\"])(https?:)?//", text), sheet.name
+
+
+def test_one_search_field_and_no_index_on_the_page(page):
+    assert len(read(page).find_all("input", {"type": "search"})) == 1
+    assert not read(page).find_all("script", src=re.compile("searchindex"))
+
+
+def test_every_image_has_alt_text_and_every_figure_a_caption(page):
+    for image in read(page).select("article img"):
+        assert len(image.get("alt", "").split()) >= 4, image
+    for figure in read(page).select("article figure"):
+        assert figure.find("figcaption"), figure
+
+
+def test_every_inside_link_leads_somewhere(page):
+    for link in read(page).find_all("a", href=True):
+        url = urlsplit(link["href"])
+        if url.scheme or url.netloc:
+            continue
+        target = (page.parent / unquote(url.path)).resolve() if url.path else page
+        assert target.exists(), link
+        if url.fragment and target.suffix == ".html":
+            anchor = unquote(url.fragment)
+            assert read(target).find(id=anchor) or read(target).find(attrs={"name": anchor}), link
+
+
+def test_no_raw_markup_reaches_the_reader(page):
+    article = copy.copy(read(page).find("article"))
+    for element in article.find_all(["pre", "code", "script"]):
+        element.extract()
+    assert not re.search(r"\{(cite|doc|ref|numref|eq)[:}]|```|:::|\$\$", article.get_text())

@@ -1,0 +1,97 @@
+"""Execute notebooks in place, each in a fresh kernel, and leave nothing in them that varies.
+
+`python tools/notebooks.py notebooks/01_motivation.ipynb ...`
+
+Two notebooks run at a time. At the end, a table says what each took. A cell whose metadata hold
+`"export": "NAME"` has its figure written to book/_static/NAME.svg and NAME-dark.svg.
+"""
+
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+STATIC = ROOT / "book" / "_static"
+SVG = "image/svg+xml"
+
+
+def normalise(notebook: nbformat.NotebookNode) -> None:
+    """Keep only metadata that say something about the chapter, in place."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {
+                "display_name": "Python 3 (ipykernel)",
+                "language": "python",
+                "name": "python3",
+            },
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata.pop("execution", None)
+
+
+def light_and_dark(svg: str) -> tuple[str, str]:
+    """The figure as drawn, and one whose lightness is turned over for dark pages."""
+    dark = svg.replace("<svg ", '<svg style="filter: invert(0.92) hue-rotate(180deg)" ', 1)
+    return svg, dark
+
+
+def export_figures(notebook: nbformat.NotebookNode) -> None:
+    """Write the figures that other pages show."""
+    for cell in notebook.cells:
+        if name := cell.metadata.get("export"):
+            svg = next(o.data[SVG] for o in cell.outputs if SVG in o.get("data", {}))
+            for path, text in zip(
+                (f"{name}.svg", f"{name}-dark.svg"), light_and_dark(svg), strict=True
+            ):
+                (STATIC / path).write_text(text, encoding="utf-8")
+
+
+def execute(path: Path) -> tuple[str, float, float]:
+    """Run one notebook from a fresh kernel; return its name, wall seconds and CPU seconds."""
+    notebook = nbformat.read(path, as_version=4)
+    start = time.perf_counter()
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    wall = time.perf_counter() - start
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    normalise(notebook)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+    export_figures(notebook)
+    return path.stem, wall, usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    """Execute the notebooks named on the command line."""
+    paths = [Path(argument).resolve() for argument in sys.argv[1:]]
+    total = 0.0
+    # A worker runs one notebook only, so that its children's CPU time is that notebook's.
+    with ProcessPoolExecutor(max_workers=2, max_tasks_per_child=1) as pool:
+        try:
+            for name, wall, cpu in pool.map(execute, paths):
+                total += cpu
+                print(f"  {name:24s} {wall:6.1f} s wall {cpu:6.1f} s CPU")
+        except CellExecutionError as error:
+            sys.exit(str(error))
+    print(f"  {'all':24s} {'':13s} {total:6.1f} s CPU")
+
+
+if __name__ == "__main__":
+    main()
