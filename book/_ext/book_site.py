@@ -52,7 +52,8 @@ def link_claims(app, page, template, context, doctree):
         if entry is None:
             logger.warning("%s: a claim names %r, which no chapter cites", page, match["key"])
             return match[0]
-        address = f"{context['pathto'](entry.docname)}#{entry.citation_id}"
+        document = entry.bibliography_key.docname
+        address = f"{context['pathto'](document)}#{entry.citation_id}"
         return f'<cite><a href="{address}">{match["text"]}</a></cite>'
 
     if "body" in context:

@@ -1,0 +1,109 @@
+"""The look of figures: fixed arms, readable on light and dark, the same bytes twice."""
+
+import io
+import itertools
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from bnutils import plots, trials
+
+
+@pytest.fixture(autouse=True)
+def clean_style():
+    with mpl.rc_context():
+        mpl.use("svg")
+        plots.use_style()
+        yield
+        plt.close("all")
+
+
+def luminance(color):
+    """Relative luminance of WCAG 2.1."""
+    c = np.array(to_rgb(color))
+    c = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return float(c @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_bn_is_always_blue_and_no_two_arms_look_alike():
+    red, green, blue = to_rgb(plots.arm_style("BN")["color"])
+    assert blue > max(red, green)
+    looks = [(s["color"], s["linestyle"]) for s in plots.ARMS.values()]
+    assert len(set(looks)) == len(looks)
+    for a, b in itertools.combinations(plots.ARMS.values(), 2):
+        assert a["color"] != b["color"]
+
+
+def test_text_and_lines_stand_out_from_a_light_page():
+    assert contrast(plots.INK, "white") >= 7
+    assert min(contrast(s["color"], "white") for s in plots.ARMS.values()) >= 2.2
+
+
+def test_changing_a_style_does_not_change_the_arm():
+    plots.arm_style("BN")["color"] = "red"
+    assert plots.arm_style("BN")["color"] != "red"
+
+
+def test_band_draws_the_mean_and_its_interval():
+    x, values = np.arange(3), np.random.default_rng(0).normal(size=(10, 3))
+    _, ax = plt.subplots()
+    plots.band(ax, x, values, "BN", "ours")
+    (line,), (area,) = ax.lines, ax.collections
+    np.testing.assert_allclose(line.get_ydata(), values.mean(axis=0))
+    assert line.get_label() == "ours"
+    corners = area.get_paths()[0].vertices
+    for column, point in zip(values.T, x, strict=True):
+        spread = trials.interval(column)
+        edges = corners[corners[:, 0] == point, 1]
+        assert edges.min() == pytest.approx(spread.low)
+        assert edges.max() == pytest.approx(spread.high)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 5, 3)])
+def test_band_refuses_values_that_are_not_runs_by_points(shape):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"shape \(runs, 3\).*Received"):
+        plots.band(ax, np.arange(3), np.zeros(shape), "BN")
+    assert not ax.lines
+
+
+def test_an_unknown_arm_is_refused():
+    with pytest.raises(ValueError, match=r"arm must be one of .*Received: 'bn'"):
+        plots.arm_style("bn")
+
+
+def test_finish_labels_the_outer_axes_and_gives_one_legend():
+    _, axes = plt.subplots(1, 2)
+    for ax in axes:
+        ax.plot([0, 1], label="line")
+    assert plots.finish(axes, x="steps", y="accuracy") is None
+    assert [ax.get_xlabel() for ax in axes] == ["steps", "steps"]
+    assert [ax.get_ylabel() for ax in axes] == ["accuracy", ""]
+    assert [ax.get_legend() is not None for ax in axes] == [True, False]
+
+
+@pytest.mark.parametrize("draw", [plots.layer_diagram, plots.computation_graph])
+def test_drawings_keep_their_text_inside_and_repeat_to_the_byte(draw):
+    files = []
+    for _ in range(2):
+        draw()
+        fig = plt.gcf()
+        file = io.BytesIO()
+        fig.savefig(file, format="svg", metadata={"Date": None})
+        files.append(file.getvalue())
+        frame = fig.bbox
+        for text in fig.findobj(mpl.text.Text):
+            if text.get_text():
+                box = text.get_window_extent()
+                assert frame.x0 <= box.x0
+                assert box.x1 <= frame.x1
+        plt.close(fig)
+    assert files[0] == files[1]
