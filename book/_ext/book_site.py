@@ -43,6 +43,11 @@ def mend_citation_list(app, page, template, context, doctree):
         context["body"] = context["body"].replace('<div role="list" class="cit', '<div class="cit')
 
 
+def skip_tuple_fields(app, what, name, obj, skip, options):
+    """Leave out "Alias for field number 0": the Attributes of a NamedTuple say what it is."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def link_claims(app, page, template, context, doctree):
     """Link the source that a claim card names to its entry in the bibliography."""
     entries = {c.key: c for c in app.env.get_domain("cite").citations}
@@ -67,4 +72,5 @@ def setup(app):
     app.connect("config-inited", drop_live_code)
     app.connect("html-page-context", mend_citation_list)
     app.connect("html-page-context", link_claims)
+    app.connect("autodoc-skip-member", skip_tuple_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,7 +7,7 @@ and the biased variance are those of ``keras.layers.BatchNormalization``.
 
 ``axis`` names the axis, or axes, that keep their own statistics; all others are averaged over.
 A *channel* is one position along the kept axes: one feature, one feature map, or one feature of
-one run. Parameters have the shape of the kept axes, in the order in which they stand in ``x``.
+one run. Parameters have the shape of the kept axes, in the order in which they stand in ``x``::
 
     x [batch, features]                    axis=-1
     x [batch, height, width, channels]     axis=-1
@@ -124,7 +124,7 @@ def batch_norm(x, gamma, beta, axis=-1, eps=1e-3):
 def batch_norm_grad(dy, cache):
     """Gradient of a loss with respect to ``x``, ``gamma`` and ``beta``, given that of ``y``.
 
-    The equations of section 3 of arXiv:1502.03167, simplified. All means are over the batch:
+    The equations of section 3 of arXiv:1502.03167, simplified. All means are over the batch::
 
         dbeta  = sum(dy)
         dgamma = sum(dy * x_hat)
@@ -220,7 +220,7 @@ class BatchNorm:
     """The layer: ``batch_norm`` with its parameters and moving statistics.
 
     Names, defaults, initial values and the update rule are those of
-    ``keras.layers.BatchNormalization``. Each training call does
+    ``keras.layers.BatchNormalization``. Each training call does::
 
         moving_mean     = momentum * moving_mean     + (1 - momentum) * mean
         moving_variance = momentum * moving_variance + (1 - momentum) * variance
