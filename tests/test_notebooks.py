@@ -94,6 +94,14 @@ def test_figure_names_and_claims_are_unique():
     assert len(names) == len(set(names))
 
 
+def test_exported_figures_are_those_of_the_notebook(notebook):
+    for cell in code(notebook):
+        if name := cell["metadata"].get("export"):
+            drawn = "".join(data(cell, SVG)[0])
+            file = ROOT / "book" / "_static" / f"{name}.svg"
+            assert file.read_text(encoding="utf-8") == drawn, "run `make notebooks`"
+
+
 def test_anatomy_of_a_chapter(notebook):
     text = "\n".join(source(c) for c in notebook["cells"] if c["cell_type"] == "markdown")
     headings = re.findall(r"^(#+) (.*)$", text, re.MULTILINE)

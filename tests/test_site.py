@@ -31,10 +31,13 @@ def test_the_site_is_built():
     assert (HTML / "index.html").exists()
 
 
-def test_a_page_loads_nothing_from_a_third_party(page):
+def test_a_page_loads_only_files_of_the_site(page):
     for tag, attribute in LOADS:
         for element in read(page).find_all(tag, {attribute: True}):
-            assert not urlsplit(element[attribute]).netloc, element
+            url = urlsplit(element[attribute])
+            assert not url.netloc, element
+            if url.scheme != "data":
+                assert (page.parent / unquote(url.path)).exists(), element
     for style in read(page).find_all("style"):
         assert "url(http" not in style.text
         assert "@import" not in style.text

@@ -35,6 +35,8 @@ def drop_live_code(app, config):
     """Silence thebe: no page runs code, and its script, put on each page twice, is an error."""
     for listeners in app.events.listeners.values():
         listeners[:] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
+    files = app.registry.css_files
+    files[:] = [one for one in files if one[0] != "sphinx-thebe.css"]
 
 
 def mend_citation_list(app, page, template, context, doctree):
