@@ -1,9 +1,11 @@
 """The built site: nothing from a third party, one search field, no dead link, no mute figure."""
 
 import copy
+import importlib
 import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -73,6 +75,19 @@ def test_every_inside_link_leads_somewhere(page):
         if url.fragment and target.suffix == ".html":
             anchor = unquote(url.fragment)
             assert read(target).find(id=anchor) or read(target).find(attrs={"name": anchor}), link
+
+
+@pytest.mark.parametrize("address", [None, "https://example.org/someone/book"])
+def test_launch_buttons_appear_only_where_the_repository_is_known(monkeypatch, address):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    book_site = importlib.import_module("book_site")
+    monkeypatch.delenv("BOOK_REPOSITORY_URL", raising=False)
+    if address:
+        monkeypatch.setenv("BOOK_REPOSITORY_URL", address)
+    config = SimpleNamespace(html_theme_options={})
+    book_site.repository_buttons(None, config)
+    assert config.html_theme_options.get("repository_url") == address
+    assert bool(config.html_theme_options.get("launch_buttons")) == bool(address)
 
 
 def test_no_raw_markup_reaches_the_reader(page):

@@ -20,7 +20,7 @@ def repository_buttons(app, config):
     config.html_theme_options.update(
         repository_url=url,
         repository_branch=os.environ.get("BOOK_REPOSITORY_BRANCH", "main"),
-        path_to_docs=".",
+        path_to_docs="",
         use_repository_button=True,
         use_issues_button=True,
         launch_buttons={
