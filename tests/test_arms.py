@@ -66,14 +66,6 @@ def test_regression_is_scored_by_rmse_and_smaller_is_better():
     np.testing.assert_allclose(arm.test, RUNS.reshape(rmse), rtol=1e-5)
 
 
-def test_recalibrate_scores_with_exact_statistics(digits):
-    arm = compare(digits, {"BN": ARMS["BN"]}, RUNS, recalibrate=True, **SMALL)["BN"]
-    before = [layer.moving_mean.copy() for layer in arm.net.batch_norms]
-    arm.net.recalibrate(digits.train.x)
-    for layer, mean in zip(arm.net.batch_norms, before, strict=True):
-        np.testing.assert_array_equal(layer.moving_mean, mean)
-
-
 @pytest.mark.parametrize("runs", [{"learning_rate": [0.1], "seed": [0]}, {"seed": [0]}])
 def test_a_grid_without_seeds_first_or_rates_is_refused(digits, runs):
     with pytest.raises(ValueError, match="expected a grid with seed first and learning_rate"):

@@ -22,7 +22,6 @@ from bnutils.trials import (
     best_setting,
     exact,
     interval,
-    is_edge,
     paired_difference,
     paired_ratio,
     steps_to,
@@ -363,27 +362,6 @@ def test_test_scores_of_the_best_setting_have_one_value_a_seed():
 def test_best_setting_refuses(validation, maximize, message):
     with pytest.raises(ValueError, match=message):
         best_setting(validation, maximize=maximize)
-
-
-@pytest.mark.parametrize(
-    ("index", "shape", "expected"),
-    [
-        ((0,), (5,), True),
-        ((2,), (5,), False),
-        ((4,), (5,), True),
-        ((2, 0), (5, 3), True),
-        ((2, 1), (5, 3), False),
-        ((2, 0), (5, 1), False),  # nothing was varied along that axis
-    ],
-)
-def test_is_edge(index, shape, expected):
-    assert is_edge(index, shape) is expected
-
-
-@pytest.mark.parametrize(("index", "shape"), [((5,), (5,)), ((-1,), (5,)), ((1, 1), (5,))])
-def test_is_edge_refuses_another_grid(index, shape):
-    with pytest.raises(ValueError, match="expected an index into a grid of shape"):
-        is_edge(index, shape)
 
 
 # --- findings ---

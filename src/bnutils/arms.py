@@ -91,7 +91,6 @@ def compare(
     optimizer: type = network.SGD,
     every: int | None = None,
     record: Mapping[str, Record] | None = None,
-    recalibrate: bool = False,
     **options: Any,
 ) -> dict[str, Arm]:
     """Train every arm on the same data, from the same seeds, over the same settings.
@@ -111,8 +110,6 @@ def compare(
         every: how many steps apart the scores "validation" and "test", and what `record` asks for,
             are recorded; only before and after training if None.
         record: more to record: functions of the network that return an array [runs, ...].
-        recalibrate: whether to recompute the moving statistics over the training part at the end,
-            before the final scores.
         **options: options of `network.mlp` that all arms share.
 
     Returns:
@@ -150,8 +147,6 @@ def compare(
             every=every,
             record={**(scores if every else {}), **(record or {})},
         )
-        if recalibrate:
-            net.recalibrate(dataset.train.x)
         final = {part: runs.reshape(scores[part](net)) for part in scores}
         trained[name] = Arm(name, runs, net, history, **final, maximize=classes)
     return trained

@@ -35,7 +35,6 @@ __all__ = [
     "best_setting",
     "exact",
     "interval",
-    "is_edge",
     "paired_difference",
     "paired_ratio",
     "steps_to",
@@ -291,8 +290,8 @@ def best_setting(validation: ArrayLike, *, maximize: bool = True) -> tuple[int, 
         >>> learning_rates = np.array([0.01, 0.1, 1.0])
         >>> validation = np.array([[0.5, 0.8, np.nan], [0.6, 0.9, 0.99]])
         >>> best = best_setting(validation)
-        >>> float(learning_rates[best]), is_edge(best, learning_rates.shape)
-        (0.1, False)
+        >>> float(learning_rates[best])
+        0.1
     """
     validation = np.asarray(validation, dtype=np.float64)
     if validation.ndim < 2 or validation.size == 0:
@@ -305,22 +304,6 @@ def best_setting(validation: ArrayLike, *, maximize: bool = True) -> tuple[int, 
         raise ValueError("every setting has a NaN or infinitely bad score: there is no best one")
     best = np.unravel_index(np.nanargmax(mean), mean.shape)
     return tuple(int(i) for i in best)
-
-
-def is_edge(index: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether a setting lies at the edge of its grid, so that a better one may lie beyond.
-
-    Args:
-        index: a setting, as `best_setting` gives it.
-        shape: the shape of the grid of settings. An axis with one setting has no edge.
-
-    Raises:
-        ValueError: the index is not in the grid.
-    """
-    places = list(zip(index, shape, strict=False))
-    if len(index) != len(shape) or not all(0 <= i < size for i, size in places):
-        raise ValueError(f"expected an index into a grid of shape {shape}, received {index}")
-    return any(i in (0, size - 1) for i, size in places if size > 1)
 
 
 @dataclass(frozen=True)
