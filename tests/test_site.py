@@ -65,6 +65,17 @@ def test_every_image_has_alt_text_and_every_figure_a_caption(page):
         assert figure.find("figcaption"), figure
 
 
+@pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name == "notebooks"])
+def test_a_chapter_has_the_number_of_its_file(path):
+    chapter = str(int(path.stem[:2]))
+    numbers = [e.text for e in read(path).select("h1 .section-number, h2 .section-number")]
+    figures = [
+        e.text.removeprefix("Fig. ") for e in read(path).select("figcaption .caption-number")
+    ]
+    assert numbers[0] == f"{chapter}. "
+    assert {n.split(".")[0] for n in numbers + figures} == {chapter}
+
+
 def test_every_inside_link_leads_somewhere(page):
     for link in read(page).find_all("a", href=True):
         url = urlsplit(link["href"])

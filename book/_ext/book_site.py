@@ -3,7 +3,10 @@
 import os
 import re
 
+from docutils import nodes
 from sphinx.util import logging
+
+CHAPTER = re.compile(r"notebooks/(?P<number>\d\d)_")
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +48,37 @@ def mend_citation_list(app, page, template, context, doctree):
         context["body"] = context["body"].replace('<div role="list" class="cit', '<div class="cit')
 
 
+def number_chapters(app, env):
+    """Give each chapter, its sections and its figures the number in the name of its file."""
+    numbered = []
+    for document, sections in env.toc_secnumbers.items():
+        match = CHAPTER.match(document)
+        if match is None:
+            continue
+        chapter = int(match["number"])
+
+        def renumber(numbers, chapter=chapter):
+            return numbers and (chapter, *numbers[1:])
+
+        for anchor in sections:
+            sections[anchor] = renumber(sections[anchor])
+        for figures in env.toc_fignumbers.get(document, {}).values():
+            for figure in figures:
+                figures[figure] = renumber(figures[figure])
+        env.titles[document]["secnumber"] = (chapter,)
+        for entry in env.tocs[document].findall(nodes.reference):
+            entry["secnumber"] = renumber(entry.get("secnumber"))
+        numbered.append(document)
+    return numbered
+
+
 def skip_tuple_fields(app, what, name, obj, skip, options):
     """Leave out "Alias for field number 0": the Attributes of a NamedTuple say what it is."""
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
-def link_claims(app, page, template, context, doctree):
-    """Link the source that a claim card names to its entry in the bibliography."""
+def link_outputs(app, page, template, context, doctree):
+    """Lead links inside outputs to pages: a claim's source, the chapter that a report names."""
     entries = {c.key: c for c in app.env.get_domain("cite").citations}
 
     def link(match):
@@ -65,7 +92,9 @@ def link_claims(app, page, template, context, doctree):
 
     if "body" in context:
         card = r'<cite data-key="(?P<key>[^"]+)">(?P<text>[^<]+)</cite>'
-        context["body"] = re.sub(card, link, context["body"])
+        body = re.sub(card, link, context["body"])
+        chapter = r'(<a class="bn-chapter"[^>]* href="[^"]+)\.ipynb"'
+        context["body"] = re.sub(chapter, r'\1.html"', body)
 
 
 def setup(app):
@@ -73,6 +102,7 @@ def setup(app):
     app.connect("config-inited", repository_buttons)
     app.connect("config-inited", drop_live_code)
     app.connect("html-page-context", mend_citation_list)
-    app.connect("html-page-context", link_claims)
+    app.connect("html-page-context", link_outputs)
+    app.connect("env-get-updated", number_chapters, priority=900)  # after Sphinx has numbered
     app.connect("autodoc-skip-member", skip_tuple_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

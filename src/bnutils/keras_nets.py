@@ -1,27 +1,7 @@
 """The book's networks in Keras. Needs TensorFlow, and starts it without its greeting on stderr."""
 
-import os
-from contextlib import contextmanager
-
-
-@contextmanager
-def _silent_stderr():
-    screen = os.dup(2)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(screen, 2)
-        os.close(screen)
-
-
-# TensorFlow's first messages come before it reads any setting, straight to file descriptor 2.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _silent_stderr():
-    import keras
-
-from bnutils.network import Activation, Dense  # noqa: E402
+from bnutils._keras import keras
+from bnutils.network import Activation, Dense
 
 __all__ = ["twin"]
 
