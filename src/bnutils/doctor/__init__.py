@@ -1,0 +1,32 @@
+"""The doctor: finds what is wrong with the batch normalization in a Keras model, and mends it.
+
+Needs TensorFlow.
+
+- `audit` says what is wrong with a model, and what would mend it.
+- `recalibrate` estimates the moving statistics anew, from data.
+- `freeze_bn` and `unfreeze_bn` stop batch normalization from learning, and prove it.
+- `fold` merges batch normalization into the layers around it; `fold_plan` says which, beforehand.
+- `to_pytorch` and `from_pytorch` carry the parameters of one layer between the two conventions.
+"""
+
+from bnutils.conventions import from_pytorch, to_pytorch
+from bnutils.doctor.audit import audit
+from bnutils.doctor.fold import FoldPlan, fold, fold_plan
+from bnutils.doctor.freeze import freeze_bn, unfreeze_bn
+from bnutils.doctor.recalibrate import Recalibration, recalibrate
+from bnutils.doctor.report import Diagnosis, Report
+
+__all__ = [
+    "Diagnosis",
+    "FoldPlan",
+    "Recalibration",
+    "Report",
+    "audit",
+    "fold",
+    "fold_plan",
+    "freeze_bn",
+    "from_pytorch",
+    "recalibrate",
+    "to_pytorch",
+    "unfreeze_bn",
+]

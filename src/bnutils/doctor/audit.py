@@ -1,0 +1,111 @@
+"""What is wrong with the batch normalization of a model? `audit` looks, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bnutils._keras import keras, tf
+from bnutils.doctor.report import Diagnosis, Report
+from bnutils.doctor.rules import RULES, Case
+from bnutils.doctor.rules.case import LEAST_ROWS
+
+__all__ = ["audit"]
+
+
+def audit(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    batch_size: int | None = None,
+    train_size: int | None = None,
+) -> Report:
+    """Look for faults in how a Keras model uses batch normalization.
+
+    The graph of the model shows part of them. A dry run of one training step, undone afterwards,
+    shows which layers learn. With data the statistics and outputs of both modes are compared.
+    The model stays as it is: weights, optimizer, metrics, random states, compilation.
+
+    Whether the moving variance is divided by m or by m - 1 cannot be seen in a Keras model; see
+    `bnutils.conventions`.
+
+    Args:
+        model: a built Keras model of any kind, compiled if you want to know what `fit` would do.
+        data: a sample of the training data, as the model takes them: arrays, `(x, y)`, or
+            anything else that `bnutils.doctor.batches.batches` takes. Of arrays up to 1,024 rows
+            from all over are used, of other data the first ones; of a large model fewer, and each
+            finding says how many. Give the targets too: then loss and accuracy are compared.
+        batch_size: rows in a batch of training.
+        train_size: rows in the training set.
+
+    Returns:
+        A `Report`. What could not be checked is listed there, with the reason.
+
+    Raises:
+        ValueError: if an argument is not what it should be, or the data do not suit the model.
+
+    Example:
+        >>> from keras import Input, Sequential, layers
+        >>> model = Sequential([Input((4,)), layers.Dense(8), layers.Activation("relu")])
+        >>> model.add(layers.BatchNormalization(momentum=0.1, name="bn"))
+        >>> model.add(layers.Dense(1))
+        >>> [(found.level, found.rule, found.layer) for found in audit(model).warnings]
+        [('warning', 'pytorch-momentum', 'bn')]
+    """
+    with _unoptimized():
+        return _audit(Case(model, data, batch_size=batch_size, train_size=train_size))
+
+
+@contextmanager
+def _unoptimized() -> Iterator[None]:
+    """Run graphs as they are: each runs once or twice, and to optimize it takes far longer."""
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options(options)
+
+
+def _audit(case) -> Report:
+    unwalked = {part.path: part.reason for part in (*case.graph.unwalked, *case.unreached)}
+    found, not_checked = [], {}
+    for rule in RULES if case.layers else ():
+        reason = next(filter(None, (_lacking(case, need) for need in ("built", *rule.needs))), None)
+        if reason is None:
+            try:
+                found += [_diagnosis(rule, finding) for finding in rule.check(case)]
+            except Exception as error:
+                # One rule that fails on a strange model must not keep the others from looking.
+                first = (str(error).splitlines() or [""])[0]
+                reason = f"crashed: {type(error).__name__}: {first}"
+        if reason is not None:
+            not_checked.setdefault(rule.name, reason)
+    return Report(
+        model=case.model.name,
+        batch_norms=len(case.layers),
+        diagnoses=found,
+        unwalked=tuple(unwalked.items()),
+        not_checked=tuple(not_checked.items()),
+    )
+
+
+def _diagnosis(rule, finding) -> Diagnosis:
+    if finding.level not in rule.levels:
+        raise AssertionError(f"{rule.name} reports at level {finding.level!r}")
+    return Diagnosis(rule=rule.name, chapter=rule.chapter, **vars(finding))
+
+
+def _lacking(case, need) -> str | None:
+    """Why something that a rule needs is not there; None if it is."""
+    reasons = {
+        "built": None if case.built else "the model is not built yet: call it on data first",
+        "data": "needs data: audit(model, (x, y))" if case.rows is None else None,
+        "batch_size": None if case.batch_size else "needs batch_size",
+        "train_size": None if case.train_size else "needs train_size",
+        "compiled": None if case.optimizer is not None else "needs a compiled model",
+    }
+    if need == "data" and case.rows is not None and case.rows < LEAST_ROWS:
+        return f"needs at least {LEAST_ROWS} rows of data, got {case.rows}"
+    return case.dry_failure if need == "dry run" else reasons[need]

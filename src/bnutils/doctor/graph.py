@@ -1,0 +1,489 @@
+"""Walks a Keras model: which layer is called on what, in which order, through every nesting.
+
+Functional and Sequential models carry their graph with them. A subclassed model or layer does
+not; its `call` is followed once with symbolic tensors, in a scope that keeps every variable as it
+is, and the traces of that call are removed. What cannot be followed is listed, not guessed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras import tree
+from keras.src.models.functional import Functional
+
+from bnutils._keras import keras
+
+__all__ = ["Call", "Graph", "Tensor", "Unwalked", "batch_norms", "layer_paths", "walk"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value that flows through the model. Two tensors are equal only if they are the same.
+
+    Attributes:
+        shape: its shape; an unknown length is None.
+        dtype: its dtype, as a string.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer, or of a Keras operation such as an addition.
+
+    Attributes:
+        layer: the `keras.Layer` or `keras.Operation` that is called.
+        path: the names from the model's own layers down to this one, joined by "/".
+        inputs: the tensors that it reads, in the order of its arguments.
+        outputs: the tensors that it makes.
+        training: True or False if this call, or one around it, was given that value of
+            `training` when the model was built; None if it follows the caller.
+        recorded: whether `training` stands in the recorded graph of a Functional model. Keras up
+            to 3.15 lets `fit` override it there. Inside the `call` of a subclass it is obeyed.
+        wrappers: class names of the wrappers in which the layer acts, outermost first.
+    """
+
+    layer: Any
+    path: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    training: bool | None
+    recorded: bool
+    wrappers: tuple[str, ...]
+    _arguments: tuple = field(repr=False)
+    _tensors: dict[int, Tensor] = field(repr=False)
+
+    def arguments(self, values: dict[Tensor, Any]) -> tuple[tuple, dict]:
+        """Give the arguments of this call with other values in the place of its tensors.
+
+        Args:
+            values: what stands for each tensor in `inputs`.
+
+        Returns:
+            `(args, kwargs)`, ready for `layer(*args, **kwargs)`.
+        """
+        args, kwargs = self._arguments
+
+        def put(value):
+            return values[self._tensors[id(value)]] if _symbolic(value) else value
+
+        return tree.map_structure(put, args), tree.map_structure(put, kwargs)
+
+
+@dataclass(frozen=True)
+class Unwalked:
+    """A part of the model that holds batch normalization and could not be walked.
+
+    Attributes:
+        path: which part; "" is the model itself.
+        reason: why, in a sentence.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The calls of a model in an order in which they can run.
+
+    Attributes:
+        calls: every call; nested models, and composite layers that hold batch normalization, are
+            taken apart.
+        inputs: the model's inputs.
+        outputs: the model's outputs, flattened.
+        input_structure: the structure in which the model takes its inputs, of Keras tensors.
+        output_structure: the structure in which it returns its outputs.
+        unwalked: what could not be walked.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    input_structure: Any
+    output_structure: Any
+    unwalked: tuple[Unwalked, ...]
+    _producers: dict[Tensor, Call] = field(repr=False)
+    _consumers: dict[Tensor, list[Call]] = field(repr=False)
+
+    def of(self, layer) -> tuple[Call, ...]:
+        """All calls of one layer, in order."""
+        return tuple(call for call in self.calls if call.layer is layer)
+
+    def producer(self, tensor: Tensor) -> Call | None:
+        """The call that makes a tensor; None for an input of the model."""
+        return self._producers.get(tensor)
+
+    def consumers(self, tensor: Tensor) -> tuple[Call, ...]:
+        """The calls that read a tensor."""
+        return tuple(self._consumers.get(tensor, ()))
+
+    def is_output(self, tensor: Tensor) -> bool:
+        """Whether the model returns this tensor."""
+        return any(tensor is output for output in self.outputs)
+
+
+def _children(layer) -> list:
+    return [child for child in layer._layers if isinstance(child, keras.Layer)]
+
+
+def layer_paths(model: keras.Model) -> dict[keras.Layer, str]:
+    """Name every layer of a model, at any depth, once.
+
+    Returns:
+        For each layer its path: the names from the model's own layers down, joined by "/".
+        Layers stand in the order in which the model holds them.
+    """
+    paths = {}
+
+    def visit(layer, prefix):
+        for child in _children(layer):
+            if child not in paths:
+                paths[child] = prefix + child.name
+                visit(child, f"{paths[child]}/")
+
+    visit(model, "")
+    return paths
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """List every batch normalization layer of a model, nested and wrapped ones too, each once."""
+    return [layer for layer in layer_paths(model) if _is_bn(layer)]
+
+
+def _is_bn(layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _symbolic(value) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _tensors_in(*structures) -> list:
+    return [leaf for leaf in tree.flatten(structures) if _symbolic(leaf)]
+
+
+def _recorded_graph(layer) -> Functional | None:
+    """The graph that a model carries, unless the model's own `call` does something else."""
+    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
+        return layer._functional
+    if isinstance(layer, Functional) and type(layer).call is Functional.call:
+        return layer
+    return None
+
+
+def _fixed_training(operation, arguments) -> bool | None:
+    """The value of `training` that a call carries as a constant."""
+    args, kwargs = arguments
+    try:
+        bound = inspect.signature(operation.call).bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return None
+    value = bound.get("training", bound.get("kwargs", {}).get("training"))
+    return None if value is None or _symbolic(value) else bool(value)
+
+
+@contextmanager
+def _without_traces(layer) -> Iterator[None]:
+    """Forget the symbolic calls made inside, and apply no assignment they make."""
+    layers = [layer, *layer_paths(layer)]
+    lengths = [(len(each._inbound_nodes), len(each._outbound_nodes)) for each in layers]
+    try:
+        with keras.StatelessScope(collect_losses=True):
+            yield
+    finally:
+        for each, (inbound, outbound) in zip(layers, lengths, strict=True):
+            del each._inbound_nodes[inbound:]
+            del each._outbound_nodes[outbound:]
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What is true of every call inside one part of the model."""
+
+    prefix: str = ""
+    training: bool | None = None
+    recorded: bool = False
+    functional: bool = False
+    wrappers: tuple[str, ...] = ()
+
+    def within(self, layer, training, wrapper=None) -> _Scope:
+        return _Scope(
+            prefix=f"{self.prefix}{layer.name}/",
+            training=self.fixed(training)[0],
+            recorded=self.fixed(training)[1],
+            wrappers=self.wrappers if wrapper is None else (*self.wrappers, wrapper),
+        )
+
+    def fixed(self, training) -> tuple[bool | None, bool]:
+        """The `training` of a call inside: the innermost constant, and whether it is recorded."""
+        if training is None:
+            return self.training, self.recorded
+        return training, self.functional
+
+
+class _Walker:
+    def __init__(self, through_wrappers):
+        self.through_wrappers = through_wrappers
+        self.calls = []
+        self.unwalked = []
+        self.structure = None
+        self._alive = []  # a tensor that is freed would give its id to another
+
+    def tensor(self, symbolic) -> Tensor:
+        self._alive.append(symbolic)
+        return Tensor(tuple(symbolic.shape), str(symbolic.dtype))
+
+    def nodes(self, nodes, tensors, scope):
+        """Record the calls of a list of nodes; `tensors` maps id(KerasTensor) to Tensor."""
+        for node in nodes:
+            arguments = node.arguments.args, node.arguments.kwargs
+            inputs = node.input_tensors
+            for value in inputs:
+                if id(value) not in tensors:  # a constant that no layer made
+                    tensors[id(value)] = self.tensor(value)
+            made = self.call(
+                node.operation,
+                arguments,
+                [tensors[id(value)] for value in inputs],
+                tensors,
+                node.outputs,
+                scope,
+            )
+            tensors.update({id(v): t for v, t in zip(node.outputs, made, strict=True)})
+
+    def call(self, layer, arguments, inputs, tensors, outputs, scope) -> list[Tensor]:
+        training = _fixed_training(layer, arguments)
+        holds_bn = isinstance(layer, keras.Layer) and bool(batch_norms(layer))
+        if isinstance(layer, keras.Layer):
+            graph = _recorded_graph(layer)
+            if graph is not None:
+                order = _match_inputs(graph, arguments)
+                given = [tensors[id(value)] for value in order]
+                return self.recorded(graph, given, scope.within(layer, training))
+            if holds_bn and isinstance(layer, keras.layers.TimeDistributed):
+                if self.through_wrappers:
+                    return self.time_distributed(layer, inputs, outputs, scope, training)
+            elif holds_bn:
+                found = self.follow(layer, arguments, tensors, scope.within(layer, training))
+                if found is not None:
+                    return found
+        made = [self.tensor(value) for value in outputs]
+        self.add(layer, arguments, inputs, tensors, made, scope, training)
+        return made
+
+    def add(self, layer, arguments, inputs, tensors, made, scope, training):
+        fixed, recorded = scope.fixed(training)
+        self.calls.append(
+            Call(
+                layer=layer,
+                path=scope.prefix + layer.name,
+                inputs=tuple(inputs),
+                outputs=tuple(made),
+                training=fixed,
+                recorded=recorded,
+                wrappers=scope.wrappers,
+                _arguments=arguments,
+                _tensors=tensors,
+            )
+        )
+
+    def recorded(self, graph, given, scope) -> list[Tensor]:
+        """Walk the graph that a Functional or Sequential model carries."""
+        scope = _Scope(scope.prefix, scope.training, scope.recorded, True, scope.wrappers)
+        tensors = {id(v): t for v, t in zip(graph._inputs, given, strict=True)}
+        levels = sorted(graph._nodes_by_depth, reverse=True)
+        nodes = [node for level in levels for node in graph._nodes_by_depth[level]]
+        self.nodes([node for node in nodes if not node.is_input], tensors, scope)
+        return [tensors[id(value)] for value in graph._outputs]
+
+    def follow(self, layer, arguments, tensors, scope) -> list[Tensor] | None:
+        """Run the `call` of a composite layer on symbolic tensors, and walk what it did."""
+        unbuilt = [path for child, path in layer_paths(layer).items() if not child.built]
+        if unbuilt or not layer.built:
+            name = unbuilt[0] if unbuilt else layer.name
+            self.give_up(scope, f"{name} is not built yet: call the model on data first")
+            return None
+        inner = {}
+
+        def fresh(value):
+            if not _symbolic(value):
+                return value
+            twin = keras.KerasTensor(value.shape, value.dtype)
+            inner[id(twin)] = tensors[id(value)]
+            self._alive.append(twin)
+            return twin
+
+        args, kwargs = tree.map_structure(fresh, arguments)
+        if "training" in kwargs:
+            kwargs["training"] = None  # the scope holds it, and knows whether it was recorded
+        starts = set(inner)
+        try:
+            with _without_traces(layer):
+                returned = layer.call(*args, **kwargs)
+                outputs = tree.flatten(returned)
+                nodes = _nodes_behind(outputs, starts)
+        except Exception as error:
+            # Whatever a foreign `call` does with a symbolic tensor, it is no fault of the model.
+            first = (str(error).splitlines() or [""])[0]
+            reason = f"its call cannot run on symbolic tensors ({type(error).__name__}: {first})"
+            self.give_up(scope, reason)
+            return None
+        self._alive.extend(outputs)
+        before = len(self.calls)
+        self.nodes(nodes, inner, scope)
+        self.structure = returned  # of the outermost layer in the end
+        reached = {id(call.layer) for call in self.calls[before:]}
+        paths = layer_paths(layer)
+        for missed in [bn for bn in batch_norms(layer) if id(bn) not in reached]:
+            known = any(missed.name in part.path for part in self.unwalked)
+            if not known:
+                self.unwalked.append(
+                    Unwalked(scope.prefix + paths[missed], "its call does not reach this layer")
+                )
+        return [inner[id(value)] for value in outputs]
+
+    def give_up(self, scope, reason):
+        self.unwalked.append(Unwalked(scope.prefix.removesuffix("/"), reason))
+
+    def time_distributed(self, wrapper, inputs, outputs, scope, training) -> list[Tensor]:
+        """Walk what acts at each time step, as one call on the whole sequence."""
+        inside = scope.within(wrapper, training, type(wrapper).__name__)
+        layer = wrapper.layer
+        graph = _recorded_graph(layer)
+        if graph is not None:
+            return self.recorded(graph, inputs[: len(graph._inputs)], inside.within(layer, None))
+        made = [self.tensor(value) for value in outputs]
+        self.add(layer, ((), {}), inputs[:1], {}, made, inside, None)
+        return made
+
+
+def _match_inputs(graph, arguments) -> list:
+    """The tensors given to a Functional model, in the order of its inputs."""
+    args, kwargs = arguments
+    given = args[0] if args else next(iter(kwargs.values()))
+    if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
+        return [given[value.name] for value in graph._inputs]
+    return _tensors_in(given)
+
+
+def _nodes_behind(outputs, starts) -> list:
+    """The nodes between the tensors `starts` (their ids) and `outputs`, in a runnable order."""
+    ordered, seen = [], set()
+
+    def visit(value):
+        operation, index, _ = value._keras_history
+        if id(value) in starts or operation is None:
+            return
+        node = operation._inbound_nodes[index]
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        for parent in node.input_tensors:
+            visit(parent)
+        ordered.append(node)
+
+    for value in outputs:
+        if not _symbolic(value):
+            raise TypeError(f"it returns {type(value).__name__}, which is not a tensor")
+        if id(value) not in starts:
+            visit(value)
+    return ordered
+
+
+def _given_inputs(model, inputs):
+    """Symbolic arguments for a subclassed model: like `inputs`, or as it was built."""
+    if inputs is not None:
+
+        def like(value):
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            return keras.KerasTensor((None, *value.shape[1:]), dtype)
+
+        return tree.map_structure(like, inputs)
+    shapes = model._build_shapes_dict
+    if not shapes or len(shapes) != 1:
+        return None
+
+    def is_shape(value):
+        return isinstance(value, list | tuple) and all(
+            length is None or isinstance(length, int) for length in value
+        )
+
+    def tensors(shape):
+        if is_shape(shape):
+            return keras.KerasTensor((None, *shape[1:]), model.input_dtype)
+        if isinstance(shape, dict):
+            return {name: tensors(part) for name, part in shape.items()}
+        return [tensors(part) for part in shape]
+
+    return tensors(next(iter(shapes.values())))
+
+
+def walk(model: keras.Model, inputs=None, *, through_wrappers: bool = True) -> Graph:
+    """Walk a model without changing it.
+
+    Args:
+        model: a built Keras model of any kind.
+        inputs: an example of what the model is called on (arrays, with the batch first). A
+            subclassed model that takes several inputs, or integers, needs it.
+        through_wrappers: whether the layer inside a `TimeDistributed` is a call of its own. If
+            not, the wrapper is.
+
+    Returns:
+        The model's graph. Where the model could not be walked, `Graph.unwalked` says so.
+
+    Raises:
+        ValueError: if `model` is not a Keras model.
+
+    Example:
+        >>> inputs = keras.Input((3,))
+        >>> x = keras.layers.Dense(2, name="dense")(inputs)
+        >>> model = keras.Model(inputs, keras.layers.BatchNormalization(name="bn")(x))
+        >>> graph = walk(model)
+        >>> [call.path for call in graph.calls]
+        ['dense', 'bn']
+        >>> graph.producer(graph.calls[1].inputs[0]).path
+        'dense'
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"expected a keras.Model, got {type(model).__name__}")
+    walker = _Walker(through_wrappers)
+    graph = _recorded_graph(model)
+    starts, outputs, given = (), (), None
+    if graph is not None:
+        given = graph._inputs_struct
+        starts = tuple(walker.tensor(value) for value in graph._inputs)
+        outputs = walker.recorded(graph, starts, _Scope())
+        walker.structure = graph._outputs_struct
+    else:
+        given = _given_inputs(model, inputs)
+        if given is None:
+            reason = "the shape of its inputs is not known: call it on data, or give data"
+            walker.unwalked.append(Unwalked("", reason))
+        else:
+            flat = tree.flatten(given)
+            starts = tuple(walker.tensor(value) for value in flat)
+            tensors = {id(v): t for v, t in zip(flat, starts, strict=True)}
+            outputs = walker.follow(model, ((given,), {}), tensors, _Scope()) or ()
+    producers = {tensor: call for call in walker.calls for tensor in call.outputs}
+    consumers = {}
+    for call in walker.calls:
+        for tensor in dict.fromkeys(call.inputs):
+            consumers.setdefault(tensor, []).append(call)
+    return Graph(
+        calls=tuple(walker.calls),
+        inputs=starts,
+        outputs=tuple(outputs),
+        input_structure=given,
+        output_structure=walker.structure,
+        unwalked=tuple(walker.unwalked),
+        _producers=producers,
+        _consumers=consumers,
+    )

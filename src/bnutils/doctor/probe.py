@@ -1,0 +1,529 @@
+"""What reaches each batch normalization layer of a model, measured without changing the model.
+
+The model's own forward pass is traced once into a TensorFlow graph, with a hook on the `call` of
+every batch normalization layer. The hook sees the input, so nested, subclassed, shared and wrapped
+layers are found as the model calls them. Nothing is ever assigned: the statistics by which a layer
+normalizes are fed into the graph, in a `keras.StatelessScope`, and of the graph only what is asked
+for is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bnutils._keras import keras, tf
+from bnutils.doctor.graph import batch_norms, layer_paths
+
+__all__ = ["Look", "Moments", "Probe", "Seen", "Unreached", "probe"]
+
+MODES = ("inference", "batch", "training")
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """How many values each channel had, their mean and their biased variance.
+
+    Attributes:
+        count: [channels] float64.
+        mean: [channels] float64; 0 where there was no value.
+        variance: [channels] float64, as `numpy.var`; 0 where there was no value.
+    """
+
+    count: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+    def merged(self, other: Moments) -> Moments:
+        """The moments of both sets of values together.
+
+        Exact for any sizes: T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating Formulae and a
+        Pairwise Algorithm for Computing Sample Variances", COMPSTAT 1982, equation 2.1.
+
+        Example:
+            >>> one, two = np.array([1.0]), np.array([2.0])
+            >>> Moments(one, 3 * one, 0 * one).merged(Moments(two, 6 * one, 0 * one))
+            Moments(count=array([3.]), mean=array([5.]), variance=array([2.]))
+        """
+        count = self.count + other.count
+        share = np.divide(other.count, count, out=np.zeros_like(count), where=count > 0)
+        gap = other.mean - self.mean
+        variance = self.variance + share * (other.variance - self.variance)
+        return Moments(count, self.mean + share * gap, variance + share * (1 - share) * gap * gap)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One call of a batch normalization layer on one batch.
+
+    Attributes:
+        layer: The layer.
+        call: Which call of that layer in one forward pass, counted from 0.
+        moments: The moments of its input, masked positions left out.
+    """
+
+    layer: keras.layers.BatchNormalization
+    call: int
+    moments: Moments
+
+
+@dataclass(frozen=True, eq=False)
+class Unreached:
+    """A batch normalization layer whose input could not be seen.
+
+    Attributes:
+        layer: The layer.
+        path: Its path in the model.
+        reason: Why, in words that follow the path.
+        called: False if the model does not call the layer at all.
+    """
+
+    layer: keras.layers.BatchNormalization
+    path: str
+    reason: str
+    called: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What `probe` saw.
+
+    Attributes:
+        seen: One entry for each call of a batch normalization layer, in the order of the calls.
+        outputs: The model's outputs, as NumPy arrays in the model's own structure.
+        unreached: The layers whose input could not be seen.
+    """
+
+    seen: tuple[Seen, ...]
+    outputs: Any
+    unreached: tuple[Unreached, ...]
+
+    def of(self, layer) -> tuple[Seen, ...]:
+        """The calls of one layer, in order."""
+        return tuple(seen for seen in self.seen if seen.layer is layer)
+
+
+def probe(model, x, mode="inference") -> Look:
+    """Run a model on one batch and measure the input of every batch normalization layer.
+
+    No variable of the model changes: no weight, no moving statistic, no random state, no metric.
+
+    Args:
+        model: A Keras model. If it is not built yet, it is built by a call on `x`.
+        x: One batch, as the model takes it: an array, or a dict or list of arrays.
+        mode: What the layers do.
+
+            - "inference": what `predict` does;
+            - "batch": as "inference", except that batch normalization layers that are not frozen
+              normalize by the statistics of this batch, as in `fit`. Dropout is off;
+            - "training": what `fit` does. Dropout is on.
+
+    Returns:
+        A `Look`.
+
+    Raises:
+        ValueError: If the mode is none of these, or if the model cannot be called on `x`.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+        >>> look = probe(model, np.array([[1.0, 10.0], [3.0, 30.0]]), mode="batch")
+        >>> look.seen[0].moments.mean, look.seen[0].moments.variance
+        (array([ 2., 20.]), array([  1., 100.]))
+        >>> look.outputs.round(2)
+        array([[-1., -1.],
+               [ 1.,  1.]], dtype=float32)
+    """
+    return Probe(model, mode).look(x)
+
+
+class Probe:
+    """`probe` for many batches: the graph is kept, and only what is asked for is run.
+
+    Batches of the same shape but for the number of rows share one graph. A batch with another
+    length of time or size of image is traced anew.
+    """
+
+    def __init__(self, model, mode="inference", by_batch=None):
+        """Prepare to look at a model.
+
+        Args:
+            model: A Keras model.
+            mode: See `probe`.
+            by_batch: Layers that normalize by the statistics of the batch whatever the mode says,
+                frozen ones too, and without the correction of batch renormalization.
+
+        Raises:
+            ValueError: If the mode is none of "inference", "batch" and "training".
+        """
+        if mode not in MODES:
+            raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
+        self._model = model
+        self._mode = mode
+        self._by_batch = frozenset(map(id, by_batch or ()))
+        self._traces = {}
+
+    def moments(self, x, layers=None, statistics=None) -> tuple[Seen, ...]:
+        """Measure what reaches batch normalization layers in one batch.
+
+        Args:
+            x: One batch; see `probe`.
+            layers: The layers to look at; all by default. What only others need is not computed.
+            statistics: A dict from layers to (mean, variance), arrays [channels]: what those
+                layers are to normalize by, in the place of their moving statistics.
+
+        Returns:
+            One `Seen` for each call of these layers, in the order of the calls.
+
+        Raises:
+            ValueError: If the model cannot be called on `x`.
+        """
+        trace = self._trace(x)
+        wanted = None if layers is None else {id(layer) for layer in layers}
+        picked = tuple(
+            number
+            for number, captured in enumerate(trace.captured)
+            if wanted is None or id(captured.layer) in wanted
+        )
+        return trace.run(x, statistics, picked, outputs=False)[0]
+
+    def outputs(self, x, statistics=None):
+        """Compute the model's outputs on one batch, in this mode.
+
+        Args:
+            x: One batch; see `probe`.
+            statistics: As for `moments`.
+
+        Returns:
+            NumPy arrays in the model's own structure.
+
+        Raises:
+            ValueError: If the model cannot be called on `x`.
+        """
+        return self._trace(x).run(x, statistics, (), outputs=True)[1]
+
+    def look(self, x, statistics=None) -> Look:
+        """Measure every layer and compute the outputs in one run; arguments as for `moments`."""
+        trace = self._trace(x)
+        seen, outputs = trace.run(x, statistics, tuple(range(len(trace.captured))), outputs=True)
+        return Look(seen, outputs, trace.unreached)
+
+    def unreached(self, x) -> tuple[Unreached, ...]:
+        """The layers whose input cannot be seen when the model is called on this batch."""
+        return self._trace(x).unreached
+
+    def upstream(self, x) -> dict:
+        """Tell which layers feed which.
+
+        Returns:
+            For each layer that is seen, the list of the layers whose output one of its calls
+            depends on, directly or through others. A layer that is called on what came out of
+            itself is in its own list.
+        """
+        trace = self._trace(x)
+        found = {}
+        for index, captured in enumerate(trace.captured):
+            layers = found.setdefault(captured.layer, {})
+            layers.update(
+                (other.layer, None)
+                for number, other in enumerate(trace.captured)
+                if trace.upstream[index] >> number & 1
+            )
+        return {layer: list(layers) for layer, layers in found.items()}
+
+    def _trace(self, x) -> _Trace:
+        x = keras.tree.map_structure(tf.convert_to_tensor, x)
+        leaves = keras.tree.flatten(x)
+        specs = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+        key = repr(keras.tree.map_structure(lambda leaf: None, x)), tuple(specs)
+        if key not in self._traces:
+            with _as_value_error():
+                if not all(layer.built for layer in [self._model, *batch_norms(self._model)]):
+                    self._model(x, training=False)
+                self._traces[key] = self._traced(x, specs)
+        return self._traces[key]
+
+    def _traced(self, x, specs) -> _Trace:
+        trace = _Trace(self._model, self._mode, self._by_batch, x, specs)
+        if trace.unseen:
+            # A tf.function inside the model hides its layers. As plain Python it may not.
+            eagerly = tf.config.functions_run_eagerly()
+            tf.config.run_functions_eagerly(True)
+            try:
+                inlined = _Trace(self._model, self._mode, self._by_batch, x, specs)
+            except (TypeError, ValueError, AttributeError, tf.errors.OpError):
+                return trace  # it is not plain Python: keep what can be seen
+            finally:
+                tf.config.run_functions_eagerly(eagerly)
+            if len(inlined.unseen) < len(trace.unseen):
+                return inlined
+        return trace
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """One call of a layer, as tensors in the graph."""
+
+    layer: Any
+    call: int
+    moments: tuple  # count, mean, variance
+    output: Any
+
+
+class _Trace:
+    """The graph of one forward pass on one form of batch, with hooks on what is to be seen."""
+
+    def __init__(self, model, mode, by_batch, x, specs):
+        self.captured = []
+        self.outputs = None
+        self.unseen = set()  # ids of layers that were called where no hook sees what comes in
+        self._mode = mode
+        self._by_batch = by_batch
+        self._pruned = {}
+        self._layers = [layer for layer in batch_norms(model) if layer.built]
+        self._graph = None
+        variables = [v for bn in self._layers for v in (bn.moving_mean, bn.moving_variance)]
+        self._specs = [
+            *specs,
+            *[tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
+        ]
+
+        def forward(*tensors):
+            self._graph = tf.compat.v1.get_default_graph()
+            inputs = keras.tree.pack_sequence_as(x, tensors[: len(specs)])
+            feeds = zip(variables, tensors[len(specs) :], strict=True)
+            with keras.StatelessScope(state_mapping=list(feeds)):
+                outputs = model(inputs, training=mode != "inference")
+            self.outputs = keras.tree.map_structure(
+                lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf, outputs
+            )
+
+        with self._hooks(model):
+            self._function = tf.compat.v1.wrap_function(forward, self._specs)
+        self._feeds = list(self._function.graph.inputs[: len(self._specs)])
+        self.upstream = self._dependencies()
+        self.unreached = tuple(self._unreached(model))
+
+    def run(self, x, statistics, picked, outputs):
+        """Run what is asked for: some captured calls, by number, and the outputs or not.
+
+        Returns:
+            ``(seen, outputs)``: a tuple of `Seen`, and the outputs or None.
+        """
+        fed = []
+        for layer in self._layers:
+            variables = layer.moving_mean, layer.moving_variance
+            given = (statistics or {}).get(layer, [variable.value for variable in variables])
+            fed += [
+                tf.identity(tf.cast(value, variable.dtype))
+                for value, variable in zip(given, variables, strict=True)
+            ]
+        with _as_value_error():
+            tensors = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(x)]
+            fetched = self._function_for(picked, outputs)(*tensors, *fed)
+        values = iter([tensor.numpy() for tensor in fetched])
+        seen = tuple(
+            Seen(captured.layer, captured.call, Moments(next(values), next(values), next(values)))
+            for captured in (self.captured[number] for number in picked)
+        )
+        if not outputs:
+            return seen, None
+        return seen, keras.tree.map_structure(
+            lambda leaf: next(values) if tf.is_tensor(leaf) else leaf, self.outputs
+        )
+
+    def _function_for(self, picked, outputs) -> Callable:
+        """The part of the graph that computes this and nothing more."""
+        key = picked, outputs
+        if key not in self._pruned:
+            fetches = [tensor for number in picked for tensor in self.captured[number].moments]
+            if outputs:
+                fetches += [leaf for leaf in keras.tree.flatten(self.outputs) if tf.is_tensor(leaf)]
+            if len(self._pruned) == 2:  # a deep model has as many as it has layers
+                del self._pruned[next(iter(self._pruned))]
+            self._pruned[key] = self._function.prune(
+                self._feeds, fetches, input_signature=(tuple(self._specs), {})
+            )
+        return self._pruned[key]
+
+    @contextmanager
+    def _hooks(self, model) -> Iterator[None]:
+        hooks = {layer: self._seeing(layer) for layer in self._layers}
+        if self._mode == "batch":
+            # The model is called in training mode, so that each batch normalization layer gets
+            # the `training` that it gets in `fit`. All layers with noise are turned back.
+            for layer in layer_paths(model):
+                takes_training = "training" in inspect.signature(layer.call).parameters
+                if takes_training and layer not in hooks and not layer_paths(layer):
+                    hooks[layer] = _in_inference(layer.call)
+        before = {layer: layer.__dict__.get("call") for layer in hooks}
+        try:
+            # Straight into the dictionary: Keras and TensorFlow track what is set as an attribute.
+            for layer, hook in hooks.items():
+                layer.__dict__["call"] = hook
+            yield
+        finally:
+            for layer, call in before.items():
+                layer.__dict__.pop("call", None)
+                if call is not None:
+                    layer.__dict__["call"] = call
+
+    def _seeing(self, layer) -> Callable:
+        """The hook on a batch normalization layer."""
+        original = layer.call
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def call(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            inputs = next(iter(bound.arguments.values()))
+            training = bound.arguments.get("training") and layer.trainable
+            mask = bound.arguments.get("mask")
+            if "training" in signature.parameters:
+                bound.arguments["training"] = False  # by the given statistics, and no update
+            if tf.compat.v1.get_default_graph() is not self._graph:
+                self.unseen.add(id(layer))
+                return original(*bound.args, **bound.kwargs)
+            moments = _moments(inputs, mask, layer.axis)
+            given = layer.moving_mean.value, layer.moving_variance.value
+            if id(layer) in self._by_batch:
+                _normalize_by(layer, moments[1:])
+            elif training:
+                _normalize_by(layer, _renormalized(layer, *moments[1:]))
+            output = tf.identity(original(*bound.args, **bound.kwargs))
+            _normalize_by(layer, given)
+            number = sum(seen.layer is layer for seen in self.captured)
+            self.captured.append(_Captured(layer, number, moments, output))
+            return output
+
+        return call
+
+    def _dependencies(self) -> list[int]:
+        """For each captured call, the captured calls it depends on, as the bits of an integer."""
+        outputs = {seen.output.op: 1 << number for number, seen in enumerate(self.captured)}
+        loop = 1 << len(self.captured)
+        bits = {}
+        for op in self._graph.get_operations():  # in order of creation: inputs come first
+            found = outputs.get(op, 0)
+            if op.type == "PlaceholderWithDefault":
+                found |= loop  # the loop variable of tf.vectorized_map
+            for tensor in op.inputs:
+                found |= bits.get(tensor.op, 0)
+            bits[op] = found
+        upstream = []
+        for seen in self.captured:
+            found = bits[seen.moments[1].op]
+            if found & loop:
+                self.unseen.add(id(seen.layer))
+            upstream.append(found & ~loop)
+        return upstream
+
+    def _unreached(self, model) -> Iterator[Unreached]:
+        seen = {id(captured.layer) for captured in self.captured}
+        paths = layer_paths(model)
+        for layer in batch_norms(model):
+            if id(layer) in self.unseen:
+                reason = (
+                    "is called inside a graph of its own (an RNN that is not unrolled, "
+                    "tf.while_loop, tf.map_fn, tf.vectorized_map), where its input cannot be seen"
+                )
+                yield Unreached(layer, paths[layer], reason, called=True)
+            elif id(layer) not in seen:
+                reason = "is never called when the model is called"
+                yield Unreached(layer, paths[layer], reason, called=False)
+
+
+def _in_inference(original) -> Callable:
+    """A `call` that is told ``training=False``, whatever it is told."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments["training"] = False
+        return original(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def _normalize_by(layer, statistics):
+    """Let a layer normalize by these statistics; inside a StatelessScope this assigns nothing."""
+    for variable, value in zip((layer.moving_mean, layer.moving_variance), statistics, strict=True):
+        variable.assign(tf.reshape(tf.cast(value, variable.dtype), variable.shape))
+
+
+def _renormalized(layer, mean, variance):
+    """The statistics by which `fit` normalizes a batch with this mean and variance.
+
+    They differ from the batch's own for batch renormalization, ``r * (x - mean) / std + d`` with
+    the r and d of Ioffe 2017, arXiv:1702.03275, equation 1, clipped. That is
+    ``(x - m) / s`` with ``s = std / r`` and ``m = mean - d * s``.
+    """
+    if not layer.renorm:
+        return mean, variance
+    floor = tf.sqrt(tf.cast(layer.epsilon, mean.dtype))
+    std = tf.sqrt(variance + layer.epsilon)
+    renorm_std = tf.maximum(tf.cast(layer.renorm_stddev.value, mean.dtype), floor)
+    clip = {"rmin": 0.0, "rmax": np.inf, "dmax": np.inf}
+    clip.update({name: end for name, end in layer.renorm_clipping.items() if end is not None})
+    r = tf.clip_by_value(std / renorm_std, clip["rmin"], clip["rmax"])
+    d = (mean - tf.cast(layer.renorm_mean.value, mean.dtype)) / renorm_std
+    d = tf.clip_by_value(d, -clip["dmax"], clip["dmax"])
+    scale = std / r
+    return mean - d * scale, scale * scale - layer.epsilon
+
+
+def _moments(x, mask, axis):
+    """Count, mean and biased variance of each channel, [channels] float64, in the graph.
+
+    A first mean in float32 is only a shift; what it misses is put right by the mean of the
+    shifted values. Sums are made in float64, over images after a first sum in float32 along one
+    side: exact enough, and no copy of an image in float64 is needed.
+    """
+    x = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
+    axis %= len(x.shape)
+    axes = [other for other in range(len(x.shape)) if other != axis]
+
+    def total(values):
+        if len(axes) > 2:
+            values = tf.reduce_sum(values, axes[-1], keepdims=True)
+        return tf.reduce_sum(tf.cast(values, tf.float64), axes)
+
+    if mask is None:
+        shift = tf.math.divide_no_nan(tf.reduce_sum(x, axes, keepdims=True), _rows(x, axes))
+        shifted = x - shift
+        count = tf.ones([x.shape[axis]], tf.float64) * tf.cast(_rows(x, axes), tf.float64)
+    else:
+        # A mask has no last axis, whatever the axis of the channels: as in Keras.
+        valid = tf.broadcast_to(tf.cast(mask, tf.bool)[..., tf.newaxis], tf.shape(x))
+        weight = tf.cast(valid, x.dtype)
+        total_weight = tf.reduce_sum(weight, axes, keepdims=True)
+        shift = tf.reduce_sum(tf.where(valid, x, 0), axes, keepdims=True)
+        shift = tf.math.divide_no_nan(shift, total_weight)
+        shifted = tf.where(valid, x - shift, 0)
+        count = total(weight)
+    correction = tf.math.divide_no_nan(total(shifted), count)
+    squares = tf.math.divide_no_nan(total(tf.square(shifted)), count)
+    mean = tf.cast(tf.reshape(shift, [-1]), tf.float64) + correction
+    return count, mean, tf.maximum(squares - tf.square(correction), 0)
+
+
+def _rows(x, axes):
+    return tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), axes)), x.dtype)
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Turn what a model raises when it is called on data that do not fit into a ValueError."""
+    errors = tf.errors.InvalidArgumentError, tf.errors.UnimplementedError
+    try:
+        yield
+    except (TypeError, AttributeError, NotImplementedError, *errors) as error:
+        raise ValueError(
+            f"expected a model that can be called on these data inside a tf.function, got: {error}"
+        ) from error

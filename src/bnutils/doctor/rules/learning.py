@@ -1,0 +1,188 @@
+"""Rules that look at what one training step changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bnutils.doctor.graph import layer_paths
+from bnutils.doctor.rules import flow
+from bnutils.doctor.rules.case import Case, Finding, count, listing
+
+_FREEZE = "Call freeze_bn(model): it sets trainable=False, compiles again and proves it."
+
+
+def _traced(case) -> bool:
+    """Whether the dry run ran the step that `fit` had traced, with the flags of that day."""
+    return "as fit has traced it" in case.dry.how
+
+
+def _changed(steps) -> str:
+    """What a step changes, in words."""
+    parts = (
+        ("moving statistics", any(step.statistics_moved for step in steps)),
+        ("gamma", any(step.gamma_moved for step in steps)),
+        ("beta", any(step.beta_moved for step in steps)),
+    )
+    return listing(name for name, moved in parts if moved)
+
+
+def _grouped(case, steps):
+    """(path, names, steps) for all steps of layers that stand in one place."""
+    by_layer = {step.layer: step for step in steps}
+    for parent, layers in case.by_parent(by_layer).items():
+        names = f"{count(len(layers), 'layer')} ({listing(map(case.path, layers))})"
+        path = case.path(layers[0]) if len(layers) == 1 else parent
+        yield path, names, [by_layer[layer] for layer in layers]
+
+
+def stale_compile(case: Case) -> Iterator[Finding]:
+    """`trainable` was changed after `fit` had fixed what it trains."""
+    if not _traced(case):
+        return
+    frozen = [step for step in case.dry.learning if not step.layer.trainable]
+    for path, names, steps in _grouped(case, frozen):
+        yield Finding(
+            "error",
+            path,
+            f"{names} say trainable=False, yet the next step of fit changes their "
+            f"{_changed(steps)}.",
+            "fit keeps the function that it traced before the flag was changed.",
+            _FREEZE,
+        )
+    asleep = [
+        step
+        for step in case.dry.layers
+        if step.layer in case.learners and not step.learns and step.layer.trainable_weights
+    ]
+    for path, names, _ in _grouped(case, asleep):
+        yield Finding(
+            "error",
+            path,
+            f"{names} say trainable=True, yet the next step of fit changes nothing in them.",
+            "fit keeps the function that it traced before the flag was changed.",
+            "Compile the model again.",
+        )
+
+
+def frozen_but_learning(case: Case) -> Iterator[Finding]:
+    """BN learns although it is frozen, or although all around it is."""
+    if not _traced(case):
+        flagged = [step for step in case.dry.learning if not step.layer.trainable]
+        for path, names, steps in _grouped(case, flagged):
+            yield Finding(
+                "error",
+                path,
+                f"{names} say trainable=False, yet a training step changes their "
+                f"{_changed(steps)}.",
+                "A frozen layer should stay as it is.",
+                _FREEZE,
+            )
+    recorded = {call.layer for call in case.bn_calls if call.training is False and call.recorded}
+    awake = [
+        step
+        for step in case.dry.learning
+        if step.layer.trainable and step.layer not in recorded  # those have a rule of their own
+    ]
+    alone = [
+        step
+        for step in awake
+        if step.statistics_moved and step.layer.weights and _parameters_frozen(step.layer)
+    ]
+    for path, names, _ in _grouped(case, alone):
+        yield Finding(
+            "warning",
+            path,
+            f"gamma and beta of {names} are frozen, yet a training step moves their moving "
+            "statistics.",
+            "Freezing weights does not freeze statistics: only the layer's own trainable=False "
+            "does.",
+            _FREEZE,
+        )
+    suspects = _amid_frozen(case, [step for step in awake if step not in alone])
+    others = [
+        layer
+        for layer in _leaves(case)
+        if layer.trainable_weights and not any(layer is bn for bn in case.layers)
+    ]
+    for path, names, steps in _grouped(case, suspects):
+        yield Finding(
+            "warning" if others else "note",
+            path,
+            f"All weights around {names} are frozen, yet a training step changes the "
+            f"{_changed(steps)} of {'this layer' if len(steps) == 1 else 'these layers'}.",
+            "Frozen weights with drifting batch normalization are no longer the pretrained "
+            "function."
+            if others
+            else "Nothing but batch normalization trains here; that can be a method.",
+            _FREEZE + " If you adapt batch normalization on purpose, leave it.",
+        )
+
+
+def _parameters_frozen(layer) -> bool:
+    own = [variable for variable in (layer.gamma, layer.beta) if variable is not None]
+    return bool(own) and not any(variable.trainable for variable in own)
+
+
+def _leaves(case) -> list:
+    """The layers of the model that hold weights themselves."""
+    return [layer for layer in layer_paths(case.model) if layer.weights and not layer._layers]
+
+
+def _frozen(layer) -> bool:
+    return bool(layer.weights) and not layer.trainable_weights
+
+
+def _amid_frozen(case, steps) -> list:
+    """The steps of layers whose neighbors, or all else in their nested model, are frozen."""
+    amid = []
+    for step in steps:
+        before, after = _neighbors(case, step.layer)
+        if before and after and all(map(_frozen, before + after)):
+            amid.append(step)
+    others = [layer for layer in _leaves(case) if not any(layer is bn for bn in case.layers)]
+    for step in steps:
+        if step in amid:
+            continue
+        parent = case.path(step.layer).rpartition("/")[0]
+        inside = [each for each in others if case.path(each).startswith(f"{parent}/")]
+        if parent and inside and all(map(_frozen, inside)):
+            amid.append(step)
+            continue
+        # The last layer of a frozen base has the trainable head behind it.
+        before, _ = _neighbors(case, step.layer)
+        kin = [each for each in amid if case.path(each.layer).rpartition("/")[0] == parent]
+        if kin and before and all(map(_frozen, before)):
+            amid.append(step)
+    return amid
+
+
+def _neighbors(case, layer) -> tuple[list, list]:
+    """The nearest layers with weights before and after a layer."""
+
+    def open_way(call):
+        return not flow.has_weights(call)
+
+    before, after = [], []
+    for call in case.graph.of(layer):
+        behind = flow.upstream(case.graph, call.inputs[0], open_way)
+        before += [each.layer for each in behind if flow.has_weights(each)]
+        ahead = flow.downstream(case.graph, call.outputs[0], open_way)
+        after += [each.layer for each in ahead if flow.has_weights(each)]
+    return before, after
+
+
+def forgotten_training(case: Case) -> Iterator[Finding]:
+    """The step trains gamma or beta but calls the layer in inference mode."""
+    for step in case.dry.layers:
+        if (step.gamma_moved or step.beta_moved) and not step.statistics_moved:
+            calls = case.graph.of(step.layer)
+            if step.layer in case.learners and calls and step.layer.momentum < 1:
+                yield Finding(
+                    "error",
+                    step.path,
+                    f"A training step trains {_changed([step])} of {step.path} but leaves its "
+                    f"moving statistics as they are ({case.dry.how}).",
+                    "The step calls the model without training=True, so batch normalization "
+                    "trains in inference mode and never sees the data.",
+                    "Call self(x, training=True) in train_step, and train again.",
+                )

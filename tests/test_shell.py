@@ -1,0 +1,381 @@
+"""python -m bnutils: what it prints, what it writes, and its exit status."""
+
+import importlib
+import json
+import re
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+
+import numpy as np
+import pytest
+
+import bnutils
+from bnutils.__main__ import main
+
+# Keras 3.15 saves weights with an old form of NumPy's copy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+MODULE = """\
+import keras
+
+print("this line of the user's must not reach the report")
+
+
+@keras.saving.register_keras_serializable("shell")
+class Twice(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+"""
+
+
+@pytest.fixture(scope="module")
+def keras():
+    from bnutils._keras import keras
+
+    return keras
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, keras):
+    """A folder with a model that was trained for 8 steps, its data, and files that are neither."""
+    folder = tmp_path_factory.mktemp("files")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    rng = np.random.default_rng(0)
+    x = rng.normal(5, 3, size=(256, 4)).astype("float32")
+    y = (x.sum(axis=1, keepdims=True) > 20).astype("float32")
+
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, use_bias=False),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(loss="binary_crossentropy")
+    model.fit(x, y, batch_size=32, verbose=0)
+    model.save(folder / "model.keras")
+    np.savez(folder / "data.npz", x=x, y=y)
+
+    left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
+    both = layers.Dense(8, use_bias=False)(layers.Concatenate()([left, right]))
+    both = layers.ReLU()(layers.BatchNormalization(name="bn")(both))
+    outputs = layers.Dense(1, name="out")(both)
+    keras.Model([left, right], outputs).save(folder / "two.keras")
+    keras.Model({"left": left, "right": right}, outputs).save(folder / "named.keras")
+    np.savez(folder / "two.npz", left=x, x_right=x[:, :2], y_out=y)
+
+    unsafe = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda v: v * 2)])
+    unsafe.save(folder / "lambda.keras")
+    (folder / "shell_layers.py").write_text(MODULE)
+    (folder / "broken_module.py").write_text("raise SystemExit(0)")
+
+    np.savez(folder / "extra.npz", x=x, y=y, weights=y)
+    np.savez(folder / "no_x.npz", images=x)
+    np.savez(folder / "rows.npz", x=x, y=y[:-1])
+    np.savez(folder / "columns.npz", x=x[:, :3])
+    np.savez(folder / "objects.npz", x=np.array([{}, {}], dtype=object))
+    np.save(folder / "one.npy", x)
+    (folder / "text.npz").write_text("no arrays")
+    (folder / "text.keras").write_text("no model")
+    with zipfile.ZipFile(folder / "zip.keras", "w") as archive:
+        archive.writestr("note.txt", "no model")
+    with zipfile.ZipFile(folder / "config.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    for name in ("old.h5", "net.weights.h5", "ckpt.index", "net.tflite"):
+        (folder / name).write_text("x")
+    (folder / "saved").mkdir()
+    (folder / "saved" / "saved_model.pb").write_text("x")
+    (folder / "folder.keras").mkdir()
+    return folder
+
+
+@pytest.fixture
+def at(files, tmp_path, monkeypatch):
+    """The same files in a folder of their own, which is the current one."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(words):
+    return main(words.split())
+
+
+def contents(folder):
+    """All files below a folder, with what is in them."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- refused ---
+
+
+REFUSED = [
+    ("audit none.keras", "there is no file none.keras"),
+    ("audit folder.keras", "a folder"),
+    ("audit saved", "a SavedModel, which Keras 3 cannot open"),
+    ("audit old.h5", "old HDF5 format"),
+    ("audit net.weights.h5", "weights without a model"),
+    ("audit ckpt.index", "weights without a model"),
+    ("audit net.tflite", "no .keras file"),
+    ("audit text.keras", "not a Keras model"),
+    ("audit zip.keras", "not a Keras model.*config.json"),
+    ("audit config.keras", "config.keras cannot be loaded"),
+    ("audit lambda.keras", "Lambda layer.*--trust"),
+    ("audit model.keras --import no_such_module", "cannot import no_such_module: ModuleNotFound"),
+    ("audit model.keras --import broken_module", "cannot import broken_module: SystemExit: 0"),
+    ("audit model.keras --data none.npz", "none.npz is not an .npz file.*No such file"),
+    ("audit model.keras --data text.npz", "text.npz is not an .npz file"),
+    ("audit model.keras --data one.npy", "one.npy is one array"),
+    ("audit model.keras --data objects.npz", "objects.npz is not an .npz file"),
+    ("audit model.keras --data no_x.npz", "arrays named x, and perhaps y, received images"),
+    ("audit model.keras --data extra.npz", "arrays named x.*received x, y, weights"),
+    ("audit two.keras --data data.npz", "arrays named x_left, x_right"),
+    ("audit model.keras --data rows.npz", "256.*255"),
+    ("audit model.keras --data columns.npz", r"shape \(None, 4\).*\(\d+, 3\)"),
+    ("audit model.keras --output model.keras", "--output is the input file model.keras"),
+    ("audit model.keras --data data.npz --output data.npz", "--output is the input file data.npz"),
+    ("audit model.keras --output none/report.txt", "cannot write to none/report.txt"),
+    ("audit model.keras --output saved", "cannot write to saved"),
+    ("fold model.keras --output model.keras", "is the input file model.keras: say --in-place"),
+    ("fold model.keras --output ./link.keras", "is the input file model.keras: say --in-place"),
+    ("fold model.keras --output out.h5", "an --output that ends in .keras"),
+    ("recalibrate model.keras --data data.npz --output none/m.keras", "cannot write to none"),
+    ("recalibrate model.keras --data columns.npz --in-place", r"shape \(None, 4\).*\(256, 3\)"),
+    ("recalibrate model.keras --data no_x.npz --in-place", "received images"),
+    ("recalibrate lambda.keras --data data.npz --in-place", "--trust"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_refused_in_one_line_with_nothing_changed(words, message, at, capfd):
+    (at / "link.keras").symlink_to(at / "model.keras")
+    before = contents(at)
+    assert run(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.search(f"^bnutils: .*{message}", err)
+    assert contents(at) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "mend model.keras",
+        "audit",
+        "audit model.keras --format html",
+        "audit model.keras --batch-size 0",
+        "audit model.keras --train-size 1e3",
+        "recalibrate model.keras --output m.keras",
+        "recalibrate model.keras --data data.npz",
+        "fold model.keras",
+        "fold model.keras --output m.keras --in-place",
+        "recalibrate model.keras --data data.npz --in-place --method quick",
+    ],
+)
+def test_wrong_words_exit_with_2_and_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        run(words)
+    assert error.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: bnutils")
+
+
+@pytest.mark.parametrize("words", ["--help", "audit --help", "recalibrate --help", "fold --help"])
+def test_help_fits_100_columns(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as error:
+        run(words)
+    assert error.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as error:
+        run("--version")
+    assert error.value.code == 0
+    assert capsys.readouterr().out == f"bnutils {bnutils.__version__}\n"
+
+
+def test_it_is_installed_as_bnutils():
+    (script,) = metadata.entry_points(group="console_scripts", name="bnutils")
+    assert script.load() is main
+
+
+def test_an_interruption_is_no_fault(at, capfd):
+    (at / "interrupting.py").write_text("raise KeyboardInterrupt")
+    assert run("audit model.keras --import interrupting") == 130
+    assert capfd.readouterr() == ("", "bnutils: interrupted\n")
+
+
+# --- what it finds, and what mends it ---
+
+
+def test_recalibrate_mends_what_audit_finds(at, keras, capfd):
+    before = contents(at)
+    assert run("audit model.keras --data data.npz --batch-size 32") == 1
+    assert "stale-statistics" in capfd.readouterr().out
+
+    assert run("recalibrate model.keras --data data.npz --output mended.keras") == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[0] == "Recalibrated (layerwise) on 256 rows, in 1 pass."
+    assert err == ""
+    mended = keras.saving.load_model(at / "mended.keras")
+    fed_to_bn = np.load(at / "data.npz")["x"] @ np.array(mended.layers[0].kernel)
+    bn = mended.get_layer("bn")
+    np.testing.assert_allclose(bn.moving_mean, fed_to_bn.mean(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(bn.moving_variance, fed_to_bn.var(axis=0), rtol=1e-5)
+
+    assert run("audit mended.keras --data data.npz --batch-size 32") == 0
+    assert "mended" not in before
+    assert {path: contents(at)[path] for path in before} == before
+
+
+@pytest.mark.parametrize("options", ["--method one-pass", "--batch-size 100"])
+def test_recalibrate_takes_its_options(options, at, capfd):
+    words = f"recalibrate model.keras --data data.npz --output mended.keras {options}"
+    assert run(words) == 0
+    method = "one-pass" if "one-pass" in options else "layerwise"
+    assert capfd.readouterr().out.startswith(f"Recalibrated ({method}) on 256 rows")
+
+
+def test_fold_writes_a_model_without_batch_normalization(at, keras, capfd):
+    assert run("fold model.keras --output folded.keras") == 0
+    assert "bn" in capfd.readouterr().out
+    model = keras.saving.load_model(at / "model.keras")
+    folded = keras.saving.load_model(at / "folded.keras")
+    assert not any(isinstance(x, keras.layers.BatchNormalization) for x in folded.layers)
+    x = np.load(at / "data.npz")["x"]
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["fold", "recalibrate --data data.npz"])
+def test_in_place_goes_through_a_link_and_keeps_the_mode(command, at):
+    model, link = at / "model.keras", at / "link.keras"
+    old = model.read_bytes()
+    model.chmod(0o640)
+    link.symlink_to(model)
+    files = set(at.iterdir())
+    assert run(f"{command} link.keras --in-place") == 0
+    assert link.is_symlink()
+    assert model.read_bytes() != old
+    assert stat.S_IMODE(model.stat().st_mode) == 0o640
+    assert set(at.iterdir()) == files
+
+
+def test_an_output_that_is_there_is_replaced(at, keras):
+    (at / "out.keras").write_text("old")
+    assert run("fold model.keras --output out.keras") == 0
+    assert keras.saving.load_model(at / "out.keras").built
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(at, capfd):
+    before = contents(at)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        status = run("recalibrate model.keras --data data.npz --in-place")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2
+    assert re.match("bnutils: cannot write .*model.keras: OSError", capfd.readouterr().err)
+    assert contents(at) == before
+
+
+# --- models with several inputs, and with code ---
+
+
+@pytest.mark.parametrize("model", ["two.keras", "named.keras"])
+def test_several_inputs_are_matched_by_name(model, at, keras, capfd):
+    assert run(f"recalibrate {model} --data two.npz --output mended.keras") == 0
+    mended = keras.saving.load_model(at / "mended.keras")
+    x = np.load(at / "two.npz")
+    both = np.concatenate([x["left"], x["x_right"]], axis=1)
+    kernel = next(layer for layer in mended.layers if layer.name.startswith("dense")).kernel
+    np.testing.assert_allclose(
+        mended.get_layer("bn").moving_mean, (both @ kernel).mean(axis=0), rtol=1e-5, atol=1e-5
+    )
+    capfd.readouterr()
+    assert run(f"audit {model} --data two.npz --format json") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["batch_norms"] == 1
+    assert "modes-disagree" not in [missed["rule"] for missed in report["not_checked"]]
+
+
+def test_trust_runs_the_code_in_the_file(at, capfd):
+    assert run("audit lambda.keras --trust") == 0
+    assert "no batch normalization layer" in capfd.readouterr().out
+
+
+def test_custom_code_is_refused_until_it_is_imported(at, keras, capfd, monkeypatch):
+    monkeypatch.syspath_prepend(at)
+    twice = importlib.import_module("shell_layers").Twice
+    keras.Sequential([keras.Input((4,)), twice(), keras.layers.Dense(1)]).save("custom.keras")
+    keras.saving.get_custom_objects().pop("shell>Twice")
+    del sys.modules["shell_layers"]
+    capfd.readouterr()
+
+    assert run("audit custom.keras") == 2
+    assert re.fullmatch(
+        "bnutils: custom.keras needs the custom class 'Twice'.*--import MODULE\n",
+        capfd.readouterr().err,
+    )
+    assert run("audit custom.keras --format json --import shell_layers") == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["sound"] is True
+    assert "must not reach the report" in err
+
+
+# --- what reaches stdout and files ---
+
+
+def test_audit_writes_its_report_to_a_file(at, capfd):
+    assert run("audit model.keras --data data.npz --output report.txt") == 1
+    assert run("audit model.keras --data data.npz --output r.json --format json") == 1
+    assert capfd.readouterr() == ("", "")
+    report = json.loads((at / "r.json").read_text(encoding="utf-8"))
+    assert report["sound"] is False
+    text = (at / "report.txt").read_text(encoding="utf-8")
+    assert all(found["rule"] in text for found in report["diagnoses"])
+
+
+def test_a_log_has_no_colors_and_a_terminal_has(at, capfd, monkeypatch):
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    run("audit model.keras --data data.npz")
+    log = capfd.readouterr().out
+    assert "ERROR stale-statistics" in log
+    assert "\x1b" not in log
+    assert all(line == line.rstrip() and len(line) <= 80 for line in log.splitlines())
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run("audit model.keras --data data.npz")
+    assert "\x1b[1;31mERROR" in capfd.readouterr().out
+
+
+def test_a_process_prints_the_report_and_nothing_else(at):
+    words = "-m bnutils audit model.keras --data data.npz --format json --train-size 256"
+    done = subprocess.run([sys.executable, *words.split()], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["model"]
+
+
+def test_a_closed_pipe_is_no_fault(at):
+    words = "-m bnutils audit model.keras --data data.npz"
+    with subprocess.Popen(
+        [sys.executable, *words.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 1
