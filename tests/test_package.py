@@ -44,6 +44,7 @@ def in_fresh_python(code):
         ("bnutils.data", "pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.trials", "matplotlib tensorflow keras sklearn"),
         ("bnutils.plots", "tensorflow keras sklearn"),
+        ("bnutils.checks", "pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.conventions", "scipy pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.__main__", "scipy pandas matplotlib tensorflow keras sklearn"),
     ],

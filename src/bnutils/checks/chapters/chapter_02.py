@@ -1,0 +1,265 @@
+"""Chapter 2, the mathematics."""
+
+import numpy as np
+
+from bnutils import norm
+from bnutils.checks.engine import ANY, Answer, Function, Mistake, cases_of, small_batches
+
+# ---- 2.2: BN twice in a row ---------------------------------------------------------------------
+
+
+def _twice(once, twice=None):
+    """Standard deviations after one and after two passes of x -> x / divisor(sd)."""
+
+    def sds():
+        first = 0.01 / once(0.01)
+        return first, first / (twice or once)(first)
+
+    return sds
+
+
+def _sd(sd):
+    return np.sqrt(sd**2 + 1e-3)
+
+
+# ---- 2.3: the gradient of layer normalization ---------------------------------------------------
+
+
+def _layer_norm(mean_over=1, path_over=1, paths=(1, 1), over=1, eps_used=True, factor=None):
+    """The right gradient, with a choice of axes, a path or epsilon replaced."""
+
+    def f(dy, x, eps):
+        mean, var = x.mean(over, keepdims=True), x.var(over, keepdims=True)
+        sd = np.sqrt(var + eps * eps_used)
+        x_hat = (x - mean) / sd
+        dx = dy - paths[0] * dy.mean(mean_over, keepdims=True)
+        dx = dx - paths[1] * x_hat * (dy * x_hat).mean(path_over, keepdims=True)
+        return dx / sd if factor is None else dx / sd * factor(sd)
+
+    return f
+
+
+_LAYER_NORM_GRADIENT = Function(
+    right=_layer_norm(),
+    returns=("dx",),
+    cases=cases_of(
+        [(4, 4), (3, 5)],
+        lambda rng, shape: {
+            "dy": rng.normal(1, 1, size=shape),
+            "x": rng.normal(2, 1.5, size=shape),
+            "eps": 0.5,
+        },
+    ),
+    tiny=lambda: (
+        {"dy": dy, "x": x.T.copy(), "eps": eps}
+        for x in small_batches()
+        for dy in (np.eye(*x.T.shape), x.T[:, ::-1] ** 2)
+        for eps in (0.0, 1.0)
+    ),
+    properties=(
+        (
+            "Each row of dx should sum to 0: adding a constant to an example leaves its output as "
+            "it is.",
+            lambda case, r: np.allclose(r["dx"].sum(1), 0),
+        ),
+    ),
+    mistakes={
+        "batch-norm": Mistake(
+            _layer_norm(0, 0, over=0),
+            "This is the gradient of batch normalization. The means run over the batch; here they "
+            "run over the features of one example.",
+        ),
+        "both-means-over-the-batch": Mistake(
+            _layer_norm(0, 0),
+            "x-hat belongs to the example, but both means still run over the batch. They are the "
+            "gradient's way through mean and variance, so they follow the axis of those.",
+        ),
+        "mean-over-the-batch": Mistake(
+            _layer_norm(mean_over=0),
+            "The mean of dy still runs over the batch. It comes from the mean of x, which is now "
+            "that of one example.",
+        ),
+        "product-over-the-batch": Mistake(
+            _layer_norm(path_over=0),
+            "The mean of dy times x-hat still runs over the batch. It comes from the variance, "
+            "which is now that of one example.",
+        ),
+        "statistics-over-the-batch": Mistake(
+            _layer_norm(over=0),
+            "The means of the gradient run over the features, but x-hat and the variance are those "
+            "of the batch. All have to use the same axis.",
+        ),
+        "mean-path-missing": Mistake(
+            _layer_norm(paths=(0, 1)),
+            "The path through the mean is missing. Each feature also moves the mean of its "
+            "example, and through it all its outputs.",
+        ),
+        "variance-path-missing": Mistake(
+            _layer_norm(paths=(1, 0)),
+            "The path through the variance is missing. Each feature also changes the width by "
+            "which its example is divided.",
+        ),
+        "no-eps": Mistake(
+            _layer_norm(eps_used=False),
+            "Epsilon is not used. The gradient has to be that of the forward pass with its "
+            "epsilon.",
+        ),
+        "sd-forgotten": Mistake(
+            _layer_norm(factor=lambda sd: sd),
+            "The division by the standard deviation is missing. It is how much x-hat moves when x "
+            "does.",
+        ),
+    },
+)
+
+
+# ---- 2.4: what is left of orthogonality ---------------------------------------------------------
+
+
+def _left_over(factor, mean=np.mean, gamma_used=True):
+    """The formula of the exercise, with its last factor replaced."""
+
+    def f(dy, x, gamma, eps):
+        var = x.var()
+        sd = np.sqrt(var + eps)
+        product = mean(dy * (x - x.mean()) / sd)
+        return (gamma if gamma_used else 1) / sd * product * factor(var, eps)
+
+    return f
+
+
+def _measured(dy, x, gamma, eps):
+    column = x[:, None]
+    y, cache = norm.batch_norm(column, np.array([gamma]), None, eps=eps)
+    dx, _, _ = norm.batch_norm_grad(dy[:, None], cache)
+    return (dx * y).mean() / gamma
+
+
+_LEFT_OVER = Function(
+    right=_measured,
+    returns=("mean of dx times x-hat",),
+    cases=[
+        {"dy": dy, "x": 0.05 * x, "gamma": gamma, "eps": eps}
+        for rng in [np.random.default_rng(0)]
+        for gamma, eps in ((2.0, 1e-3), (0.5, 1e-2))
+        for dy, x in [rng.normal(1, 1, size=(2, 6))]
+    ],
+    tiny=lambda: (
+        {"dy": x[:, 0] ** 2 + x[:, 0], "x": x[:, 0], "gamma": gamma, "eps": 1.0}
+        for x in small_batches()
+        for gamma in (1.0, 2.0)
+    ),
+    mistakes={
+        "orthogonal": Mistake(
+            _left_over(lambda var, eps: 0),
+            "You return 0. That holds for epsilon = 0; with epsilon the mean of the squares of "
+            "x-hat is less than 1, and something is left.",
+        ),
+        "other-share": Mistake(
+            _left_over(lambda var, eps: var / (var + eps)),
+            "The last factor is the share of the variance. That is the mean of x-hat squared; what "
+            "is left is 1 minus that.",
+        ),
+        "factor-missing": Mistake(
+            _left_over(lambda var, eps: 1),
+            "The last factor is missing. Without it this is the product of dy with x-hat, of which "
+            "the variance path takes most away.",
+        ),
+        "eps-over-variance": Mistake(
+            _left_over(lambda var, eps: eps / var),
+            "The last factor divides by the variance without epsilon. For a variance below "
+            "epsilon that is more than 1, and more cannot be left than there was.",
+        ),
+        "sums-for-means": Mistake(
+            _left_over(lambda var, eps: eps / (var + eps), np.sum),
+            "It uses a sum over the batch where the angle brackets mean an average. The result "
+            "then grows with the batch.",
+        ),
+        "gamma-forgotten": Mistake(
+            _left_over(lambda var, eps: eps / (var + eps), gamma_used=False),
+            "Gamma is missing. dx is proportional to it; with gamma = 1 nothing shows.",
+        ),
+    },
+)
+
+EXERCISES = {
+    "2.1": Answer(
+        truth=lambda: (5, 2 / np.sqrt(1e-3) * (1 - 1 / 4)),
+        names=("output", "first element of dx"),
+        tolerance=0.5,
+        mistakes={
+            "no-eps": Mistake(
+                (np.nan, ANY),
+                "You divided 0 by 0. Epsilon is there for this case: the root of the variance plus "
+                "epsilon is not 0.",
+            ),
+            "gamma-plus-beta": Mistake(
+                (7, ANY),
+                "You took x-hat to be 1. The mean is subtracted first, and nothing is left for "
+                "gamma to scale.",
+            ),
+            "no-gradient": Mistake(
+                (5, 0),
+                "The output is right. But that it is constant here does not make its gradient 0: "
+                "move one input a little, and with so small a divisor its output moves much.",
+            ),
+            "mean-path-missing": Mistake(
+                lambda: (5, 2 / np.sqrt(1e-3)),
+                "The output is right, and so is the steepness. But the first input also moves the "
+                "mean that is subtracted from it.",
+            ),
+            "gamma-forgotten": Mistake(
+                lambda: (5, 1 / np.sqrt(1e-3) * (1 - 1 / 4)),
+                "The output is right, and the gradient lacks gamma. It comes down through "
+                "y = gamma x-hat + beta.",
+            ),
+            "gentle": Mistake(
+                (5, 2 * (1 - 1 / 4)),
+                "The output is right, and the gradient is not divided by the standard deviation. "
+                "Only epsilon is under that root, so it is far below 1.",
+            ),
+        },
+        hint="x-hat is (x - mean) divided by the root of variance plus epsilon. For dx use the "
+        "closed form.",
+    ),
+    "2.2": Answer(
+        truth=_twice(_sd),
+        names=("sd after the first", "sd after the second"),
+        tolerance=0.003,
+        mistakes={
+            "eps-ignored": Mistake(
+                (1, 1),
+                "Both are what epsilon = 0 gives. Here epsilon is ten times the variance, so it "
+                "decides the divisor.",
+            ),
+            "second-does-nothing": Mistake(
+                lambda: (_twice(_sd)()[0], _twice(_sd)()[0]),
+                "The first is right. The second normalization does nothing only if the first one "
+                "gave a standard deviation of 1.",
+            ),
+            "eps-outside-the-root": Mistake(
+                _twice(lambda sd: sd + 1e-3),
+                "Epsilon is added to the standard deviation. Under the root, next to a variance "
+                "of 0.0001, it weighs far more.",
+            ),
+            "divides-by-the-variance": Mistake(
+                _twice(lambda sd: sd**2 + 1e-3),
+                "You divided by the variance plus epsilon. Take the root: x and its standard "
+                "deviation are in the same units.",
+            ),
+            "ddof": Mistake(
+                lambda: _twice(lambda sd: np.sqrt(2 * sd**2 + 1e-3))(),
+                "The variance divides by m - 1. With two numbers that doubles it.",
+            ),
+            "one-pass-each": Mistake(
+                lambda: (0.01, _twice(_sd)()[0]),
+                "You gave the standard deviation before, and after one normalization. Asked for is "
+                "after one, and after two.",
+            ),
+        },
+        hint="The standard deviation of the two numbers is 0.01. After BN it is that divided by "
+        "the root of its square plus epsilon; then once more.",
+    ),
+    "2.3": _LAYER_NORM_GRADIENT,
+    "2.4": _LEFT_OVER,
+}

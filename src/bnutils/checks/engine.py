@@ -1,0 +1,406 @@
+"""How an exercise compares what the learner gives with the right answer and with known mistakes.
+
+There are two kinds. A `Function` runs the learner's function on inputs that tell every known
+mistake from the right answer and from all others. An `Answer` compares a number, a choice, or a
+tuple of these. Both return an `Outcome`, and neither ever shows what is right.
+"""
+
+import copy
+import html
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, product
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ANY", "Answer", "Function", "Mistake", "Outcome"]
+
+ANY = None  # in a mistaken tuple: whatever stands here
+
+
+@dataclass(frozen=True, repr=False)
+class Outcome:
+    """What a checker found. It is true if the answer is right.
+
+    Attributes:
+        right: whether the answer is right.
+        mistake: the name of the mistake; None if the answer is right, or the mistake has no name.
+        message: what is wrong, and why it matters; empty if the answer is right.
+
+    Example:
+        >>> Outcome(False, "ddof", "The variance divides by m - 1.")
+        Not yet: ddof. The variance divides by m - 1.
+        >>> Outcome(True)
+        Right.
+    """
+
+    right: bool
+    mistake: str | None = None
+    message: str = ""
+
+    def __bool__(self):
+        """Whether the answer is right."""
+        return self.right
+
+    @property
+    def _verdict(self):
+        if self.right:
+            return "Right."
+        return f"Not yet: {self.mistake}." if self.mistake else "Not yet."
+
+    def __repr__(self):
+        """The verdict, and the message."""
+        return f"{self._verdict} {self.message}".rstrip()
+
+    def _repr_html_(self):
+        text, *example = self.message.split("\n", 1)
+        lines = "".join(f"<pre>{html.escape(part)}</pre>" for part in example)
+        return f"<p><strong>{self._verdict}</strong> {html.escape(text)}</p>{lines}"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer that is known, and what to say about it.
+
+    Attributes:
+        wrong: the wrong function or value; or a list of them, where a mistake has several forms.
+        message: one sentence that says what is wrong, and one that says why it matters.
+    """
+
+    wrong: Any
+    message: str
+
+    @property
+    def forms(self) -> list:
+        """All forms of the mistake."""
+        return self.wrong if isinstance(self.wrong, list) else [self.wrong]
+
+
+def named(name: str, message: str) -> Outcome:
+    """The outcome for a mistake with a name."""
+    return Outcome(False, name, message)
+
+
+# ---- Functions ----------------------------------------------------------------------------------
+
+
+_RAISED = "raised"
+
+
+def _call(f, case):
+    """Call on copies, with NumPy's and Python's warnings off; (result or error, the copies)."""
+    given = copy.deepcopy(case)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return f(*given.values()), given
+        except Exception as error:  # whatever a learner's function raises is told
+            return error, given
+
+
+def _untouched(a, b):
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_untouched, a, b))
+    return np.array_equal(a, b)
+
+
+def _close(a, b, tolerance=1e-6):
+    return a.shape == b.shape and np.allclose(a, b, tolerance, tolerance, equal_nan=True)
+
+
+def _same(a, b):
+    """Whether two lists of results agree; an error agrees with any error."""
+    if a is _RAISED or b is _RAISED:
+        return a is b
+    return all(_close(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _shown(value):
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    value = np.asarray(value)
+    if value.dtype.kind == "f":
+        value = value.round(4) + 0  # turns -0 into 0
+    return np.array2string(value, separator=", ", suppress_small=True, threshold=64)
+
+
+def _listed(values):
+    lines = []
+    for name, value in values.items():
+        indent = "\n" + " " * (len(name) + 5)
+        lines.append(f"  {name} = {_shown(value)}".replace("\n", indent))
+    return "\n".join(lines)
+
+
+def _input(case):
+    return f"The input was\n{_listed(case)}"
+
+
+@dataclass(frozen=True)
+class Function:
+    """An exercise that asks for a function.
+
+    Attributes:
+        right: the right function.
+        returns: the names of what it returns; a function with one name may return a tuple, of
+            which the first is taken, so that a cache may follow.
+        cases: inputs as dictionaries, in the order of the arguments. Together they tell each
+            mistake from the right function and from the others.
+        tiny: gives inputs in growing order of size, from which the example for an unknown mistake
+            is taken.
+        mistakes: the known mistakes by name.
+        rough: inputs on which it counts only whether the result is right, as where a mistake is
+            nothing but a loss of digits.
+        properties: pairs of a sentence about the results and a function of (input, results), both
+            dictionaries, that tells whether it holds.
+    """
+
+    right: Callable
+    returns: tuple[str, ...]
+    cases: list[dict]
+    tiny: Callable[[], Iterator[dict]]
+    mistakes: Mapping[str, Mistake]
+    rough: list[dict] = field(default_factory=list)
+    properties: tuple[tuple[str, Callable], ...] = ()
+
+    def check(self, f: Callable) -> Outcome:
+        """Tell whether `f` is right, or what is wrong with it."""
+        if not callable(f):
+            kind = type(f).__name__
+            return named(
+                "not-a-function",
+                f"A function is asked for, and this is a value of type {kind}. "
+                "Give its name without calling it.",
+            )
+        found = self._fingerprint(f)
+        if _agree(found, self._expected):
+            return next(self._manners(f), Outcome(True))
+        for name, fingerprints in self._known.items():
+            if any(_agree(found, known) for known in fingerprints):
+                return named(name, self.mistakes[name].message)
+        return next(self._faults(f))
+
+    def _manners(self, f):
+        """What a function with the right numbers can still do wrong."""
+        for case in self.cases:
+            returned, given = _call(f, case)
+            for name, value in case.items():
+                if not _untouched(given[name], value):
+                    yield named(
+                        "changes-its-input",
+                        f"The result is right, but the function writes into {name}. "
+                        "Whoever called it still needs that array: make a new one.",
+                    )
+            for name, value in zip(self.returns, self._parts(returned), strict=True):
+                if (dtype := np.asarray(value).dtype) != np.float64:
+                    yield named(
+                        "wrong-dtype",
+                        f"The numbers are right, but {name} is {dtype} where float64 came in. "
+                        "Half of the digits are lost on the way.",
+                    )
+
+    def _results(self, f, case):
+        """What `f` returns as a list of float64 arrays; `_RAISED` if it is not that."""
+        returned, _ = _call(f, case)
+        try:
+            return [np.asarray(value, np.float64) for value in self._parts(returned)]
+        except (TypeError, ValueError):
+            return _RAISED
+
+    def _parts(self, returned):
+        """What was returned, as a sequence as long as `returns`."""
+        if len(self.returns) == 1:
+            return returned[:1] if isinstance(returned, tuple) and returned else [returned]
+        if not isinstance(returned, (tuple, list)) or len(returned) != len(self.returns):
+            raise TypeError
+        return returned
+
+    def _fingerprint(self, f):
+        exact = [self._results(f, case) for case in self.cases]
+        rough = [
+            _same(self._results(f, case), self._results(self.right, case)) for case in self.rough
+        ]
+        return exact, rough
+
+    @cached_property
+    def _expected(self):
+        return self._fingerprint(self.right)
+
+    @cached_property
+    def _known(self):
+        return {
+            name: [self._fingerprint(wrong) for wrong in mistake.forms]
+            for name, mistake in self.mistakes.items()
+        }
+
+    def _faults(self, f):
+        """A result that is no result: an error, None, the wrong number, shape or type."""
+        for case in self._examples():
+            returned, _ = _call(f, case)
+            if isinstance(returned, Exception):
+                kind = type(returned).__name__
+                yield named("raises", f"It raises {kind}: {returned}. {_input(case)}")
+            if returned is None:
+                yield named("returns-nothing", "It returns None. Does it end in `return`?")
+            arrays = self._results(f, case)
+            if arrays is _RAISED:
+                wanted = f"({', '.join(self.returns)})" if self.returns[1:] else self.returns[0]
+                yield named(
+                    "wrong-return",
+                    f"It should return {wanted}, as numbers, and what came cannot be read as that.",
+                )
+            expected = self._results(self.right, case)
+            for name, array, other in zip(self.returns, arrays, expected, strict=True):
+                if array.shape != other.shape:
+                    yield named(
+                        "wrong-shape",
+                        f"{name} has the shape {array.shape}, and {other.shape} is needed. "
+                        f"{_input(case)}",
+                    )
+        yield self._smallest(f)
+
+    def _examples(self):
+        return chain(self.tiny(), self.cases, self.rough)
+
+    def _smallest(self, f):
+        """The first, so the smallest, example on which `f` is wrong."""
+        for case in self._examples():
+            arrays, expected = self._results(f, case), self._results(self.right, case)
+            if _same(arrays, expected):
+                continue
+            results = dict(zip(self.returns, arrays, strict=True))
+            pairs = zip(results.items(), expected, strict=True)
+            wrong = [_where(name, array, other) for (name, array), other in pairs]
+            broken = [text for text, holds in self.properties if not holds(case, results)]
+            what = broken[0] if broken else f"Wrong here: {', '.join(filter(None, wrong))}."
+            return Outcome(
+                False,
+                None,
+                "This mistake has no name here. The smallest example that shows it is below. "
+                f"{what}\n{_listed(case)}\nYours returns\n{_listed(results)}",
+            )
+        raise AssertionError("no example shows what the comparison found")
+
+
+def _agree(a, b):
+    (exact_a, rough_a), (exact_b, rough_b) = a, b
+    return rough_a == rough_b and all(map(_same, exact_a, exact_b))
+
+
+def _where(name, array, other):
+    """`name`, with the columns in which two arrays differ if some agree; "" if they are equal."""
+    wrong = ~np.isclose(array, other, 1e-6, 1e-6, equal_nan=True)
+    if not wrong.any():
+        return ""
+    columns = wrong.reshape(-1, wrong.shape[-1]).any(axis=0) if wrong.ndim else np.array([True])
+    if columns.all():
+        return name
+    return f"{name} in column {', '.join(str(i) for i in np.flatnonzero(columns))}"
+
+
+def small_batches(rng_seed: int = 0) -> Iterator[np.ndarray]:
+    """Batches of small whole numbers, from the shape (2, 1) up; no column is constant."""
+    rng = np.random.default_rng(rng_seed)
+    for shape in ((2, 1), (3, 1), (2, 2), (3, 2), (4, 3)):
+        for _ in range(6):
+            x = rng.integers(-3, 4, size=shape).astype(float)
+            x[0] += x[0] == x[-1]
+            yield x
+
+
+def cases_of(shapes, make: Callable) -> list[dict]:
+    """Call `make(rng, shape)` for each shape, with one generator."""
+    rng = np.random.default_rng(0)
+    return [make(rng, shape) for shape in shapes]
+
+
+def grid_of(**choices) -> Iterator[dict]:
+    """Every combination, the last name varying fastest."""
+    return (dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
+
+
+# ---- Values -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An exercise that asks for a number, a choice, or a tuple of these.
+
+    Attributes:
+        truth: the right answer, or a function without arguments that computes it, called once
+            when first needed.
+        mistakes: the known mistakes by name. `ANY` in a tuple stands for any value; a function
+            without arguments computes the value.
+        hint: what to look at again, said of a wrong answer that is not known.
+        names: what the places of a tuple mean.
+        choices: what a text may be.
+        tolerance: how far a number may lie from the truth, from a mistake as well.
+    """
+
+    truth: Any
+    mistakes: Mapping[str, Mistake]
+    hint: str
+    names: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    tolerance: float = 1e-6
+
+    def check(self, value: Any) -> Outcome:
+        """Tell whether `value` is right, or what it reveals."""
+        given, truth = _flat(value), self._truth
+        if len(given) != len(truth):
+            wanted = f"({', '.join(self.names)})" if self.names else "one value"
+            return named("wrong-form", f"The answer is {wanted}, and {len(given)} values came.")
+        for one, other in zip(given, truth, strict=True):
+            if isinstance(other, str) and one not in map(str.lower, self.choices):
+                return named("wrong-form", f"Choose one of: {', '.join(map(repr, self.choices))}.")
+            if not isinstance(other, str) and not isinstance(one, Real):
+                return named("wrong-form", f"A number is asked for, and {one!r} is none.")
+        if self._match(given, truth):
+            return Outcome(True)
+        if known := [
+            (self._distance(given, pattern), name)
+            for name, mistake in self.mistakes.items()
+            for pattern in map(_flat, map(_value, mistake.forms))
+            if self._match(given, pattern)
+        ]:
+            name = min(known)[1]
+            return named(name, self.mistakes[name].message)
+        wrong = [not self._near(*pair) for pair in zip(given, truth, strict=True)]
+        if self.names and not all(wrong):
+            at = ", ".join(n for n, bad in zip(self.names, wrong, strict=True) if bad)
+            return Outcome(False, None, f"Part of it is right; look again at: {at}. {self.hint}")
+        return Outcome(False, None, self.hint)
+
+    @cached_property
+    def _truth(self):
+        return _flat(_value(self.truth))
+
+    def _near(self, one, other):
+        if other is ANY or isinstance(other, str) or isinstance(one, str):
+            return other is ANY or one == other
+        both_nan = np.isnan(one) and np.isnan(other)
+        return bool(both_nan or abs(one - other) <= self.tolerance)
+
+    def _match(self, given, pattern):
+        return all(self._near(one, other) for one, other in zip(given, pattern, strict=True))
+
+    def _distance(self, given, pattern):
+        pairs = zip(given, pattern, strict=True)
+        return sum(abs(a - b) for a, b in pairs if isinstance(b, Real) and a == a)
+
+
+def _value(value):
+    return value() if callable(value) else value
+
+
+def _flat(value) -> list:
+    """A value, sequence or array as a flat list; texts lower-case, NumPy numbers plain."""
+    if isinstance(value, str):
+        return [value.strip().lower()]
+    if isinstance(value, (tuple, list)):
+        return [part for each in value for part in _flat(each)]
+    return value.ravel().tolist() if isinstance(value, (np.ndarray, np.generic)) else [value]

@@ -1,0 +1,330 @@
+"""Every checker passes the right answer, names every known mistake, and gives nothing away."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnutils import checks, norm
+from bnutils.checks import EXERCISES, MISTAKES, Mistake, Outcome
+from bnutils.checks.engine import ANY, Answer, Function
+
+ROOT = Path(__file__).resolve().parents[1]
+FUNCTIONS = [name for name, each in EXERCISES.items() if isinstance(each, Function)]
+ANSWERS = [name for name, each in EXERCISES.items() if isinstance(each, Answer)]
+FORMS = [
+    pytest.param(name, mistake, form, id=f"{name}-{mistake}-{i}")
+    for name, mistakes in MISTAKES.items()
+    for mistake in mistakes
+    for i, form in enumerate(mistakes[mistake].forms)
+]
+# What a checker says of any function, whatever the exercise.
+GENERAL = {"changes-its-input", "not-a-function", "raises", "returns-nothing", "wrong-dtype"}
+
+
+def value(x):
+    return x() if callable(x) else x
+
+
+def filled(pattern, truth):
+    """A tuple that a learner could give, where the pattern of a mistake leaves places open."""
+    if not isinstance(pattern, tuple):
+        return pattern
+    other = [t if isinstance(t, str) else t + 12345 for t in truth]
+    return tuple(o if p is ANY else p for p, o in zip(pattern, other, strict=True))
+
+
+def right(exercise):
+    return exercise.right if hasattr(exercise, "right") else value(exercise.truth)
+
+
+# ---- Every exercise -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_right_answer_passes(name):
+    outcome = EXERCISES[name].check(right(EXERCISES[name]))
+    assert outcome == Outcome(True)
+    assert repr(outcome) == "Right."
+
+
+@pytest.mark.parametrize(("name", "mistake", "form"), FORMS)
+def test_every_known_mistake_is_named(name, mistake, form):
+    exercise = EXERCISES[name]
+    given = form
+    if isinstance(exercise, Answer):
+        given = filled(value(form), value(exercise.truth))
+    outcome = exercise.check(given)
+    assert not outcome
+    assert outcome.mistake == mistake
+    assert outcome.message == MISTAKES[name][mistake].message
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_names_and_messages(name):
+    for mistake, about in MISTAKES[name].items():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", mistake)
+        assert mistake not in GENERAL
+        # What is wrong, and why it matters: two sentences or a pair of clauses.
+        assert about.message.endswith((".", "?"))
+        assert len(about.message.split()) >= 8
+        assert re.search(r"[.:;,?] ", about.message), mistake
+    messages = [about.message for about in MISTAKES[name].values()]
+    assert len(set(messages)) == len(messages)
+
+
+def test_checkers_of_functions_name_what_the_book_promises():
+    promised = {
+        "forward": "ddof eps-outside-the-root wrong-axis sd-of-the-mean gamma-before-normalizing",
+        "gradient": "mean-path-missing variance-path-missing factor-m not-centered",
+        "moving_statistics": "momentum-wrong-way-round updated-at-inference",
+        "initial_statistics": "variance-starts-at-0",
+        "convolution": "per-position per-image channels-first",
+        "folding": "bias-forgotten bias-not-scaled eps-forgotten",
+        "placement": "on-the-output on-the-input after-the-activation activation-inside bias-kept",
+    }
+    for name, mistakes in promised.items():
+        assert set(mistakes.split()) <= set(MISTAKES[name])
+
+
+# ---- Functions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_first_example_is_small(name):
+    first = next(iter(EXERCISES[name].tiny()))
+    assert sum(np.size(each) for each in first.values()) <= 14
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_right_functions_satisfy_the_properties(name):
+    exercise = EXERCISES[name]
+    for case in [*exercise.tiny(), *exercise.cases]:
+        results = dict(zip(exercise.returns, exercise._results(exercise.right, case), strict=True))
+        assert all(np.isfinite(each).all() for each in results.values())
+        assert all(holds(case, results) for _, holds in exercise.properties)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_faults_of_any_function(name):
+    exercise = EXERCISES[name]
+
+    def scribble(*arguments):
+        result = exercise.right(*[np.copy(a) if np.ndim(a) else a for a in arguments])
+        next(a for a in arguments if np.ndim(a))[:] = 7
+        return result
+
+    def single(*arguments):
+        result = exercise.right(*arguments)
+        small = [np.asarray(r, np.float32) for r in (result if exercise.returns[1:] else [result])]
+        return tuple(small)
+
+    def stop(*arguments):
+        raise RuntimeError("out of ideas")
+
+    faults = {
+        "not-a-function": 3.0,
+        "returns-nothing": lambda *a: None,
+        "raises": stop,
+        "wrong-dtype": single,
+    }
+    if name != "initial_statistics":  # which is given no array
+        faults["changes-its-input"] = scribble
+    for mistake, f in faults.items():
+        outcome = exercise.check(f)
+        assert outcome.mistake == mistake, outcome
+    assert "RuntimeError: out of ideas" in exercise.check(stop).message
+
+
+@pytest.mark.parametrize(
+    ("f", "mistake"),
+    [
+        (lambda x, gamma, beta, eps: "abc", "wrong-return"),
+        (lambda x, gamma, beta, eps: (), "wrong-shape"),
+        (lambda x, gamma, beta, eps: x.mean(axis=0), "wrong-shape"),
+        (lambda x: x, "raises"),
+        (lambda x, gamma, beta, eps: norm.batch_norm(x, gamma, beta, eps=eps), None),
+    ],
+)
+def test_what_a_forward_pass_returns(f, mistake):
+    assert checks.forward(f).mistake == mistake
+
+
+def test_a_gradient_needs_three_results():
+    assert checks.gradient(lambda dy, x, gamma, eps: dy).mistake == "wrong-return"
+
+
+def test_unknown_mistake_gets_the_smallest_example():
+    def odd(x, gamma, beta, eps):
+        y = norm.batch_norm(x, gamma, beta, eps=eps)[0]
+        y[:, 1:] = 7  # only from the second column on
+        return y
+
+    outcome = checks.forward(odd)
+    assert outcome.mistake is None
+    assert "x = [[" in outcome.message
+    x = outcome.message.split("gamma")[0]
+    assert x.count("[") == 3  # two rows of two: with one column nothing is wrong
+    assert "mean beta" in outcome.message
+    right_y = norm.batch_norm(np.array([[2.0, -2], [-3, 3]]), np.ones(2), np.zeros(2), eps=0)[0]
+    assert "y = [[ 1.,  7." in outcome.message
+    assert f"{right_y[0, 1]:.0f}.]" not in outcome.message.split("Yours returns")[1]
+
+
+def test_unknown_mistake_in_one_result_is_located():
+    def half(kernel, bias, gamma, beta, mean, variance, eps):
+        scale = gamma / np.sqrt(variance + eps)
+        return kernel * scale, (bias - mean) * scale + beta + 1
+
+    assert "Wrong here: bias." in checks.folding(half).message
+
+
+def test_a_function_with_state_does_not_see_the_arrays_of_others():
+    seen = []
+
+    def keeps(x, gamma, beta, eps):
+        seen.append(x)
+        return norm.batch_norm(x, gamma, beta, eps=eps)[0]
+
+    assert checks.forward(keeps)
+    seen[0][:] = 0
+    assert checks.forward(keeps)
+
+
+# ---- Answers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_unknown_answer_gets_a_hint_and_not_the_truth(name):
+    exercise = EXERCISES[name]
+    truth = value(exercise.truth)
+    parts = truth if isinstance(truth, tuple) else (truth,)
+    wrong = tuple(t if isinstance(t, str) else t + 7777.5 for t in parts)
+    if all(isinstance(t, str) for t in parts):
+        assert exercise.hint
+        return
+    outcome = exercise.check(wrong if isinstance(truth, tuple) else wrong[0])
+    assert outcome.mistake is None
+    assert exercise.hint in outcome.message
+    # A number of the message that is the answer to all digits would give it away.
+    for about in [*exercise.mistakes.values(), Mistake(None, exercise.hint)]:
+        numbers = [float(n) for n in re.findall(r"\d+\.?\d*", about.message)]
+        small = {0, 1, 5, 7, 100}  # stand in the questions themselves
+        assert not {t for t in parts if not isinstance(t, str)} & set(numbers) - small
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "part"),
+    [
+        ("4.1", 5300, "(parameters, of them not trained)"),
+        ("4.1", (5300, "two hundred"), "A number"),
+        ("4.1", (5300, 150), "look again at: of them not trained"),
+        ("3.2", "perhaps", "'cannot tell'"),
+        ("3.2", 0, "'cannot tell'"),
+    ],
+)
+def test_form_of_an_answer(name, given, part):
+    outcome = checks.answer(name, given)
+    assert not outcome
+    assert part in outcome.message
+
+
+def test_forms_that_mean_the_same():
+    assert checks.answer("4.1", np.array([5300, 200]))
+    assert checks.answer("4.1", [np.int64(5300), 200.0])
+    assert checks.answer("3.2", " Cannot Tell ")
+
+
+def test_unknown_exercise():
+    with pytest.raises(ValueError, match=r"one of 1\.1, .* got '99.1'"):
+        checks.answer("99.1", 0)
+
+
+# ---- The placement of layers --------------------------------------------------------------------
+
+
+def test_placement_takes_what_people_build():
+    from bnutils._keras import keras
+
+    k = keras.layers
+
+    def functional_with_a_branch():
+        inputs = keras.Input((8, 8, 3))
+        x = k.Conv2D(4, 3, use_bias=False, padding="same")(inputs)
+        x = k.ReLU()(k.BatchNormalization()(x))
+        z = k.Conv2D(4, 3, use_bias=False, padding="same")(x)
+        z = k.Activation("relu")(k.BatchNormalization()(z))
+        x = k.GlobalAveragePooling2D()(k.MaxPooling2D()(k.Add()([x, z])))
+        return keras.Model(inputs, k.Dense(10)(k.Dropout(0.5)(x)))
+
+    assert checks.placement(functional_with_a_branch)
+    model = functional_with_a_branch()
+    assert checks.placement(model).mistake == "not-a-function"
+    assert checks.placement(lambda: [model]).mistake == "not-a-model"
+    assert checks.placement(lambda: keras.Sequential([k.Dense(1)])).mistake == "cannot-be-read"
+    assert checks.placement(lambda: 1 / 0).mistake == "raises"
+
+
+# ---- The book -----------------------------------------------------------------------------------
+
+
+def test_outcome_shows_itself():
+    outcome = Outcome(False, "ddof", "a < b\n  x = 1")
+    assert repr(outcome) == "Not yet: ddof. a < b\n  x = 1"
+    assert "a &lt; b</p><pre>  x = 1</pre>" in outcome._repr_html_()
+    assert not outcome
+    assert bool(Outcome(True))
+
+
+def test_import_is_light():
+    code = "import sys, bnutils.checks; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not {"pandas", "matplotlib", "tensorflow", "keras", "sklearn"} & loaded
+
+
+def test_exercises_stand_in_the_module_of_their_chapter():
+    for path in (ROOT / "src" / "bnutils" / "checks" / "chapters").glob("chapter_*.py"):
+        chapter = int(path.stem.removeprefix("chapter_"))
+        ids = re.findall(r'^    "(\d+)\.(\d+)":', path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert [(int(c), int(n)) for c, n in ids] == [(chapter, n + 1) for n in range(len(ids))], (
+            path.stem
+        )
+
+
+HEADING = re.compile(
+    r"^### Exercise (\d+) \((predict|explain|change|build), (\d+) minutes\)$", re.M
+)
+RETROFITTED = [
+    path
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if (ROOT / f"src/bnutils/checks/chapters/chapter_{path.stem[:2]}.py").exists()
+]
+
+
+@pytest.mark.parametrize("path", RETROFITTED, ids=lambda path: path.stem)
+def test_every_exercise_of_a_chapter_has_its_check(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    exercises = HEADING.findall(text)
+    chapter = int(path.stem[:2])
+    assert [int(number) for number, _, _ in exercises] == list(range(1, len(exercises) + 1))
+    assert 3 <= len(exercises) <= 5
+    minutes = [int(m) for _, _, m in exercises]
+    assert minutes == sorted(minutes)
+    parts = text.split("### Exercise ")[1:]
+    assert all("Check it: " in part and "checks." in part for part in parts)
+
+    solutions = [c for c in cells if "hide-cell" in c["metadata"].get("tags", [])]
+    for number, cell in enumerate(solutions, start=1):
+        called = re.findall(r"checks\.(\w+)\(", "".join(cell["source"]))
+        assert called, f"the solution of exercise {number} calls its checker"
+        if called[-1] == "answer":
+            assert f'checks.answer("{chapter}.{number}"' in "".join(cell["source"])
+        results = [output["data"] for output in cell["outputs"] if "data" in output]
+        assert "".join(results[-1]["text/plain"]) == "Right.", f"exercise {number}"
+    assert len(solutions) == len(exercises)
