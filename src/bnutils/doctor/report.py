@@ -364,9 +364,9 @@ def _each(group: Sequence[Diagnosis], field: str) -> list[str]:
     texts = [getattr(diagnosis, field) for diagnosis in group]
     if len(set(texts)) == 1:
         return texts[:1]
+    names = [diagnosis.layer or "the model" for diagnosis in group]
     lines = [
-        f"{diagnosis.layer or 'the model'}: {text}"
-        for diagnosis, text in zip(group, texts, strict=True)
+        text if name in text else f"{name}: {text}" for name, text in zip(names, texts, strict=True)
     ]
     more = len(lines) - SHOWN
     return [*lines[:SHOWN], *([f"and {more} more, which the JSON form lists"] if more > 0 else [])]

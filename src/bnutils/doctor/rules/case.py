@@ -29,6 +29,11 @@ class Finding:
     repair: str
 
 
+def short(number: float) -> str:
+    """A number with two digits; from a hundred up, a whole one."""
+    return f"{number:.2g}" if abs(number) < 100 else f"{number:,.0f}"
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor.probe import Moments
-from bnutils.doctor.rules.case import Case, Finding, count, listing, values
+from bnutils.doctor.rules.case import Case, Finding, count, listing, short, values
 
 # Distances of means are in standard deviations of the data, spreads are ratios of variances.
 FAR, VERY_FAR = 0.5, 1.0
@@ -97,15 +97,15 @@ def _stale(layer, shift, spread, noise) -> tuple[str, str]:
     parts = []
     if np.any(far):
         parts.append(
-            f"the moving mean is {np.median(shift[far]):.2g} sd from the mean of the data in "
+            f"the moving mean is {short(np.median(shift[far]))} sd from the mean of the data in "
             f"{int(np.sum(far))} of {count(far.size, 'channel')} (median of these; the farthest "
-            f"{shift.max():.2g})"
+            f"{short(shift.max())})"
         )
     if np.any(wide):
         factor = np.exp(np.median(spread[wide]))
         side = "large" if factor > 1 else "small"
         parts.append(
-            f"the moving variance is too {side} by a factor of {max(factor, 1 / factor):.2g} in "
+            f"the moving variance is too {side} by a factor of {short(max(factor, 1 / factor))} in "
             f"{int(np.sum(wide))} of {count(wide.size, 'channel')}"
         )
     sentence = " and ".join(parts)
@@ -138,7 +138,7 @@ def vanishing_variance(case: Case) -> Iterator[Finding]:
             where,
             f"{int(np.sum(low))} of {count(low.size, 'channel')} vary less than epsilon "
             f"({layer.epsilon:g}) {source}, {int(np.sum(constant))} not at all; such a channel "
-            f"leaves with a spread of {spread:.2g} (median) times gamma, not 1.",
+            f"leaves with a spread of {short(spread)} (median) times gamma, not 1.",
             "Epsilon then outweighs the variance, and the layer hardly normalizes."
             if many
             else "A few silent channels are common, after relu above all, and do no harm.",
@@ -163,8 +163,8 @@ def shared_bn(case: Case) -> Iterator[Finding]:
         if len(seen) > 1:
             shift, ratio, far = _apart(case, layer, seen)
             start += (
-                f"; the inputs of two of its calls differ by {shift:.2g} sd in the mean and by a "
-                f"factor of {ratio:.2g} in the variance (over channels, {case.rows:,} rows)"
+                f"; the inputs of two of its calls differ by {short(shift)} sd in the mean and by "
+                f"a factor of {short(ratio)} in the variance (over channels, {case.rows:,} rows)"
             )
             level = "warning" if far and case.learns(layer) else "note"
         yield Finding(
@@ -281,7 +281,7 @@ def _disagreement(case, inference, batch, half) -> tuple[str, str]:
         limits = 0.5, 1.0
         evidence = (
             f"Outputs with the moving statistics differ from those with the statistics of the "
-            f"batch by {share:.2g} of their own standard deviation"
+            f"batch by {short(share)} of their own standard deviation"
         )
     if not np.isfinite(share):
         return "error", "Outputs at inference are not finite"
@@ -338,8 +338,10 @@ def _score(case):
             )
             if clear and drop.mean() > 0.1:
                 return "error", evidence
+            if clear and drop.mean() > 0.03:
+                return "warning", evidence
             worse = sure and after > 1.5 * before + 0.1
-            return "warning" if (clear and drop.mean() > 0.03) or worse else "", evidence
+            return "warning" if worse else "", numbers.capitalize()
         relevant = sure and lost.mean() > 0.02 * _loss_of_the_mean(per_row, y, batch)
         if relevant and after > 2 * before:
             return "error", numbers.capitalize()
