@@ -25,7 +25,7 @@ from bnutils.network import (
     softmax_cross_entropy,
     squared_error,
 )
-from bnutils.norm import BatchNorm
+from bnutils.norm import BatchNorm, standardize
 
 ROWS, INPUTS = 100, 5
 LOSSES = {
@@ -46,7 +46,11 @@ NETS = {
         "batch_norm": True,
         "output_batch_norm": {"center": False, "scale": False},
     },
+    "ghost": {"batch_norm": True, "ghost_size": 4},
+    "layer": {"normalization": "layer"},
+    "group": {"normalization": "group", "groups": 2},
 }
+RENORM = {"batch_norm": True, "renorm": (3.0, 5.0)}
 # Keras rounds momentum and betas to float32 even in a float64 model: these are exact in both.
 OPTIMIZERS = {
     "SGD": (SGD, {"learning_rate": 0.0625, "momentum": 0.875}),
@@ -109,6 +113,8 @@ CASES = [
     ("bn after", "softmax", "SGD"),
     ("bn at both ends", "squared", "Adam"),
     ("bn without gamma and beta", "squared", "SGD"),
+    ("layer", "softmax", "SGD"),
+    ("group", "squared", "Adam"),
 ]
 
 
@@ -159,7 +165,8 @@ def test_training_equals_keras(keras_float64, options, loss, optimizer):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_twin_computes_the_same_and_shares_nothing(keras_float64, dtype):
     x, *_ = problem(dtype=dtype)
-    net = mlp([INPUTS, 8, 3], seeds=[0, 1], batch_norm=True, input_batch_norm=True, dtype=dtype)
+    options = {"batch_norm": True, "input_batch_norm": True, "dropout": 0.25}
+    net = mlp([INPUTS, 8, 3], seeds=[0, 1], dtype=dtype, **options)
     net.recalibrate(x)
     model = keras_float64.twin(net, run=1)
     before = net(x)[1]
@@ -193,7 +200,8 @@ def test_gradient_against_finite_differences(loss, options, activation):
         net.weights[...] = weights
         return loss_function(net(x, training=True), y)[0].sum()
 
-    assert directional_error(total_loss, net.weights.copy(), gradients, rng) < 1e-6
+    # With the default step, rounding would be the larger part where the slope happens to be small.
+    assert directional_error(total_loss, net.weights.copy(), gradients, rng, step=3e-6) < 1e-6
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -241,7 +249,7 @@ def test_kernel_gradients_leave_no_trace():
 # ---------------------------------------------------------------- runs are paired, and independent
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_norm": True}])
+@pytest.mark.parametrize("options", [*NETS.values(), RENORM], ids=[*NETS, "renorm"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_stack_equals_its_runs_alone(options, dtype):
     seeds, rates = [5, 0, 5], [0.1, 0.3, 0.5]
@@ -337,7 +345,7 @@ def test_a_copy_trains_on_its_own(duplicate):
 # --------------------------------------------------------------------------------- divergence
 
 
-@pytest.mark.parametrize("options", NETS.values(), ids=NETS)
+@pytest.mark.parametrize("options", [*NETS.values(), RENORM], ids=[*NETS, "renorm"])
 @pytest.mark.parametrize("rate", [1e4, 1e18, 1e37])
 @pytest.mark.parametrize("rule", [SGD, Adam])
 def test_a_diverging_run_leaves_the_others_alone(rule, rate, options, capfd):
@@ -365,7 +373,15 @@ def test_a_diverging_run_leaves_the_others_alone(rule, rate, options, capfd):
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 0.0])
-@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "output_batch_norm": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_norm": True, "output_batch_norm": True},
+        {"batch_norm": True, "ghost_size": 10},
+        {"normalization": "group", "groups": 2},
+    ],
+)
 def test_a_diverged_run_is_nan_for_good(options, epsilon):
     x, y, loss, outputs = problem(dtype=np.float32)
     net = mlp([INPUTS, 8, outputs], seeds=[0, 1], activation="tanh", epsilon=epsilon, **options)
@@ -388,10 +404,211 @@ def test_a_diverged_run_is_nan_for_good(options, epsilon):
     assert (np.diff(history["loss"][0, [0, 5, 9]]) < 0).all()
 
 
+# -------------------------------------------------------------------------------- weight decay
+
+
+def parameters(net):
+    """A copy of every parameter of a network by its name."""
+    return {name: net.weights[:, where].copy() for name, where in net.columns.items()}
+
+
+def test_columns_name_every_parameter():
+    net = mlp([5, 4, 3], seeds=[0, 1], batch_norm=True)
+    names = ["bn_1/gamma", "bn_1/beta", "dense_1/kernel", "dense_2/kernel", "dense_2/bias"]
+    assert list(net.columns) == names
+    assert sum(values[0].size for values in parameters(net).values()) == net.weights.shape[1]
+    net.layers[3].kernel[1] = 7
+    np.testing.assert_array_equal(parameters(net)["dense_2/kernel"][1], 7)
+    np.testing.assert_array_equal(parameters(net)["bn_1/gamma"], 1)
+
+
+NOT_DECAYED = [
+    (("gamma", "beta", "bias"), {"dense_1/kernel", "dense_2/kernel"}),
+    (("gamma", "beta", "bias", "dense_2"), {"dense_1/kernel"}),
+    (("kernel",), {"bn_1/gamma", "bn_1/beta", "dense_2/bias"}),
+    ((), {"bn_1/gamma", "bn_1/beta", "dense_1/kernel", "dense_2/kernel", "dense_2/bias"}),
+]
+
+
+@pytest.mark.parametrize(("left_out", "decayed"), NOT_DECAYED)
+@pytest.mark.parametrize("rule", [SGD, Adam])
+def test_weight_decay_shrinks_what_it_should_and_nothing_else(rule, left_out, decayed):
+    net = mlp([5, 4, 3], seeds=[0, 1], batch_norm=True, dtype=np.float64)
+    net.weights += 0.5
+    before = parameters(net)
+    rates, decays = np.array([0.1, 0.2]), np.array([0.0, 0.3])
+    optimizer = rule(rates, weight_decay=decays, not_decayed=left_out)
+    optimizer.build(net.weights, net.columns)
+    optimizer.step(net.weights, np.zeros_like(net.weights))
+    for name, values in parameters(net).items():
+        factor = 1 - rates * decays if name in decayed else np.ones(2)
+        np.testing.assert_allclose(values, before[name] * factor[:, None], rtol=1e-14)
+
+
+def test_weight_decay_equals_a_penalty_in_the_loss():
+    x, y, loss, outputs = problem()
+    decay, rate = 0.1, 0.2
+    make = {"seeds": [0], "batch_norm": True, "dtype": np.float64}
+    nets = [mlp([INPUTS, 6, outputs], **make) for _ in range(2)]
+    optimizer = SGD(rate, weight_decay=decay)
+    fit(nets[0], x, y, loss=loss, optimizer=optimizer, steps=5, batch_size=ROWS, seeds=[1])
+    rng = np.random.default_rng([1, 1])
+    for _ in range(5):
+        order = rng.permutation(ROWS)
+        nets[1].backward(loss(nets[1](x[order], training=True), y[order])[1])
+        for layer in nets[1].layers:
+            if isinstance(layer, Dense):
+                layer.dkernel += decay * layer.kernel
+        nets[1].weights -= rate * nets[1].gradients
+    np.testing.assert_allclose(nets[0].weights, nets[1].weights, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_weight_decay_equals_keras(keras_float64, optimizer):
+    import tensorflow as tf
+
+    keras = keras_float64.keras
+    rule, settings = OPTIMIZERS[optimizer]
+    x, y, loss, outputs = problem("squared")
+    net = mlp([INPUTS, 6, outputs], seeds=[4], batch_norm=True, dtype=np.float64)
+    model = keras_float64.twin(net)
+    theirs = getattr(keras.optimizers, optimizer)(**settings, weight_decay=0.25)
+    kept = [v for v in model.trainable_variables if v.name != "kernel"]
+    theirs.exclude_from_weight_decay(var_list=kept)
+    rng = np.random.default_rng([4, 1])
+    for _ in range(10):
+        rows = rng.permutation(ROWS)
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean((model(x[rows], training=True) - y[rows]) ** 2)
+        gradients = tape.gradient(value, model.trainable_variables)
+        theirs.apply(gradients, model.trainable_variables)
+    ours = rule(**settings, weight_decay=0.25)
+    fit(net, x, y, loss=loss, optimizer=ours, steps=10, batch_size=ROWS)
+    trained = keras_float64.twin(net).get_weights()
+    for a, b in zip(trained, model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_weight_decay_before_bn_is_a_growing_learning_rate():
+    """Li and Arora 2020, arXiv:1910.07454, without momentum: equal functions, other weights."""
+    x, y, loss, outputs = problem()
+    rate, decay, steps = 0.2, 0.5, 20
+    make = {"seeds": [0], "batch_norm": True, "epsilon": 0.0, "dtype": np.float64}
+    decayed, growing = (mlp([INPUTS, 8, 8, outputs], **make) for _ in range(2))
+    optimizer = SGD(rate, weight_decay=decay, not_decayed=("gamma", "beta", "bias", "dense_3"))
+    common = {"loss": loss, "batch_size": ROWS}
+    fit(decayed, x, y, optimizer=optimizer, steps=steps, **common)
+    rng, left = np.random.default_rng([0, 1]), 1 - rate * decay
+    hidden = [growing.columns[f"dense_{i}/kernel"] for i in (1, 2)]
+    for step in range(steps):
+        order = rng.permutation(ROWS)
+        growing.backward(loss(growing(x[order], training=True), y[order])[1])
+        for where in hidden:
+            growing.gradients[:, where] *= left ** -(2 * step + 1)
+        growing.weights -= rate * growing.gradients
+    decayed.recalibrate(x)
+    growing.recalibrate(x)
+    np.testing.assert_allclose(decayed(x), growing(x), rtol=1e-7, atol=1e-9)
+    for where in hidden:
+        np.testing.assert_allclose(
+            decayed.weights[:, where], left**steps * growing.weights[:, where], rtol=1e-7, atol=1e-9
+        )
+
+
+# ------------------------------------------------------------------------------------- dropout
+
+DROPOUT_PLACES = [
+    ({}, ["dense_1", "relu_1", "dropout_1", "dense_2"]),
+    ({"batch_norm": True}, ["dense_1", "bn_1", "relu_1", "dropout_1", "dense_2"]),
+    ({"batch_norm": "after"}, ["dense_1", "relu_1", "bn_1", "dropout_1", "dense_2"]),
+]
+
+
+@pytest.mark.parametrize(("options", "names"), DROPOUT_PLACES)
+def test_dropout_stands_before_the_next_dense_layer(options, names):
+    assert mlp([5, 8, 3], seeds=[0], dropout=0.5, **options).names == names
+    assert "dropout_1" not in mlp([5, 8, 3], seeds=[0], dropout=0.0, **options).names
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dropout_drops_its_share_keeps_the_mean_and_only_in_training(dtype):
+    rates = np.array([0.0, 0.1, 0.5, 0.9])
+    layer = network.Dropout(rates.astype(dtype), seeds=[3, 3, 3, 3], index=1)
+    x = np.full((4, 400, 250), 2.0, dtype)
+    y = layer(x, training=True)
+    assert y.dtype == dtype
+    np.testing.assert_allclose((y == 0).mean(axis=(1, 2)), rates, atol=0.01)
+    np.testing.assert_allclose(y.mean(axis=(1, 2)), 2, rtol=0.03)
+    np.testing.assert_allclose(y[:3].max(axis=(1, 2)), 2 / (1 - rates[:3]), rtol=1e-6)
+    assert not (y[2] != 0)[y[1] == 0].any()  # dropped at 0.1, so dropped at 0.5
+    np.testing.assert_array_equal(y[0], x[0])
+    np.testing.assert_array_equal(layer.backward(np.ones_like(y)), y / 2)
+    assert (layer(x, training=True)[2] != y[2]).any()
+    np.testing.assert_array_equal(layer(x), x)
+
+
+def test_dropout_masks_belong_to_the_seed_and_the_layer():
+    x, *_ = problem()
+    net = mlp([INPUTS, 8, 8, 2], seeds=[4, 9, 4], dropout=0.5, dtype=np.float64)
+    net(x, training=True)
+    first, second = (net.layers[i]._scale for i in (2, 5))
+    np.testing.assert_array_equal(first[0], first[2])
+    assert (first[0] != first[1]).any()
+    assert (first != second).any()
+    inference = net(x)
+    np.testing.assert_array_equal(inference, net(x))
+    np.testing.assert_array_equal(inference, net.activations(x, training=True)[-1][1])
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True}, {"batch_norm": "after"}])
+def test_gradient_with_dropout_against_finite_differences(options):
+    x, y, loss, outputs = problem()
+    start = mlp([INPUTS, 6, 6, outputs], seeds=[0, 1], dropout=0.3, dtype=np.float64, **options)
+    rng = np.random.default_rng(1)
+    start.weights += 0.1 * rng.normal(size=start.weights.shape)
+
+    def total_loss(weights):
+        net = copy.deepcopy(start)  # so that every call drops the same units
+        net.weights[...] = weights
+        value, d_output = loss(net(x, training=True), y)
+        net.backward(d_output)
+        return value.sum(), net.gradients
+
+    error = directional_error(
+        lambda w: total_loss(w)[0], start.weights.copy(), total_loss(start.weights)[1], rng
+    )
+    assert error < 1e-6
+
+
+def test_dropout_runs_are_paired_and_independent():
+    rates = [0.1, 0.5, 0.1]
+    net, history = train([5, 0, 5], 0.1, dropout=rates, batch_norm=True)
+    for run, seed in enumerate([5, 0, 5]):
+        alone, its_history = train([seed], 0.1, dropout=rates[run], batch_norm=True)
+        np.testing.assert_allclose(state(net, run), state(alone, 0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(history["loss"][run], its_history["loss"][0], rtol=1e-9)
+    plain, _ = train([5], 0.1, batch_norm=True)
+    assert not np.allclose(state(net, 0), state(plain, 0), rtol=1e-3)
+
+
+def test_dropout_before_bn_shifts_the_variance_as_derived():
+    keep, x = 0.5, np.random.default_rng(0).normal(1, 2, size=(2000, 4))
+    net = mlp([4, 6, 5, 2], seeds=[0], batch_norm=True, dropout=1 - keep, momentum=0.99)
+    for _ in range(700):
+        net(x, training=True)
+    bn_2 = net.batch_norms[1]
+    training = bn_2.moving_variance.copy()
+    a, kernel = dict(net.activations(x, training=True))["relu_1"][0], net.layers[4].kernel[0]
+    net.recalibrate(x)
+    np.testing.assert_allclose(bn_2.moving_variance[0], (a @ kernel).var(axis=0), rtol=1e-4)
+    added = (1 - keep) / keep * (a**2).mean(axis=0) @ kernel**2
+    np.testing.assert_allclose(training[0], bn_2.moving_variance[0] + added, rtol=0.02)
+
+
 # ----------------------------------------------------------------------- statistics and structure
 
 
-@pytest.mark.parametrize("options", [NETS[k] for k in NETS if k != "plain"])
+@pytest.mark.parametrize("options", [NETS[k] for k in NETS if "bn" in k])
 def test_recalibrate_is_exact(options):
     x, *_ = problem()
     net, _ = train([0, 1], 0.1, **options)
@@ -423,6 +640,131 @@ def test_activations_change_nothing_and_end_in_the_output(training):
     np.testing.assert_array_equal(activations[-1][1], net(x, training=training))
 
 
+# ------------------------------------------------------------------------------ relatives of BN
+
+
+def test_layer_normalization_equals_keras_layer_normalization(keras_float64):
+    import tensorflow as tf
+
+    net = mlp([INPUTS, 8, 3], seeds=[0, 1], dtype=np.float64, normalization="layer")
+    rng = np.random.default_rng(2)
+    ours, dy = net.layers[1], rng.normal(size=(2, ROWS, 8))
+    ours.gamma[...], ours.beta[...] = rng.normal(size=(2, 2, 8))
+    z = rng.normal(3, 2, size=(2, ROWS, 8))
+    y, dz = ours(z, training=True), ours.backward(dy)
+    for run in range(2):
+        theirs = keras_float64.keras.layers.LayerNormalization(dtype="float64")
+        theirs.build((ROWS, 8))
+        theirs.set_weights([ours.gamma[run], ours.beta[run]])
+        inputs = tf.constant(z[run])
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = theirs(inputs)
+        expected = tape.gradient(outputs, [inputs, *theirs.trainable_variables], dy[run])
+        np.testing.assert_allclose(y[run], outputs, atol=1e-12)
+        found = dz[run], ours.dgamma[run], ours.dbeta[run]
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["layer", "group"])
+def test_no_example_meets_another_in_layer_and_group_norm(name):
+    x, *_ = problem()
+    net, _ = train([0, 1], 0.1, **NETS[name])
+    assert net.names[:3] == ["dense_1", f"{name[0]}n_1", "relu_1"]
+    assert net.batch_norms == []
+    np.testing.assert_array_equal(net(x), net(x, training=True))
+    np.testing.assert_allclose(net(x)[:, :1], net(x[:1]), rtol=1e-12)
+
+
+def test_group_norm_is_standardize_over_units():
+    z = np.random.default_rng(0).normal(size=(2, 5, 8))
+    for groups in (1, 2, 4):
+        layer = network.GroupNorm(np.ones((2, 8)), np.zeros((2, 8)), groups)
+        expected = standardize(z.reshape(2, 5, groups, -1), axes=-1, eps=1e-3)[0]
+        np.testing.assert_allclose(layer(z), expected.reshape(z.shape), rtol=1e-12)
+
+
+def test_ghost_batches_are_batches_in_one_step():
+    x, *_ = problem()
+    rows = x[:12]
+    options = {"seeds": [0, 1], "dtype": np.float64, "batch_norm": True, "momentum": 0.0}
+    plain = mlp([INPUTS, 8, 3], **options)
+    ghost = mlp([INPUTS, 8, 3], ghost_size=4, **options)
+    apart = np.concatenate([plain(rows[i : i + 4], training=True) for i in (0, 4, 8)], axis=1)
+    np.testing.assert_allclose(ghost(rows, training=True), apart, rtol=1e-12)
+    plain.activations(rows, training=True)
+    z = dict(plain.activations(rows))["dense_1"]
+    np.testing.assert_allclose(ghost.layers[1].moving_mean, z.mean(axis=1), atol=1e-12)
+    np.testing.assert_allclose(ghost.layers[1].moving_variance, z.var(axis=1), rtol=1e-12)
+    with pytest.raises(ValueError, match="ghost batches of 4, got 10 rows"):
+        ghost(x[:10], training=True)
+    ghost(x[:10])
+
+
+def test_one_ghost_batch_of_all_rows_is_bn():
+    plain, plain_history = train([0, 1], 0.1, batch_norm=True)
+    ghost, history = train([0, 1], 0.1, batch_norm=True, ghost_size=16)
+    np.testing.assert_allclose(history["loss"], plain_history["loss"], rtol=1e-9)
+    np.testing.assert_allclose(state(ghost, 1), state(plain, 1), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [NETS["ghost"] | {"ghost_size": 8}, RENORM])
+def test_recalibrate_takes_all_rows_as_one_batch(options):
+    x, *_ = problem()  # 100 rows, which do not fill ghost batches of 8
+    net, _ = train([0, 1], 0.1, **options)
+    net.recalibrate(x)
+    z = dict(net.activations(x))
+    for layer, below in zip(net.batch_norms, ("dense_1", "dense_2"), strict=True):
+        np.testing.assert_allclose(layer.moving_mean, z[below].mean(axis=1), atol=1e-12)
+        np.testing.assert_allclose(layer.moving_variance, z[below].var(axis=1), rtol=1e-10)
+
+
+def test_renorm_without_room_is_bn_and_without_limits_is_inference():
+    x, *_ = problem()
+    options = {"seeds": [0, 1], "batch_norm": True, "dtype": np.float64}
+    plain = mlp([INPUTS, 8, 3], **options)
+    tight = mlp([INPUTS, 8, 3], renorm=(1.0, 0.0), **options)
+    np.testing.assert_allclose(tight(x, training=True), plain(x, training=True), rtol=1e-12)
+    free = mlp([INPUTS, 8, 3], renorm=(np.inf, np.inf), **options)
+    free.layers[1].moving_mean += 0.5
+    inference = free(x)
+    np.testing.assert_allclose(free(x, training=True), inference, rtol=1e-10)
+
+
+def test_renorm_equals_keras(keras_float64):
+    import tensorflow as tf
+
+    layers, rng = keras_float64.keras.layers, np.random.default_rng(3)
+    limits = {"rmin": 1 / 1.25, "rmax": 1.25, "dmax": 0.5}
+    theirs = layers.BatchNormalization(renorm=True, renorm_clipping=limits, dtype="float64")
+    theirs.build((16, 40))
+    net = mlp([4, 40, 2], seeds=[0], batch_norm=True, renorm=(1.25, 0.5), dtype=np.float64)
+    ours, z, dy = net.layers[1], rng.normal(1, 2, size=(16, 40)), rng.normal(size=(16, 40))
+    ours.gamma[...], ours.beta[...] = rng.normal(size=(2, 1, 40))
+    ours.moving_mean = rng.normal(1, 0.5, size=(1, 40))
+    ours.moving_variance = rng.uniform(2, 6, size=(1, 40))
+    theirs.gamma.assign(ours.gamma[0])
+    theirs.beta.assign(ours.beta[0])
+    theirs.renorm_mean.assign(ours.moving_mean[0])
+    theirs.renorm_stddev.assign(np.sqrt(ours.moving_variance[0] + 1e-3))
+    inputs = tf.constant(z)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = theirs(inputs, training=True)
+    expected = tape.gradient(outputs, [inputs, theirs.gamma.value, theirs.beta.value], dy)
+    np.testing.assert_allclose(ours(z[None], training=True)[0], outputs, rtol=1e-9, atol=1e-11)
+    found = ours.backward(dy[None])[0], ours.dgamma[0], ours.dbeta[0]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [NETS["ghost"], RENORM])
+def test_no_twin_of_what_keras_lacks(keras_float64, options):
+    with pytest.raises(ValueError, match=r"layers that Keras has, got (Ghost|BatchRe)"):
+        keras_float64.twin(mlp([5, 8, 3], seeds=[0], **options))
+
+
 BIASES = [
     ({}, [True, True]),
     ({"batch_norm": True}, [False, True]),
@@ -430,6 +772,8 @@ BIASES = [
     ({"output_batch_norm": True}, [True, False]),
     ({"batch_norm": True, "use_bias": True}, [True, True]),
     ({"use_bias": False}, [False, False]),
+    ({"normalization": "layer"}, [True, True]),
+    (NETS["ghost"], [False, True]),
 ]
 
 
@@ -538,6 +882,20 @@ MLP_ERRORS = [
     ({"batch_norm": "before"}, "got 'before'"),
     ({"output_batch_norm": {"axis": 1}}, "center.* and .*scale.*, got .*axis"),
     ({"momentum": 2.0}, "momentum"),
+    ({"dropout": 1.0}, "dropout from 0 to below 1, .* got 1.0"),
+    ({"dropout": [0.1, -0.1]}, r"one rate or 2, .* got \[0.1, -0.1\]"),
+    ({"dropout": [0.1, 0.2, 0.3]}, "one rate or 2, one for each run"),
+    ({"normalization": "layer"}, "one normalization, got batch_norm=True and .*'layer'"),
+    ({"normalization": "instance"}, "'layer' or 'group', got 'instance'"),
+    ({"groups": 2}, "only there, got groups=2 and normalization=None"),
+    ({"batch_norm": False, "normalization": "group"}, "got groups=None and .*'group'"),
+    ({"batch_norm": False, "normalization": "group", "groups": 3}, r"\[8\], got 3 groups"),
+    ({"batch_norm": False, "normalization": "group", "groups": 8}, "two or more .* got 8 groups"),
+    ({"batch_norm": False, "ghost_size": 4}, "got no batch_norm"),
+    ({"batch_norm": False, "renorm": (3, 5)}, "got no batch_norm"),
+    ({"ghost_size": 4, "renorm": (3, 5)}, r"ghost_size or renorm, got 4 and \(3, 5\)"),
+    ({"ghost_size": 1}, "2 or more rows, got 1"),
+    ({"renorm": (0.5, 1)}, r"r_max >= 1 .* got \(0.5, 1\)"),
     ({"dtype": np.int32}, "float32 or float64, got int32"),
 ]
 
@@ -600,6 +958,17 @@ OTHER_ERRORS = [
     (lambda net: SGD([[0.1]]), "positive learning rate"),
     (lambda net: SGD(0.1, momentum=1.0), "momentum from 0 to below 1, got 1.0"),
     (lambda net: Adam(beta_1=1.0), "betas from 0 to below 1, got 1.0"),
+    (lambda net: SGD(0.1, weight_decay=-1.0), "weight_decay of 0 or more, .* got -1.0"),
+    (lambda net: Adam(weight_decay=[[0.1]]), "weight_decay of 0 or more, or one for each run"),
+    (lambda net: SGD(0.1, not_decayed="bias"), "sequence of texts in not_decayed, got 'bias'"),
+    (
+        lambda net: SGD(0.1, weight_decay=0.1).step(net.weights, net.gradients),
+        "columns of the network, for weight decay",
+    ),
+    (
+        lambda net: SGD(0.1, weight_decay=[0, 0, 1]).build(net.weights, net.columns),
+        "one weight decay or 2, one for each run, got 3",
+    ),
     (lambda net: grid(), "at least one name"),
     (lambda net: grid(seed=[]), "non-empty sequence for 'seed'"),
     (lambda net: grid(seed=1), "non-empty sequence for 'seed'"),
@@ -614,3 +983,9 @@ def test_other_errors(call, message):
     net = mlp([INPUTS, 4, 3], seeds=[0, 1], batch_norm=True)
     with pytest.raises(ValueError, match=message):
         call(net)
+
+
+def test_fit_wants_whole_ghost_batches():
+    net = mlp([INPUTS, 4, 3], seeds=[0, 1], **NETS["ghost"])
+    with pytest.raises(ValueError, match=r"batch_size to be a multiple of 4, .* got 18"):
+        fit(net, X, Y, loss=softmax_cross_entropy, optimizer=SGD(0.1), steps=1, batch_size=18)

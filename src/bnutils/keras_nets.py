@@ -1,7 +1,7 @@
 """The book's networks in Keras. Needs TensorFlow, and starts it without its greeting on stderr."""
 
 from bnutils._keras import keras
-from bnutils.network import Activation, Dense
+from bnutils.network import Activation, BatchRenorm, Dense, Dropout, GhostBatchNorm, GroupNorm
 
 __all__ = ["twin"]
 
@@ -18,7 +18,7 @@ def twin(net, run=0):
         statistics and dtype. It shares nothing with `net`.
 
     Raises:
-        ValueError: if `net` has no such run.
+        ValueError: if `net` has no such run, or a kind of layer that Keras does not have.
     """
     if not 0 <= run < net.runs:
         raise ValueError(f"expected run to be from 0 to {net.runs - 1}, got {run}")
@@ -33,6 +33,19 @@ def twin(net, run=0):
         elif isinstance(layer, Activation):
             model.add(keras.layers.Activation(layer.name, name=name, dtype=dtype))
             weights = []
+        elif isinstance(layer, Dropout):
+            rate = float(layer.rate[run])
+            model.add(keras.layers.Dropout(rate, name=name, dtype=dtype))
+            weights = []
+        elif isinstance(layer, GroupNorm):
+            model.add(
+                keras.layers.GroupNormalization(
+                    layer.groups, epsilon=layer.epsilon, name=name, dtype=dtype
+                )
+            )
+            weights = [layer.gamma[run], layer.beta[run]]
+        elif isinstance(layer, (GhostBatchNorm, BatchRenorm)):
+            raise ValueError(f"expected layers that Keras has, got {type(layer).__name__}")
         else:
             model.add(
                 keras.layers.BatchNormalization(

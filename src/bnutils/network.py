@@ -31,14 +31,19 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from bnutils.norm import BatchNorm
+from bnutils.norm import BatchNorm, batch_norm_grad
+from bnutils.norm import batch_norm as normalize
 
 __all__ = [
     "SGD",
     "Activation",
     "Adam",
+    "BatchRenorm",
     "Dense",
+    "Dropout",
+    "GhostBatchNorm",
     "Grid",
+    "GroupNorm",
     "History",
     "Network",
     "accuracy",
@@ -249,6 +254,196 @@ class Activation:
         return slope
 
 
+class Dropout:
+    """Inverted dropout: in training, each unit of each example is zero with probability `rate`.
+
+    Srivastava et al. 2014, section 10. What is kept is divided by the keep rate 1 - rate, so the
+    mean stays as it is, and inference changes nothing. The draws come from
+    `np.random.default_rng([seed, 2, index])`: runs with the same seed drop the same units at the
+    same rate, and what is dropped at a low rate is also dropped at a higher one.
+
+    Args:
+        rate: array [runs], from 0 to below 1.
+        seeds: array [runs] of integers.
+        index: tells the layers of a network apart.
+    """
+
+    def __init__(self, rate, seeds, index):
+        """Make a layer of its rates."""
+        self.rate = rate
+        unique, self._which = np.unique(seeds, return_inverse=True)
+        self._rngs = [np.random.default_rng([int(seed), 2, index]) for seed in unique]
+        self._scale = None
+
+    def __call__(self, x, training=False):
+        """Apply the layer to an array [runs, batch, units]."""
+        self._scale = None
+        if not training:
+            return x
+        rate = self.rate[:, None, None]
+        draws = np.stack([rng.random(x.shape[1:], dtype=x.dtype) for rng in self._rngs])
+        self._scale = (draws[self._which] >= rate) / (1 - rate)
+        return x * self._scale
+
+    def backward(self, dy):
+        """Return the gradient of the input."""
+        return dy * self._scale
+
+
+# --------------------------------------------------------------------- relatives of BN as layers
+
+
+class GroupNorm:
+    """Group normalization: statistics over the units of one example, group by group.
+
+    Wu and He 2018, arXiv:1803.08494; with one group it is the layer normalization of Ba, Kiros and
+    Hinton 2016, arXiv:1607.06450. An example never meets the others of its batch, so training and
+    inference are the same and nothing is remembered.
+
+    Args:
+        gamma: array [runs, units], which the layer keeps and does not copy.
+        beta: array [runs, units], likewise.
+        groups: the number of groups of neighboring units; it divides the units.
+        epsilon: added to the variance.
+
+    Attributes:
+        dgamma: gradient of gamma, after `backward`.
+        dbeta: gradient of beta, after `backward`.
+    """
+
+    def __init__(self, gamma, beta, groups, epsilon=1e-3):
+        """Make a layer of its parameters."""
+        self.gamma, self.beta, self.groups, self.epsilon = gamma, beta, groups, epsilon
+        self.dgamma = self.dbeta = self._kept = None
+
+    def __call__(self, x, training=False):
+        """Apply the layer to an array [runs, batch, units]; training prepares `backward`."""
+        x_hat, cache = normalize(self._columns(x), None, None, eps=self.epsilon)
+        x_hat = x_hat.T.reshape(x.shape)
+        self._kept = (x_hat, cache) if training else None
+        y = x_hat * self.gamma[:, None]
+        y += self.beta[:, None]
+        return y
+
+    def backward(self, dy):
+        """Set dgamma and dbeta, and return the gradient of the input."""
+        x_hat, cache = self._kept
+        self.dgamma = np.einsum("rbu,rbu->ru", dy, x_hat)
+        self.dbeta = dy.sum(axis=1)
+        dx, _, _ = batch_norm_grad(self._columns(dy * self.gamma[:, None]), cache)
+        return dx.T.reshape(dy.shape)
+
+    def _columns(self, a):
+        """Make each group of each example a column: many short rows would be slow."""
+        return np.ascontiguousarray(a.reshape(-1, a.shape[-1] // self.groups).T)
+
+
+class GhostBatchNorm(BatchNorm):
+    """BN in which sub-batches of each training batch have statistics of their own.
+
+    Hoffer, Hubara and Soudry 2017, arXiv:1705.08741, call them ghost batches. The gradient is that
+    of the whole batch. The moving statistics follow the mean and variance of the whole batch,
+    merged from those of the ghost batches.
+
+    Args:
+        size: rows in a ghost batch, which follow each other.
+        **options: of `BatchNorm`, for arrays [runs, batch, units].
+    """
+
+    def __init__(self, size, **options):
+        """Set up the layer; its arrays are assigned before the first call."""
+        super().__init__(axis=(0, -1), **options)
+        self.size = size
+
+    def __call__(self, x, training=False):
+        """Normalize each ghost batch by itself (training), or all rows by the moving statistics.
+
+        Args:
+            x: array [runs, batch, units].
+            training: as for `BatchNorm`.
+
+        Raises:
+            ValueError: as for `BatchNorm`; in training also if a ghost batch would be incomplete.
+        """
+        if not training:
+            return super().__call__(x)
+        rows = x.shape[1]
+        if rows % self.size:
+            raise ValueError(f"expected rows in ghost batches of {self.size}, got {rows} rows")
+        ghosts = rows // self.size
+        each = [np.repeat(p[:, None], ghosts, axis=1) for p in (self.gamma, self.beta)]
+        y, self._cache = normalize(self._apart(x), *each, axis=(1, 2, 3), eps=self.epsilon)
+        means, variances = self._cache.mean, self._cache.variance  # [runs, ghosts, units]
+        new = 1 - self.momentum
+        self.moving_mean = self.momentum * self.moving_mean + new * means.mean(axis=1)
+        merged = variances.mean(axis=1) + means.var(axis=1)
+        self.moving_variance = self.momentum * self.moving_variance + new * merged
+        return self._together(y)
+
+    def backward(self, dy):
+        """Set dgamma and dbeta, and return the gradient of the input."""
+        dx, dgamma, dbeta = batch_norm_grad(self._apart(dy), self._cache)
+        self.dgamma, self.dbeta = dgamma.sum(axis=1), dbeta.sum(axis=1)
+        return self._together(dx)
+
+    def _apart(self, a):
+        """Turn [runs, batch, units] into [size, runs, ghosts, units]; this order is fast."""
+        return np.moveaxis(a.reshape(len(a), -1, self.size, a.shape[-1]), 2, 0)
+
+    def _together(self, a):
+        """Undo `_apart`."""
+        return np.moveaxis(a, 0, 2).reshape(a.shape[1], -1, a.shape[-1])
+
+
+class BatchRenorm(BatchNorm):
+    """Batch renormalization: BN with its training output moved toward that of inference.
+
+    Ioffe 2017, arXiv:1702.03275, Algorithm 1::
+
+        y = gamma * (x_hat * r + d) + beta
+        r = sd / moving_sd,  d = (mean - moving_mean) / moving_sd
+
+    where sd is sqrt(variance + epsilon). The gradient takes r and d as constants. Without limits
+    on them, training mode computes what inference with the moving statistics before the call does.
+    Keras keeps a moving average of sd; this layer keeps that of the variance, as BN does.
+
+    Args:
+        r_max: r is limited to the range from 1 / r_max to r_max; at least 1.
+        d_max: d is limited to the range from -d_max to d_max; at least 0.
+        **options: of `BatchNorm`, for arrays [runs, batch, units].
+    """
+
+    def __init__(self, r_max, d_max, **options):
+        """Set up the layer; its arrays are assigned before the first call."""
+        super().__init__(axis=(0, -1), **options)
+        self.r_max, self.d_max = r_max, d_max
+        self._r = self._d = None
+
+    def __call__(self, x, training=False):
+        """Apply the layer to an array [runs, batch, units], as `BatchNorm` does."""
+        if not training:
+            return super().__call__(x)
+        moving_mean, moving_variance = self.moving_mean, self.moving_variance
+        y = super().__call__(x, training=True)
+        moving_sd = np.sqrt(moving_variance + self.epsilon)
+        sd = np.sqrt(self._cache.variance + self.epsilon)
+        self._r = np.clip(sd / moving_sd, 1 / self.r_max, self.r_max)
+        self._d = np.clip((self._cache.mean - moving_mean) / moving_sd, -self.d_max, self.d_max)
+        y *= self._r[:, None]
+        y += (self.gamma * self._d + self.beta * (1 - self._r))[:, None]
+        return y
+
+    def backward(self, dy):
+        """Set dgamma and dbeta, and return the gradient of the input."""
+        dx = super().backward(dy)
+        dx *= self._r[:, None]
+        self.dgamma = self._r * self.dgamma + self._d * self.dbeta
+        return dx
+
+
+_NORMALIZATIONS = (BatchNorm, GroupNorm)  # what does not take a run that has diverged
+
+
 # --------------------------------------------------------------------------------------- network
 
 
@@ -256,12 +451,15 @@ class Network:
     """A stack of layers, for many runs at once. Made by `mlp`.
 
     Attributes:
-        layers: the layers in order: `Dense`, `bnutils.norm.BatchNorm`, `Activation`.
+        layers: the layers in order: `Dense`, `bnutils.norm.BatchNorm` or one of its relatives
+            here, `Activation`, `Dropout`.
         names: a name for each layer, such as "dense_1", "bn_1", "relu_1". "bn_0" normalizes the
-            input.
+            input; "ln_1" is layer and "gn_1" group normalization.
         seeds: array [runs], the seed of each run.
         weights: array [runs, parameters]. The layers' parameters are views of it, so changing one
             changes the other.
+        columns: dict from the name of each parameter, such as "dense_1/kernel", to the slice of
+            the columns of `weights` that holds it.
         gradients: array like weights, filled by `backward`.
         dtype: float32 or float64.
     """
@@ -276,24 +474,26 @@ class Network:
     def _join_parameters(self):
         """Move the parameters of all layers into one array, of which they become views."""
         found = [
-            (layer, name)
+            (layer, name, f"{layer_name}/{name}")
             for name in ("gamma", "beta", "kernel", "bias")
-            for layer in self.layers
+            for layer, layer_name in zip(self.layers, self.names, strict=True)
             if getattr(layer, name, None) is not None
         ]
-        values = [getattr(layer, name) for layer, name in found]
+        values = [getattr(layer, name) for layer, name, _ in found]
         self.dtype = values[0].dtype
         self._limit = np.finfo(self.dtype).max ** 0.6
         self.weights = np.concatenate([v.reshape(len(v), -1) for v in values], axis=1)
         self.gradients = np.zeros_like(self.weights)
         self._bn_gradients = []
         self._bn_weights = self.weights[:, :0]
+        self.columns = {}
         start = 0
-        for (layer, name), value in zip(found, values, strict=True):
+        for (layer, name, full_name), value in zip(found, values, strict=True):
             stop = start + value[0].size
+            self.columns[full_name] = slice(start, stop)
             setattr(layer, name, self.weights[:, start:stop].reshape(value.shape, copy=False))
             gradient = self.gradients[:, start:stop].reshape(value.shape, copy=False)
-            if isinstance(layer, BatchNorm):  # its backward makes a new array each time
+            if isinstance(layer, _NORMALIZATIONS):  # backward makes a new array each time
                 self._bn_gradients.append((gradient, layer, f"d{name}"))
                 self._bn_weights = self.weights[:, :stop]
             else:
@@ -320,7 +520,7 @@ class Network:
         Args:
             x: array [batch, inputs], shared by all runs, or [runs, batch, inputs].
             training: True normalizes with the statistics of this batch, updates the moving
-                statistics and prepares `backward`; False uses the moving statistics.
+                statistics, drops units and prepares `backward`; False uses the moving statistics.
 
         Returns:
             Array [runs, batch, outputs]. NaN for a run that has diverged.
@@ -332,7 +532,7 @@ class Network:
         return self._forward(x, batch_statistics=training, keep=training)
 
     def activations(self, x, training=False):
-        """Compute the output of every layer; unlike a call, this changes no moving statistic.
+        """Compute the output of every layer; unlike a call, this changes nothing, drops nothing.
 
         Args:
             x: array [batch, inputs] or [runs, batch, inputs].
@@ -359,7 +559,7 @@ class Network:
             raise ValueError("expected a call with training=True before backward")
         with np.errstate(all="ignore"):
             for layer in reversed(self.layers):
-                if isinstance(layer, BatchNorm):
+                if isinstance(layer, _NORMALIZATIONS):
                     d_output = self._batch_norm(layer.backward, d_output)
                 elif layer is self.layers[0]:
                     layer.backward(d_output, input_gradient=False)
@@ -390,13 +590,14 @@ class Network:
         """Set the moving statistics of every BN layer to the exact statistics of x.
 
         Layer after layer: what a BN layer sees has passed the ones before it with their new
-        statistics. Afterwards inference on x equals training mode on x.
+        statistics. Afterwards inference on x equals training mode on x, unless there are ghost
+        batches: x is then taken as a whole.
 
         Args:
             x: array [rows, inputs] or [runs, rows, inputs], usually the whole training set.
         """
         with self._momentum(0.0):
-            self._forward(x, batch_statistics=True, keep=False)
+            self._forward(x, batch_statistics=True, keep=False, whole=True)
 
     @property
     def batch_norms(self):
@@ -438,7 +639,7 @@ class Network:
             )
         return x
 
-    def _forward(self, x, batch_statistics, keep, outputs=None):
+    def _forward(self, x, batch_statistics, keep, outputs=None, whole=False):
         """Pass x through the layers.
 
         Args:
@@ -446,6 +647,8 @@ class Network:
             batch_statistics: whether BN layers run in training mode.
             keep: whether the other layers keep what `backward` needs.
             outputs: a list to which the output of each layer is appended.
+            whole: whether BN normalizes all rows by their own statistics even where it has ghost
+                batches or batch renormalization.
 
         Returns:
             The output of the last layer.
@@ -457,8 +660,10 @@ class Network:
         with np.errstate(all="ignore"):  # a run may diverge; its loss will tell
             self._diverged(self._bn_weights)
             for layer in self.layers:
-                if isinstance(layer, BatchNorm):
-                    x = self._batch_norm(partial(layer, training=batch_statistics), x)
+                if isinstance(layer, _NORMALIZATIONS):
+                    plain = whole and isinstance(layer, BatchNorm)
+                    call = partial(BatchNorm.__call__, layer) if plain else layer
+                    x = self._batch_norm(partial(call, training=batch_statistics), x)
                 else:
                     x = layer(x, training=keep)
                 if outputs is not None:
@@ -466,7 +671,7 @@ class Network:
         return x
 
     def _batch_norm(self, call, a):
-        """Call a BN layer, which refuses what is not finite, though runs may have diverged.
+        """Call a normalization, which refuses what is not finite, though runs may have diverged.
 
         Args:
             call: the layer, or its `backward`.
@@ -479,7 +684,8 @@ class Network:
         if not diverged.any():
             return call(a)
         a = np.array(a)
-        a[diverged] = np.arange(a.shape[1])[:, None]  # not constant, so epsilon may be 0
+        # not constant along rows or columns, so epsilon may be 0
+        a[diverged] = np.arange(a.shape[1])[:, None] + np.arange(a.shape[2])
         b = call(a)
         b[diverged] = np.nan
         return b
@@ -525,6 +731,11 @@ def mlp(
     output_batch_norm=False,
     momentum=0.99,
     epsilon=1e-3,
+    ghost_size=None,
+    renorm=None,
+    normalization=None,
+    groups=None,
+    dropout=0.0,
     use_bias=None,
     dtype=np.float32,
 ):
@@ -544,7 +755,16 @@ def mlp(
         input_batch_norm: whether to normalize the input.
         output_batch_norm: whether to normalize the output: False, True, or a dict with `center`
             and `scale`, as in `dict(center=False, scale=False)`.
-        momentum, epsilon: of every BN layer, as in Keras.
+        momentum, epsilon: of every BN layer, as in Keras; epsilon also of layer and group
+            normalization.
+        ghost_size: rows in each ghost batch of the hidden BN layers, see `GhostBatchNorm`; None
+            takes the whole batch.
+        renorm: a pair (r_max, d_max) makes the hidden BN layers `BatchRenorm`; None does not.
+        normalization: "layer" or "group" normalizes in every hidden layer, before the activation,
+            over the units of one example, in place of BN; see `GroupNorm`.
+        groups: the number of groups for normalization="group".
+        dropout: share of the units of each hidden layer that `Dropout` drops after the activation
+            (and after a BN that follows it): a number, or one number for each run.
         use_bias: None gives a bias to each dense layer that no BN layer follows, since BN
             subtracts any bias again; True or False decides for all of them.
         dtype: np.float32 or np.float64.
@@ -565,11 +785,18 @@ def mlp(
     seeds = _check_seeds(seeds)
     if batch_norm not in (False, True, "after"):
         raise ValueError(f"expected batch_norm to be False, True or 'after', got {batch_norm!r}")
+    _check_relatives(widths, batch_norm, ghost_size, renorm, normalization, groups)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"expected dtype float32 or float64, got {dtype}")
     runs = len(seeds)
     scales = _kernel_scales(initializer, widths, runs)
+    rates = np.asarray(dropout, dtype=float)
+    if rates.shape not in ((), (runs,)) or not ((rates >= 0) & (rates < 1)).all():
+        raise ValueError(
+            f"expected dropout from 0 to below 1, one rate or {runs}, one for each run, "
+            f"got {dropout!r}"
+        )
     output_options = output_batch_norm if isinstance(output_batch_norm, dict) else {}
     if not output_options.keys() <= {"center", "scale"}:
         raise ValueError(
@@ -577,8 +804,14 @@ def mlp(
             f"got {output_batch_norm!r}"
         )
 
-    def bn(units, **options):
-        layer = BatchNorm(axis=(0, -1), momentum=momentum, epsilon=epsilon, **options)
+    plain = hidden = partial(BatchNorm, axis=(0, -1))
+    if ghost_size is not None:
+        hidden = partial(GhostBatchNorm, ghost_size)
+    elif renorm is not None:
+        hidden = partial(BatchRenorm, *renorm)
+
+    def bn(units, kind=plain, **options):
+        layer = kind(momentum=momentum, epsilon=epsilon, **options)
         if layer.scale:
             layer.gamma = np.ones((runs, units), dtype)
         if layer.center:
@@ -600,12 +833,54 @@ def mlp(
         bias = np.zeros((runs, 1, widths[i]), dtype) if biased else None
         layers[f"dense_{i}"] = Dense(kernel.astype(dtype), bias)
         if followed:
-            layers[f"bn_{i}"] = bn(widths[i], **(output_options if i == last else {}))
+            layers[f"bn_{i}"] = (
+                bn(widths[i], **output_options) if i == last else bn(widths[i], hidden)
+            )
         if i < last:
+            if normalization is not None:
+                gamma, beta = np.ones((runs, widths[i]), dtype), np.zeros((runs, widths[i]), dtype)
+                layers[f"{normalization[0]}n_{i}"] = GroupNorm(gamma, beta, groups or 1, epsilon)
             layers[f"{activation}_{i}"] = Activation(activation)
             if batch_norm == "after":
-                layers[f"bn_{i}"] = bn(widths[i])
+                layers[f"bn_{i}"] = bn(widths[i], hidden)
+            if rates.any():
+                rate = np.broadcast_to(rates, runs).astype(dtype)
+                layers[f"dropout_{i}"] = Dropout(rate, seeds, i)
     return Network(list(layers.values()), list(layers), seeds, widths[0], widths[-1])
+
+
+def _check_relatives(widths, batch_norm, ghost_size, renorm, normalization, groups):
+    """Raise ValueError for a choice of BN's relatives that is none, or does not fit the others."""
+    if normalization not in (None, "layer", "group"):
+        raise ValueError(
+            f"expected normalization to be None, 'layer' or 'group', got {normalization!r}"
+        )
+    if normalization and batch_norm:
+        raise ValueError(
+            f"expected one normalization, got batch_norm={batch_norm!r} and "
+            f"normalization={normalization!r}"
+        )
+    if (groups is None) == (normalization == "group"):
+        raise ValueError(
+            f"expected groups with normalization='group' and only there, got groups={groups!r} "
+            f"and normalization={normalization!r}"
+        )
+    parts = groups or 1
+    if normalization and (parts < 1 or any(w % parts or w < 2 * parts for w in widths[1:-1])):
+        raise ValueError(
+            f"expected groups of two or more units each in the hidden layers {widths[1:-1]}, "
+            f"got {parts} groups"
+        )
+    if not batch_norm and (ghost_size is not None or renorm is not None):
+        raise ValueError("expected batch_norm with ghost_size or renorm, got no batch_norm")
+    if ghost_size is not None and renorm is not None:
+        raise ValueError(f"expected ghost_size or renorm, got {ghost_size!r} and {renorm!r}")
+    if ghost_size is not None and ghost_size < 2:
+        raise ValueError(f"expected ghost_size of 2 or more rows, got {ghost_size!r}")
+    if renorm is not None and not (len(renorm) == 2 and renorm[0] >= 1 and renorm[1] >= 0):
+        raise ValueError(
+            f"expected renorm to be (r_max, d_max) with r_max >= 1 and d_max >= 0, got {renorm!r}"
+        )
 
 
 def _check_seeds(seeds):
@@ -779,41 +1054,68 @@ def evaluate(net, x, y, loss):
 
 
 class _Optimizer:
-    """Learning rates, and state of the shape of the weights."""
+    """Learning rates, weight decay, and state of the shape of the weights."""
 
     slots = 0
 
-    def __init__(self, learning_rate):
+    def __init__(self, learning_rate, weight_decay, not_decayed):
         self.learning_rate = np.asarray(learning_rate, dtype=float)
         if self.learning_rate.ndim > 1 or not (self.learning_rate > 0).all():
             raise ValueError(
                 f"expected one positive learning rate, or one for each run, got {learning_rate!r}"
             )
+        self.weight_decay = np.asarray(weight_decay, dtype=float)
+        if self.weight_decay.ndim > 1 or not (self.weight_decay >= 0).all():
+            raise ValueError(
+                f"expected one weight_decay of 0 or more, or one for each run, got {weight_decay!r}"
+            )
+        if isinstance(not_decayed, str):
+            raise ValueError(f"expected a sequence of texts in not_decayed, got {not_decayed!r}")
+        self.not_decayed = tuple(not_decayed)
         self.iterations = 0
         self._weights = None
 
-    def build(self, weights):
+    def build(self, weights, columns=None):
         """Prepare the state for these weights; a second call with the same weights keeps it.
 
         Args:
             weights: array [runs, parameters].
+            columns: `Network.columns`, from which weight decay learns what it leaves out.
 
         Raises:
-            ValueError: if the number of learning rates is not the number of runs, or the optimizer
-                has already trained another network.
+            ValueError: if the number of learning rates or of weight decays is not the number of
+                runs, there is weight decay without columns, or the optimizer has already trained
+                another network.
         """
         if self._weights is weights:
             return
         if self._weights is not None:
             raise ValueError("this optimizer has trained another network: make a new one")
-        if self.learning_rate.shape not in ((), (len(weights),)):
-            raise ValueError(
-                f"expected one learning rate or {len(weights)}, one for each run, "
-                f"got {len(self.learning_rate)}"
-            )
+        for what in ("learning_rate", "weight_decay"):
+            if getattr(self, what).shape not in ((), (len(weights),)):
+                raise ValueError(
+                    f"expected one {what.replace('_', ' ')} or {len(weights)}, one for each run, "
+                    f"got {len(getattr(self, what))}"
+                )
+        if self.weight_decay.any() and columns is None:
+            raise ValueError("expected the columns of the network, for weight decay")
         self._weights = weights
         self._rate = self.learning_rate.reshape(-1, 1).astype(weights.dtype)
         self._state = [np.zeros_like(weights) for _ in range(self.slots)]
+        self._left = None
+        if self.weight_decay.any():
+            decay = np.zeros(weights.shape)
+            for name, where in columns.items():
+                if not any(text in name for text in self.not_decayed):
+                    decay[:, where] = (self.learning_rate * self.weight_decay).reshape(-1, 1)
+            self._left = (1 - decay).astype(weights.dtype)
+
+    def _begin(self, weights):
+        """Count a step, and shrink the weights by weight decay."""
+        self.build(weights)
+        self.iterations += 1
+        if self._left is not None:
+            weights *= self._left
 
 
 class SGD(_Optimizer):
@@ -821,14 +1123,23 @@ class SGD(_Optimizer):
 
     velocity = momentum * velocity - learning_rate * gradient; weights = weights + velocity.
 
+    Weight decay is decoupled from the gradient and scaled by the learning rate, as in Keras: each
+    step begins with weights = weights - learning_rate * weight_decay * weights. Without momentum
+    that is the same as a penalty weight_decay / 2 * (sum of squared weights) in the loss.
+
     Args:
         learning_rate: a positive number, or one for each run.
         momentum: from 0 to 1, 0 being plain gradient descent.
+        weight_decay: a number of 0 or more, or one for each run.
+        not_decayed: texts; a parameter whose name in `Network.columns`, such as "bn_1/gamma",
+            contains one of them does not decay. By default only kernels do.
     """
 
-    def __init__(self, learning_rate, momentum=0.0):
+    def __init__(
+        self, learning_rate, momentum=0.0, weight_decay=0.0, not_decayed=("gamma", "beta", "bias")
+    ):
         """Set the rule; `build` sizes the state."""
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, weight_decay, not_decayed)
         if not 0 <= momentum < 1:
             raise ValueError(f"expected momentum from 0 to below 1, got {momentum!r}")
         self.momentum = momentum
@@ -836,8 +1147,7 @@ class SGD(_Optimizer):
 
     def step(self, weights, gradients):
         """Change the weights [runs, parameters] in place; the gradients are used up."""
-        self.build(weights)
-        self.iterations += 1
+        self._begin(weights)
         gradients *= self._rate
         if self.momentum:
             (velocity,) = self._state
@@ -855,21 +1165,29 @@ class Adam(_Optimizer):
         learning_rate: a positive number, or one for each run.
         beta_1, beta_2: decay rates of the two moments.
         epsilon: added to the root of the second moment.
+        weight_decay, not_decayed: as for `SGD`.
     """
 
     slots = 3
 
-    def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        weight_decay=0.0,
+        not_decayed=("gamma", "beta", "bias"),
+    ):
         """Set the rule; `build` sizes the state."""
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, weight_decay, not_decayed)
         if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
             raise ValueError(f"expected betas from 0 to below 1, got {beta_1!r} and {beta_2!r}")
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
     def step(self, weights, gradients):
         """Change the weights [runs, parameters] in place; the gradients are used up."""
-        self.build(weights)
-        self.iterations += 1
+        self._begin(weights)
         m, v, scratch = self._state
         np.subtract(gradients, m, out=scratch)
         scratch *= 1 - self.beta_1
@@ -965,7 +1283,7 @@ def fit(
     x, y = net._check_input(x), np.asarray(y)
     seeds = net.seeds if seeds is None else _check_seeds(seeds)
     _check_fit(net, x, y, loss, seeds, steps, batch_size, every, record or {})
-    optimizer.build(net.weights)
+    optimizer.build(net.weights, net.columns)
 
     rows = x.shape[-2]
     unique, which = np.unique(seeds, return_inverse=True)
@@ -1018,6 +1336,12 @@ def _check_fit(net, x, y, loss, seeds, steps, batch_size, every, record):
         raise ValueError(
             "expected batch_size of 2 or more, got 1: with one row BN returns beta for any input"
         )
+    for layer in net.layers:
+        if isinstance(layer, GhostBatchNorm) and batch_size % layer.size:
+            raise ValueError(
+                f"expected batch_size to be a multiple of {layer.size}, the size of a ghost "
+                f"batch, got {batch_size}"
+            )
     if every is not None and every < 1:
         raise ValueError(f"expected every to be None or at least 1, got {every}")
     if "loss" in record:

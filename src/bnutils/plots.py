@@ -27,6 +27,7 @@ ARMS: dict[str, dict[str, str]] = {
     "no BN": {"color": "#D55E00", "linestyle": "--"},
     "BN, no gamma and beta": {"color": "#56B4E9", "linestyle": "-."},
     "scaler": {"color": "#009E73", "linestyle": ":"},
+    "layer norm": {"color": "#E69F00", "linestyle": ":"},
     "other": {"color": "#CC79A7", "linestyle": "-."},
     "theory": {"color": INK, "linestyle": ":"},
 }
