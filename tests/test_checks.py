@@ -1,5 +1,6 @@
 """Every checker passes the right answer, names every known mistake, and gives nothing away."""
 
+import copy
 import json
 import re
 import subprocess
@@ -114,8 +115,9 @@ def test_faults_of_any_function(name):
     exercise = EXERCISES[name]
 
     def scribble(*arguments):
-        result = exercise.right(*[np.copy(a) if np.ndim(a) else a for a in arguments])
-        next(a for a in arguments if np.ndim(a))[:] = 7
+        result = exercise.right(*copy.deepcopy(arguments))
+        first = next(a for a in arguments if isinstance(a, list) or np.ndim(a))
+        (first[0] if isinstance(first, list) else first)[:] = 7
         return result
 
     def single(*arguments):

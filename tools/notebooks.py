@@ -2,10 +2,12 @@
 
 `python tools/notebooks.py notebooks/01_motivation.ipynb ...`
 
-Two notebooks run at a time. At the end, a table says what each took. A cell whose metadata hold
-`"export": "NAME"` has its figure written to book/_static/NAME.svg and NAME-dark.svg.
+Two notebooks run at a time. At the end, a table says what each took; book/run_times.json keeps it
+for the book's readers. A cell whose metadata hold `"export": "NAME"` has its figure written to
+book/_static/NAME.svg and NAME-dark.svg.
 """
 
+import json
 import resource
 import sys
 import time
@@ -18,6 +20,7 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
+TIMES = ROOT / "book" / "run_times.json"
 SVG = "image/svg+xml"
 
 
@@ -78,19 +81,35 @@ def execute(path: Path) -> tuple[str, float, float]:
     return path.stem, wall, usage.ru_utime + usage.ru_stime
 
 
+def record_times(seconds: dict[str, float], file: Path = TIMES) -> None:
+    """Write down the CPU seconds of the notebooks of this book that have changed noticeably.
+
+    Each run takes a little more or less. What is within a quarter, or within two seconds, of what
+    the file says is not written, so that the file changes only when a chapter has.
+    """
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    there = {path.stem for path in (file.parents[1] / "notebooks").glob("*.ipynb")}
+    for name, new in seconds.items():
+        if name not in known or abs(new - known[name]) > max(2, known[name] / 4):
+            known[name] = round(new)
+    kept = {name: known[name] for name in sorted(known) if name in there}
+    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Execute the notebooks named on the command line."""
     paths = [Path(argument).resolve() for argument in sys.argv[1:]]
-    total = 0.0
+    seconds = {}
     # A worker runs one notebook only, so that its children's CPU time is that notebook's.
     with ProcessPoolExecutor(max_workers=2, max_tasks_per_child=1) as pool:
         try:
             for name, wall, cpu in pool.map(execute, paths):
-                total += cpu
+                seconds[name] = cpu
                 print(f"  {name:24s} {wall:6.1f} s wall {cpu:6.1f} s CPU")
         except CellExecutionError as error:
             sys.exit(str(error))
-    print(f"  {'all':24s} {'':13s} {total:6.1f} s CPU")
+    print(f"  {'all':24s} {'':13s} {sum(seconds.values()):6.1f} s CPU")
+    record_times(seconds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""What a page says of the book's making, read from the files that know it.
+
+Directives for MyST pages:
+
+- `{run-times}`: what each chapter costs to run, from book/run_times.json;
+- `{versions}`: the packages of pyproject.toml, at the versions of requirements.lock.
+"""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+TIMES = "book/run_times.json"
+PROJECT = "pyproject.toml"
+LOCK = "requirements.lock"
+GROUPS = {"dependencies": "the numbers", "book": "the pages", "test": "the tests"}
+
+logger = logging.getLogger(__name__)
+
+
+class _Made(SphinxDirective):
+    """Renders MyST text, and builds its page again when one of the files it read changes."""
+
+    def read(self, path: str) -> str:
+        """The text of a file of the book."""
+        self.env.note_dependency(path)
+        return (Path(self.env.srcdir) / path).read_text(encoding="utf-8")
+
+    def run(self):
+        """Render."""
+        return self.parse_text_to_nodes("\n".join(self.lines()))
+
+
+class RunTimes(_Made):
+    """`{run-times}`."""
+
+    def lines(self):
+        """A table with a row for each chapter, and their sum."""
+        times = json.loads(self.read(TIMES))
+        chapters = sorted((Path(self.env.srcdir) / "notebooks").glob("*.ipynb"))
+        yield from ("| | chapter | seconds |", "|--:|---|--:|")
+        for path in chapters:
+            if path.stem not in times:
+                logger.warning("%s lacks %s: run tools/notebooks.py", TIMES, path.name)
+                continue
+            title = f"{{doc}}`/notebooks/{path.stem}`"
+            yield f"| {int(path.stem[:2])} | {title} | {times[path.stem]} |"
+        yield f"| | all | {sum(times.get(path.stem, 0) for path in chapters)} |"
+
+
+class Versions(_Made):
+    """`{versions}`."""
+
+    def lines(self):
+        """A table with a row for each group of dependencies."""
+        project = tomllib.loads(self.read(PROJECT))["project"]
+        pins = locked(self.read(LOCK))
+        groups = {"dependencies": project["dependencies"], **project["optional-dependencies"]}
+        yield from ("| what makes | with |", "|---|---|")
+        for group, made in GROUPS.items():
+            names = [Requirement(line).name for line in groups[group]]
+            yield f"| {made} | {', '.join(f'{name} {pins[name]}' for name in names)} |"
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The version that a lock gives each package on this machine."""
+    pins = {}
+    for line in re.findall(r"^([\w.-]+==.*?) *\\?$", lock, re.MULTILINE):
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            pins[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return pins
+
+
+def setup(app):
+    """Connect the directives; Sphinx calls this."""
+    app.add_directive("run-times", RunTimes)
+    app.add_directive("versions", Versions)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
