@@ -60,10 +60,12 @@ class DryRun:
     Attributes:
         layers: one record per layer, in the order of `batch_norms`.
         how: which step was taken, in words.
+        traced: whether it is the step that `fit` had traced, with the flags of that day.
     """
 
     layers: tuple[LayerStep, ...]
     how: str
+    traced: bool
 
     @property
     def learning(self) -> tuple[LayerStep, ...]:
@@ -273,7 +275,7 @@ def _bits(variables) -> list[bytes]:
     return [part.numpy().tobytes() for variable in variables for part in _parts(variable)]
 
 
-def _report(model, step: Callable[[], Callable], how: str) -> DryRun:
+def _report(model, step: Callable[[], Callable], how: str, traced: bool = False) -> DryRun:
     """Take a step and compare. `step` returns a function: does the step train a variable?"""
     layers = batch_norms(model)
     paths = layer_paths(model)
@@ -295,6 +297,7 @@ def _report(model, step: Callable[[], Callable], how: str) -> DryRun:
             for layer, variables, old in zip(layers, statistics, before, strict=True)
         ),
         how,
+        traced,
     )
 
 
@@ -330,7 +333,7 @@ def _run_traces(model, traces, x, y):
             written |= _written(trace)
         return lambda variable: any(id(part.handle) in written for part in _parts(variable))
 
-    return _report(model, step, "train_step of the compiled model, as fit has traced it")
+    return _report(model, step, "train_step of the compiled model, as fit has traced it", traced=True)
 
 
 def _run_trace(model, trace, x, y):

@@ -52,12 +52,7 @@ def freeze_bn(model: keras.Model, x: Any = None, y: Any = None) -> keras.Model:
         >>> [v.name for v in unfreeze_bn(model).trainable_variables]
         ['gamma', 'beta', 'kernel', 'bias']
     """
-    build(model, x)
-    layers = batch_norms(model)
-    if not layers:
-        raise ValueError(
-            f"expected a model with BatchNormalization layers, got {model.name!r} without one"
-        )
+    layers = _layers(model, x)
     flags = {layer: _flags(layer) for layer in layers}
     with _put_back_on_failure(model):
         for layer in layers:
@@ -103,12 +98,7 @@ def unfreeze_bn(model: keras.Model, x: Any = None, y: Any = None) -> keras.Model
     Example:
         See `freeze_bn`.
     """
-    build(model, x)
-    layers = batch_norms(model)
-    if not layers:
-        raise ValueError(
-            f"expected a model with BatchNormalization layers, got {model.name!r} without one"
-        )
+    layers = _layers(model, x)
     known = _flags_before.get(model, {})
     with _put_back_on_failure(model):
         for layer in layers:
@@ -131,6 +121,17 @@ def unfreeze_bn(model: keras.Model, x: Any = None, y: Any = None) -> keras.Model
             )
     _flags_before.pop(model, None)
     return model
+
+
+def _layers(model, x) -> list[keras.layers.BatchNormalization]:
+    """The batch normalization layers of a model, built; a model without one is an error."""
+    build(model, x)
+    layers = batch_norms(model)
+    if not layers:
+        raise ValueError(
+            f"expected a model with BatchNormalization layers, got {model.name!r} without one"
+        )
+    return layers
 
 
 def _still_learning(learning) -> str:

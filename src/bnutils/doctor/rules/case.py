@@ -29,6 +29,9 @@ class Finding:
     repair: str
 
 
+FREEZE = "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and proves it."
+
+
 def short(number: float) -> str:
     """A number with two digits; from a hundred up, a whole one."""
     return f"{number:.2g}" if abs(number) < 100 else f"{number:,.0f}"

@@ -6,14 +6,9 @@ from collections.abc import Iterator
 
 from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import Case, Finding, count, listing
+from bnutils.doctor.rules.case import FREEZE, Case, Finding, count, listing
 
-_FREEZE = "Call freeze_bn(model): it sets trainable=False, compiles again and proves it."
-
-
-def _traced(case) -> bool:
-    """Whether the dry run ran the step that `fit` had traced, with the flags of that day."""
-    return "as fit has traced it" in case.dry.how
+_KEPT = "fit keeps the function that it traced before the flag was changed."
 
 
 def _changed(steps) -> str:
@@ -35,20 +30,24 @@ def _grouped(case, steps):
         yield path, names, [by_layer[layer] for layer in layers]
 
 
-def stale_compile(case: Case) -> Iterator[Finding]:
-    """`trainable` was changed after `fit` had fixed what it trains."""
-    if not _traced(case):
-        return
-    frozen = [step for step in case.dry.learning if not step.layer.trainable]
+def _disobeyed(case, step, why) -> Iterator[Finding]:
+    """Layers that say trainable=False and learn all the same."""
+    frozen = [each for each in case.dry.learning if not each.layer.trainable]
     for path, names, steps in _grouped(case, frozen):
         yield Finding(
             "error",
             path,
-            f"{names} say trainable=False, yet the next step of fit changes their "
-            f"{_changed(steps)}.",
-            "fit keeps the function that it traced before the flag was changed.",
-            _FREEZE,
+            f"{names} say trainable=False, yet {step} changes their {_changed(steps)}.",
+            why,
+            FREEZE,
         )
+
+
+def stale_compile(case: Case) -> Iterator[Finding]:
+    """`trainable` was changed after `fit` had fixed what it trains."""
+    if not case.dry.traced:
+        return
+    yield from _disobeyed(case, "the next step of fit", _KEPT)
     asleep = [
         step
         for step in case.dry.layers
@@ -59,24 +58,15 @@ def stale_compile(case: Case) -> Iterator[Finding]:
             "error",
             path,
             f"{names} say trainable=True, yet the next step of fit changes nothing in them.",
-            "fit keeps the function that it traced before the flag was changed.",
+            _KEPT,
             "Compile the model again.",
         )
 
 
 def frozen_but_learning(case: Case) -> Iterator[Finding]:
     """BN learns although it is frozen, or although all around it is."""
-    if not _traced(case):
-        flagged = [step for step in case.dry.learning if not step.layer.trainable]
-        for path, names, steps in _grouped(case, flagged):
-            yield Finding(
-                "error",
-                path,
-                f"{names} say trainable=False, yet a training step changes their "
-                f"{_changed(steps)}.",
-                "A frozen layer should stay as it is.",
-                _FREEZE,
-            )
+    if not case.dry.traced:
+        yield from _disobeyed(case, "a training step", "A frozen layer should stay as it is.")
     recorded = {call.layer for call in case.bn_calls if call.training is False and call.recorded}
     awake = [
         step
@@ -96,7 +86,7 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             "statistics.",
             "Freezing weights does not freeze statistics: only the layer's own trainable=False "
             "does.",
-            _FREEZE,
+            FREEZE,
         )
     suspects = _amid_frozen(case, [step for step in awake if step not in alone])
     others = [
@@ -114,7 +104,7 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             "function."
             if others
             else "Nothing but batch normalization trains here; that can be a method.",
-            _FREEZE + " If you adapt batch normalization on purpose, leave it.",
+            FREEZE + " If you adapt batch normalization on purpose, leave it.",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bnutils._keras import keras
 from bnutils.doctor.graph import Call
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import Case, Finding, count, listing
+from bnutils.doctor.rules.case import FREEZE, Case, Finding, count, listing
 
 # The losses of keras.losses that are made for regression or classification. Others, such as a
 # cosine similarity or a triplet loss, may well want a normalized embedding.
@@ -239,5 +239,5 @@ def ignored_training_argument(case: Case) -> Iterator[Finding]:
             f"Keras {keras.__version__} drops that in fit, as an experiment has just shown.",
             "fit normalizes by the batch and overwrites the statistics that the call was meant to "
             "protect.",
-            "Call freeze_bn(model), which sets trainable=False, compiles again and proves it.",
+            FREEZE,
         )
