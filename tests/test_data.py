@@ -541,7 +541,7 @@ def test_no_loader_opens_a_connection(cache_file, monkeypatch):
 
 def test_importing_loads_none_of_the_packages():
     code = (
-        "import sys, bnutils.data, bnutils.trials;"
+        "import sys, bnutils.data, bnutils.evidence;"
         "print([m for m in ('sklearn', 'pandas', 'mlxtend', 'vega_datasets', 'scipy.stats', "
         "'matplotlib', 'tensorflow') if m in sys.modules])"
     )

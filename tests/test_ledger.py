@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bnutils.trials import CLAIM_MIME, Claim, Finding, exact
+from bnutils.evidence import CLAIM_MIME, Claim, Finding, exact
 
 ROOT = Path(__file__).resolve().parents[1]
 

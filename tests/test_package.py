@@ -42,7 +42,7 @@ def in_fresh_python(code):
         ("bnutils.norm", "scipy pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.network", "pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.data", "pandas matplotlib tensorflow keras sklearn"),
-        ("bnutils.trials", "matplotlib tensorflow keras sklearn"),
+        ("bnutils.evidence", "matplotlib tensorflow keras sklearn"),
         ("bnutils.plots", "tensorflow keras sklearn"),
         ("bnutils.checks", "pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.conventions", "scipy pandas matplotlib tensorflow keras sklearn"),

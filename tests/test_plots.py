@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from bnutils import plots, trials
+from bnutils import evidence, plots
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_band_draws_the_mean_and_its_interval():
     assert line.get_label() == "ours"
     corners = area.get_paths()[0].vertices
     for column, point in zip(values.T, x, strict=True):
-        spread = trials.interval(column)
+        spread = evidence.interval(column)
         edges = corners[corners[:, 0] == point, 1]
         assert edges.min() == pytest.approx(spread.low)
         assert edges.max() == pytest.approx(spread.high)

@@ -18,7 +18,7 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from bnutils.trials import CLAIM_MIME, Claim
+from bnutils.evidence import CLAIM_MIME, Claim
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from bnutils import network
 from bnutils.data import Dataset, Part
-from bnutils.trials import best_setting
+from bnutils.evidence import best_setting
 
 __all__ = ["Arm", "compare"]
 

@@ -318,7 +318,7 @@ class GroupNorm:
 
     def __call__(self, x, training=False):
         """Apply the layer to an array [runs, batch, units]; training prepares `backward`."""
-        x_hat, cache = normalize(self._columns(x), None, None, eps=self.epsilon)
+        x_hat, cache = normalize(self._columns(x), None, None, epsilon=self.epsilon)
         x_hat = x_hat.T.reshape(x.shape)
         self._kept = (x_hat, cache) if training else None
         y = x_hat * self.gamma[:, None]
@@ -372,7 +372,7 @@ class GhostBatchNorm(BatchNorm):
             raise ValueError(f"expected rows in ghost batches of {self.size}, got {rows} rows")
         ghosts = rows // self.size
         each = [np.repeat(p[:, None], ghosts, axis=1) for p in (self.gamma, self.beta)]
-        y, self._cache = normalize(self._apart(x), *each, axis=(1, 2, 3), eps=self.epsilon)
+        y, self._cache = normalize(self._apart(x), *each, axis=(1, 2, 3), epsilon=self.epsilon)
         means, variances = self._cache.mean, self._cache.variance  # [runs, ghosts, units]
         new = 1 - self.momentum
         self.moving_mean = self.momentum * self.moving_mean + new * means.mean(axis=1)

@@ -36,34 +36,34 @@ __all__ = [
 ]
 
 
-def standardize(x, axes, eps=0.0):
-    """Subtract the mean and divide by the standard deviation, both taken over ``axes``.
+def standardize(x, axis, epsilon=0.0):
+    """Subtract the mean and divide by the standard deviation, both taken over ``axis``.
 
     Args:
         x: float32 or float64 array of any shape.
-        axes: The axis, or axes, to average over.
-        eps: Added to the variance, in the units of ``x`` squared; at least 0.
+        axis: The axis, or axes, to average over.
+        epsilon: Added to the variance, in the units of ``x`` squared; at least 0.
 
     Returns:
-        ``(x_hat, mean, variance)``: ``x_hat = (x - mean) / sqrt(variance + eps)`` has the shape
-        of ``x``; mean and biased variance have length 1 along ``axes``.
+        ``(x_hat, mean, variance)``: ``x_hat = (x - mean) / sqrt(variance + epsilon)`` has the shape
+        of ``x``; mean and biased variance have length 1 along ``axis``.
 
     Raises:
         ValueError: If ``x`` is empty, not float32 or float64, or not finite throughout; if
-            ``axes`` is empty, out of range or repeated; if ``eps`` is negative; or if ``eps`` is
-            0 and some variance is 0.
+            ``axis`` is empty, out of range or repeated; if ``epsilon`` is negative; or if
+            ``epsilon`` is 0 and some variance is 0.
 
     Example:
-        >>> x_hat, mean, variance = standardize(np.array([[1.0, 10.0], [3.0, 30.0]]), axes=0)
+        >>> x_hat, mean, variance = standardize(np.array([[1.0, 10.0], [3.0, 30.0]]), axis=0)
         >>> x_hat
         array([[-1., -1.],
                [ 1.,  1.]])
         >>> mean, variance
         (array([[ 2., 20.]]), array([[  1., 100.]]))
     """
-    x, layout = _checked(x, _layout_over, axes)
+    x, layout = _checked(x, _layout_over, axis)
     centered, mean, variance = _moments(x, layout)
-    inverse_std = _inverse_std(variance, eps, x, layout)
+    inverse_std = _inverse_std(variance, epsilon, x, layout)
     centered *= layout.spread(inverse_std)
     return (
         layout.unfold(centered),
@@ -72,7 +72,7 @@ def standardize(x, axes, eps=0.0):
     )
 
 
-def batch_norm(x, gamma, beta, axis=-1, eps=1e-3):
+def batch_norm(x, gamma, beta, axis=-1, epsilon=1e-3):
     """Normalize each channel by the statistics of this batch, then scale and shift it.
 
     Algorithm 1 of arXiv:1502.03167: ``y = gamma * x_hat + beta``.
@@ -82,7 +82,7 @@ def batch_norm(x, gamma, beta, axis=-1, eps=1e-3):
         gamma: Scale, in the shape of the kept axes; None for no scale.
         beta: Shift, in the shape of the kept axes; None for no shift.
         axis: The axis, or axes, that keep their own statistics.
-        eps: Added to the variance, in the units of ``x`` squared; at least 0.
+        epsilon: Added to the variance, in the units of ``x`` squared; at least 0.
 
     Returns:
         ``(y, cache)``: ``y`` like ``x``, and what ``batch_norm_grad`` needs.
@@ -90,12 +90,13 @@ def batch_norm(x, gamma, beta, axis=-1, eps=1e-3):
     Raises:
         ValueError: If ``x`` is empty, not float32 or float64, or not finite throughout, or has
             one value in each channel; if ``axis`` is out of range, repeated, or leaves nothing to
-            average over; if ``gamma`` or ``beta`` has the wrong shape; if ``eps`` is negative; or
-            if ``eps`` is 0 and some variance is 0.
+            average over; if ``gamma`` or ``beta`` has the wrong shape; if ``epsilon`` is negative;
+            or if ``epsilon`` is 0 and some variance is 0.
 
     Example:
         >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
-        >>> y, cache = batch_norm(x, gamma=np.array([1.0, 2.0]), beta=np.array([0.0, 5.0]), eps=0)
+        >>> gamma, beta = np.array([1.0, 2.0]), np.array([0.0, 5.0])
+        >>> y, cache = batch_norm(x, gamma, beta, epsilon=0)
         >>> y
         array([[-1.,  3.],
                [ 1.,  7.]])
@@ -113,7 +114,7 @@ def batch_norm(x, gamma, beta, axis=-1, eps=1e-3):
     beta = layout.row(beta, "beta")
 
     centered, mean, variance = _moments(x, layout)
-    inverse_std = _inverse_std(variance, eps, x, layout)
+    inverse_std = _inverse_std(variance, epsilon, x, layout)
     scale = layout.spread(inverse_std if gamma is None else gamma * inverse_std)
     y = centered * scale
     if beta is not None:
@@ -128,7 +129,7 @@ def batch_norm_grad(dy, cache):
 
         dbeta  = sum(dy)
         dgamma = sum(dy * x_hat)
-        dx     = gamma / sqrt(variance + eps) * (dy - mean(dy) - x_hat * mean(dy * x_hat))
+        dx     = gamma / sqrt(variance + epsilon) * (dy - mean(dy) - x_hat * mean(dy * x_hat))
 
     Args:
         dy: Gradient with respect to ``y``, of its shape.
@@ -168,11 +169,11 @@ def batch_norm_grad(dy, cache):
     return layout.unfold(dx), dgamma.reshape(layout.kept), dbeta.reshape(layout.kept)
 
 
-def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, eps=1e-3):
+def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, epsilon=1e-3):
     """Normalize by given statistics: one multiplication and one addition for each value.
 
     Algorithm 2 of arXiv:1502.03167: ``y = scale * x + shift``, with
-    ``scale = gamma / sqrt(moving_variance + eps)`` and ``shift = beta - scale * moving_mean``.
+    ``scale = gamma / sqrt(moving_variance + epsilon)`` and ``shift = beta - scale * moving_mean``.
 
     Args:
         x: float32 or float64 array.
@@ -181,7 +182,7 @@ def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, 
         moving_mean: Mean, in the shape of the kept axes.
         moving_variance: Variance, in the shape of the kept axes; at least 0.
         axis: The axis, or axes, that keep their own statistics.
-        eps: Added to the variance, in the units of ``x`` squared; at least 0.
+        epsilon: Added to the variance, in the units of ``x`` squared; at least 0.
 
     Returns:
         ``y``, like ``x``.
@@ -189,12 +190,12 @@ def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, 
     Raises:
         ValueError: If ``x`` is empty, not float32 or float64, or not finite throughout; if
             ``axis`` is out of range, repeated, or leaves nothing to average over; if a parameter
-            has the wrong shape; if ``eps`` or some variance is negative; or if both are 0.
+            has the wrong shape; if ``epsilon`` or some variance is negative; or if both are 0.
 
     Example:
         >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
         >>> batch_norm_inference(x, None, None, moving_mean=[1.0, 10.0],
-        ...                      moving_variance=[4.0, 25.0], eps=0)
+        ...                      moving_variance=[4.0, 25.0], epsilon=0)
         array([[0., 0.],
                [1., 4.]])
     """
@@ -206,7 +207,7 @@ def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, 
     if not variance.min() >= 0:
         raise ValueError(f"moving_variance must not be negative, got {variance.min()}")
 
-    scale = _inverse_std(variance, eps)
+    scale = _inverse_std(variance, epsilon)
     if gamma is not None:
         scale *= gamma
     shift = -mean * scale
@@ -342,7 +343,7 @@ class Cache(NamedTuple):
         centered: ``x - mean``.
         channel_mean: Mean of each channel.
         channel_variance: Biased variance of each channel.
-        inverse_std: ``1 / sqrt(variance + eps)`` of each channel.
+        inverse_std: ``1 / sqrt(variance + epsilon)`` of each channel.
         scale: ``gamma * inverse_std``, repeated to the length of a row of ``centered``.
         layout: How arrays are folded.
     """
@@ -403,23 +404,23 @@ def _channel_gradients(dy, cache):
     return dgamma, layout.total(dy)
 
 
-_TINY = float(np.finfo(np.float32).tiny)  # a smaller eps may be 0 in float32
+_TINY = float(np.finfo(np.float32).tiny)  # a smaller epsilon may be 0 in float32
 
 
-def _inverse_std(variance, eps, x=None, layout=None):
-    """``1 / sqrt(variance + eps)``, after a check that it is finite."""
-    _require_eps(eps, "eps")
-    if eps < _TINY and variance.dtype.type(eps) == 0:
+def _inverse_std(variance, epsilon, x=None, layout=None):
+    """``1 / sqrt(variance + epsilon)``, after a check that it is finite."""
+    _require_eps(epsilon, "epsilon")
+    if epsilon < _TINY and variance.dtype.type(epsilon) == 0:
         flat = variance == 0
         if x is not None:  # rounding can leave a constant channel a variance above 0
             x = x.reshape(layout.unfolded)
             flat |= x.max(axis=-2, keepdims=True) == x.min(axis=-2, keepdims=True)
         if flat.any():
             raise ValueError(
-                f"eps is 0 and so is the variance of {flat.sum()} of {flat.size} channels: "
+                f"epsilon is 0 and so is the variance of {flat.sum()} of {flat.size} channels: "
                 "normalizing would divide by 0"
             )
-    return np.reciprocal(np.sqrt(variance + float(eps)))
+    return np.reciprocal(np.sqrt(variance + float(epsilon)))
 
 
 # ---- Layout: every choice of axes becomes the same two or three axes ----------------------------
@@ -547,9 +548,9 @@ def _layout_keeping(shape, dtype, axis):
 @lru_cache(maxsize=128)
 def _layout_over(shape, dtype, axes):
     """Layout for averages over ``axes``."""
-    reduced = _axes(shape, axes, "axes")
+    reduced = _axes(shape, axes, "axis")
     if not reduced:
-        raise ValueError(f"axes must name at least one axis to average over, got {axes}")
+        raise ValueError(f"axis must name at least one axis to average over, got {axes}")
     return _Layout(shape, dtype, tuple(a for a in range(len(shape)) if a not in reduced))
 
 
@@ -594,9 +595,9 @@ def _require_shape(parameter, name, shape):
         )
 
 
-def _require_eps(eps, name):
-    if not eps >= 0:
-        raise ValueError(f"{name} must not be negative, got {eps}")
+def _require_eps(epsilon, name):
+    if not epsilon >= 0:
+        raise ValueError(f"{name} must not be negative, got {epsilon}")
 
 
 def _require_finite(sums, folded, name, layout):

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from bnutils.trials import interval
+from bnutils.evidence import interval
 
 INK = "#1f2430"
 FAINT = "#8a8f98"

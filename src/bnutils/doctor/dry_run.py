@@ -333,7 +333,8 @@ def _run_traces(model, traces, x, y):
             written |= _written(trace)
         return lambda variable: any(id(part.handle) in written for part in _parts(variable))
 
-    return _report(model, step, "train_step of the compiled model, as fit has traced it", traced=True)
+    how = "train_step of the compiled model, as fit has traced it"
+    return _report(model, step, how, traced=True)
 
 
 def _run_trace(model, trace, x, y):

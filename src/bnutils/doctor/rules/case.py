@@ -29,7 +29,9 @@ class Finding:
     repair: str
 
 
-FREEZE = "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and proves it."
+FREEZE = (
+    "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and proves it."
+)
 
 
 def short(number: float) -> str:

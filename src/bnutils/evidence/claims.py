@@ -1,19 +1,4 @@
-"""From runs to evidence: paired differences, intervals, and claims with a verdict.
-
-The rules: both arms share seeds, initial weights and mini-batch order, so they are compared seed by
-seed. Settings are chosen on validation data. A claim holds only where the whole interval is on the
-claimed side. Arrays have the seeds on the first axis, as `Grid.reshape` in `bnutils.network` gives
-them.
-
-Example:
-    >>> without_bn = [412.0, 380.0, 401.0, 365.0, 377.0]  # steps to 80 % accuracy, seeds 0 to 4
-    >>> with_bn = [58.0, 61.0, 50.0, 55.0, 57.0]
-    >>> speed_up = paired_ratio(without_bn, with_bn)
-    >>> f"{speed_up:.1f}"
-    '6.9 [6.1, 7.8]'
-    >>> Finding("steps to 80 %, no BN ÷ BN", speed_up, threshold=1, spec=".1f").holds
-    True
-"""
+"""Claims: what somebody said, what was measured, and the outcome."""
 
 import html
 import math
@@ -25,285 +10,13 @@ from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
-__all__ = [
-    "Claim",
-    "Finding",
-    "Interval",
-    "best_setting",
-    "exact",
-    "interval",
-    "paired_difference",
-    "paired_ratio",
-    "steps_to",
-]
+from bnutils.evidence.intervals import Interval, is_count
+
+__all__ = ["CLAIM_MIME", "Claim", "Finding"]
 
 CLAIM_MIME = "application/vnd.bnutils.claim+json"
 FEWEST_SEEDS = 5
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over runs with its confidence interval, or several of them in arrays.
-
-    Format codes apply to every number: `f"{effect:.3f}"` is `'0.920 ± 0.006'`, or
-    `'6.9 [6.1, 7.8]'` where the two sides differ in length, as for a ratio.
-
-    Args:
-        mean: the mean (for a ratio, the geometric mean): a number or an array.
-        low: lower end, of the same shape.
-        high: upper end, of the same shape.
-        n: number of runs.
-        confidence: confidence level; 1 for a quantity without randomness.
-        symmetric: whether the mean is in the middle.
-
-    Raises:
-        ValueError: not finite numbers with `low <= mean <= high` of one shape, no runs, or a
-            confidence outside (0, 1].
-    """
-
-    mean: float | NDArray[np.float64]
-    low: float | NDArray[np.float64]
-    high: float | NDArray[np.float64]
-    n: int
-    confidence: float = 0.95
-    symmetric: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("mean", "low", "high"):
-            object.__setattr__(self, name, _plain(_finite(getattr(self, name), name)))
-        if len({np.shape(end) for end in self._ends}) > 1 or not (
-            np.all(self.low <= self.mean) and np.all(self.mean <= self.high)
-        ):
-            raise ValueError(
-                "expected low <= mean <= high, of one shape, "
-                f"received {self.low}, {self.mean} and {self.high}"
-            )
-        if not _is_count(self.n, at_least=1):
-            raise ValueError(f"expected n, a whole number of runs from 1 on, received {self.n!r}")
-        if not isinstance(self.confidence, Real) or not 0 < self.confidence <= 1:
-            raise ValueError(f"expected a confidence in (0, 1], received {self.confidence!r}")
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether it is a quantity without randomness."""
-        return self.confidence == 1
-
-    @property
-    def half_width(self) -> float | NDArray[np.float64]:
-        """Half the length of the interval."""
-        return (self.high - self.low) / 2
-
-    def __getitem__(self, index: Any) -> "Interval":
-        """One or some of several intervals, indexed as the array of means is."""
-        mean, low, high = (np.asarray(end)[index] for end in self._ends)
-        return replace(self, mean=mean, low=low, high=high)
-
-    def __format__(self, spec: str) -> str:
-        """Mean and half width, or mean and both ends, each number formatted with `spec`.
-
-        Raises:
-            ValueError: it holds several intervals: index it first.
-        """
-        if np.ndim(self.mean):
-            raise ValueError(
-                f"these are intervals of shape {np.shape(self.mean)}: index one to format it"
-            )
-        mean = format(self.mean, spec)
-        if self.is_exact:
-            return mean
-        if self.symmetric:
-            return f"{mean} ± {self.half_width:{spec}}"
-        return f"{mean} [{self.low:{spec}}, {self.high:{spec}}]"
-
-    def __str__(self) -> str:
-        """With three significant digits."""
-        return format(self, ".3g")
-
-    @property
-    def _ends(self) -> tuple[Any, Any, Any]:
-        return self.mean, self.low, self.high
-
-
-def interval(values: ArrayLike, confidence: float = 0.95, axis: int = 0) -> Interval:
-    """The mean over runs and its Student-t confidence interval.
-
-    mean ± t · s / √n, where s is the standard deviation with n - 1 and t the quantile of Student's
-    distribution with n - 1 degrees of freedom.
-
-    Args:
-        values: one value per run, of shape [runs], or [runs, ...] for several intervals at once.
-        confidence: confidence level, between 0 and 1.
-        axis: the axis of the runs.
-
-    Returns:
-        An `Interval` of numbers for one-dimensional `values`, otherwise of arrays of shape [...].
-
-    Raises:
-        ValueError: fewer than two runs, a confidence outside (0, 1), or a value that is NaN or
-            infinite. A failed run is never left out in silence: decide what it counts for, put
-            that value in its place, and say so.
-
-    Example:
-        >>> f"{interval([0.91, 0.92, 0.93]):.3f}"
-        '0.920 ± 0.025'
-    """
-    values = _finite(values, "values")
-    if values.ndim == 0 or values.shape[axis] < 2:
-        raise ValueError(f"expected at least two runs, received values of shape {values.shape}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, received {confidence!r}")
-    n = values.shape[axis]
-    mean = values.mean(axis=axis)
-    half_width = stdtrit(n - 1, (1 + confidence) / 2) * values.std(axis=axis, ddof=1) / math.sqrt(n)
-    return Interval(mean, mean - half_width, mean + half_width, n, confidence)
-
-
-def exact(value: float) -> Interval:
-    """A quantity without randomness, such as a count of parameters, as an `Interval`.
-
-    Args:
-        value: the number.
-
-    Raises:
-        ValueError: the number is NaN or infinite.
-
-    Example:
-        >>> f"{exact(3841):,.0f}"
-        '3,841'
-    """
-    return Interval(value, value, value, n=1, confidence=1.0)
-
-
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0
-) -> Interval:
-    """The mean difference a - b between two arms that share their seeds.
-
-    Args:
-        a: values of one arm, of shape [runs] or [runs, ...].
-        b: values of the other, of the same shape; the same index is the same seed.
-        confidence: confidence level, between 0 and 1.
-        axis: the axis of the runs.
-
-    Returns:
-        The `interval` of the differences.
-
-    Raises:
-        ValueError: shapes differ, or as for `interval`.
-
-    Example:
-        >>> f"{paired_difference([0.93, 0.95, 0.94], [0.91, 0.94, 0.93]):.3f}"
-        '0.013 ± 0.014'
-    """
-    a, b = _paired(a, b)
-    return interval(a - b, confidence, axis)
-
-
-def paired_ratio(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0) -> Interval:
-    """The geometric mean ratio a / b between two arms that share their seeds.
-
-    The interval is that of log(a / b), transformed back, so a ratio and its inverse tell the same
-    story: `paired_ratio(b, a)` has the inverse mean and ends.
-
-    Args:
-        a: positive values of one arm, of shape [runs] or [runs, ...].
-        b: positive values of the other, of the same shape; the same index is the same seed.
-        confidence: confidence level, between 0 and 1.
-        axis: the axis of the runs.
-
-    Returns:
-        An `Interval` whose sides differ in length.
-
-    Raises:
-        ValueError: shapes differ, a value is not positive and finite, or as for `interval`. A run
-            that never reached its goal (see `steps_to`) has no ratio. With the last step in its
-            place, `np.minimum(a, last_step)`, the result is a lower bound of the ratio, and the
-            label must say so.
-
-    Example:
-        >>> f"{paired_ratio([200.0, 440.0, 300.0], [100.0, 200.0, 150.0]):.2f}"
-        '2.06 [1.80, 2.37]'
-    """
-    a, b = _paired(a, b)
-    if not ((a > 0).all() and (b > 0).all()):
-        raise ValueError("expected positive values: a ratio of others has no logarithm")
-    log_ratio = interval(np.log(a) - np.log(b), confidence, axis)
-    mean, low, high = np.exp(log_ratio._ends)
-    return replace(log_ratio, mean=mean, low=low, high=high, symmetric=False)
-
-
-def steps_to(values: ArrayLike, steps: ArrayLike, threshold: float) -> NDArray[np.float64]:
-    """The first recorded step at which each run is at or above a threshold.
-
-    The answer is as fine as the recording: between two records nothing is known. For a quantity
-    that falls, such as a loss, pass `-values` and `-threshold`.
-
-    Args:
-        values: what was recorded, of shape [..., records], for example [runs, records].
-        steps: the step of each record, of shape [records], increasing.
-        threshold: the value to reach.
-
-    Returns:
-        Steps of shape [...]; infinity for a run that never got there. NaN counts as not there.
-
-    Raises:
-        ValueError: shapes do not fit, `steps` does not increase, or the threshold is NaN.
-
-    Example:
-        >>> steps_to([[0.1, 0.7, 0.9], [0.1, 0.2, 0.3]], steps=[0, 20, 40], threshold=0.8)
-        array([40., inf])
-    """
-    values, steps = np.asarray(values), np.asarray(steps, dtype=np.float64)
-    if steps.ndim != 1 or not steps.size or values.shape[-1:] != steps.shape:
-        raise ValueError(
-            "expected values of shape [..., records] and steps of shape [records], "
-            f"received {values.shape} and {steps.shape}"
-        )
-    if not (np.diff(steps) > 0).all():
-        raise ValueError("expected steps that increase")
-    if math.isnan(threshold):
-        raise ValueError("expected a threshold, received NaN")
-    reached = values >= threshold
-    return np.where(reached.any(axis=-1), steps[reached.argmax(axis=-1)], np.inf)
-
-
-def best_setting(validation: ArrayLike, *, maximize: bool = True) -> tuple[int, ...]:
-    """The setting with the best mean validation score, so that test data never choose one.
-
-    Args:
-        validation: scores of shape [seeds, settings] or [seeds, settings, settings, ...].
-        maximize: whether more is better, as for accuracy; `False` for a loss.
-
-    Returns:
-        The index of the setting, one number for each settings axis. Take the test scores with
-        `test[:, *best]`. A setting with a NaN in any seed is the worst of all. Of equal ones the
-        first is taken.
-
-    Raises:
-        ValueError: no settings axis, nothing to choose from, or no setting that worked.
-
-    Example:
-        >>> learning_rates = np.array([0.01, 0.1, 1.0])
-        >>> validation = np.array([[0.5, 0.8, np.nan], [0.6, 0.9, 0.99]])
-        >>> best = best_setting(validation)
-        >>> float(learning_rates[best])
-        0.1
-    """
-    validation = np.asarray(validation, dtype=np.float64)
-    if validation.ndim < 2 or validation.size == 0:
-        raise ValueError(
-            f"expected scores of shape [seeds, settings, ...], received {validation.shape}"
-        )
-    with np.errstate(invalid="ignore"):
-        mean = (validation if maximize else -validation).mean(axis=0)
-    if not (mean > -np.inf).any():
-        raise ValueError("every setting has a NaN or infinitely bad score: there is no best one")
-    best = np.unravel_index(np.nanargmax(mean), mean.shape)
-    return tuple(int(i) for i in best)
 
 
 @dataclass(frozen=True)
@@ -328,6 +41,7 @@ class Finding:
             format code, or a threshold with more digits than the code shows.
 
     Example:
+        >>> from bnutils.evidence import interval
         >>> finding = Finding("accuracy, BN - no BN", interval([0.02, 0.03, 0.025]))
         >>> finding.effect_text, finding.claim_text, finding.holds
         ('0.025 [0.013, 0.037]', 'above 0', True)
@@ -480,7 +194,7 @@ class Claim:
         if self.seeds is None:
             seeds = min((effect.n for effect in measured), default=0)
             object.__setattr__(self, "seeds", seeds)
-        if not _is_count(self.seeds, at_least=0):
+        if not is_count(self.seeds, at_least=0):
             raise ValueError(f"expected a whole number of seeds, received {self.seeds!r}")
         if not measured:
             return
@@ -627,39 +341,6 @@ class Claim:
     def _verdict_text(self) -> str:
         held = sum(finding.holds for finding in self.findings)
         return f"{self.verdict} ({held} of {len(self.findings)} findings)"
-
-
-def _plain(value: Any) -> float | NDArray[np.float64]:
-    return float(value) if np.ndim(value) == 0 else value
-
-
-def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    try:
-        values = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected numbers in {name}, received {values!r}") from None
-    bad = np.count_nonzero(~np.isfinite(values))
-    if bad:
-        raise ValueError(
-            f"expected finite numbers, received {bad} NaN or infinite of {values.size} in {name}: "
-            "decide what a run that failed or never got there counts for, put that value in its "
-            "place (for steps, np.minimum(steps, last_step), a lower bound), and say so"
-        )
-    return values
-
-
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, b = _finite(a, "a"), _finite(b, "b")
-    if a.shape != b.shape:
-        raise ValueError(
-            f"expected two arms of one shape, the same seeds in each, received {a.shape} "
-            f"and {b.shape}"
-        )
-    return a, b
-
-
-def _is_count(value: Any, at_least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
 def _check_text(**texts: Any) -> None:

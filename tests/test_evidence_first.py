@@ -1,4 +1,4 @@
-"""bnutils.trials: intervals, the choice of settings, and claims with their verdicts."""
+"""bnutils.evidence: intervals, the choice of settings, and claims with their verdicts."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from IPython.core.formatters import DisplayFormatter
 from scipy import stats
 
-from bnutils.trials import (
+from bnutils.evidence import (
     CLAIM_MIME,
     Claim,
     Finding,
