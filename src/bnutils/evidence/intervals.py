@@ -14,7 +14,7 @@ Example:
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,22 +33,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over runs with its confidence interval, or several of them in arrays.
+    """A mean over replicates with its confidence interval, or several of them in arrays.
 
     Format codes apply to every number: `f"{effect:.3f}"` is `'0.920 ± 0.006'`, or
     `'6.9 [6.1, 7.8]'` where the two sides differ in length, as for a ratio.
 
     Args:
         mean: the mean (for a ratio, the geometric mean): a number or an array.
-        low: lower end, of the same shape.
+        low: lower end, of the same shape; minus infinity where one replicate tells nothing.
         high: upper end, of the same shape.
-        n: number of runs.
+        n: number of replicates.
         confidence: confidence level; 1 for a quantity without randomness.
-        symmetric: whether the mean is in the middle.
+        scale: "linear", or "log" for a ratio, whose logarithm has the mean in the middle.
+        standard_error: of the mean, on that scale; None for a quantity without randomness.
+        degrees: degrees of freedom of Student's distribution; None likewise.
+        method: how the interval was made, in words.
 
     Raises:
-        ValueError: not finite numbers with `low <= mean <= high` of one shape, no runs, or a
-            confidence outside (0, 1].
+        ValueError: not numbers with `low <= mean <= high` of one shape, a mean that is not finite,
+            no replicates, or a confidence outside (0, 1].
     """
 
     mean: float | NDArray[np.float64]
@@ -56,23 +59,29 @@ class Interval:
     high: float | NDArray[np.float64]
     n: int
     confidence: float = 0.95
-    symmetric: bool = True
+    scale: Literal["linear", "log"] = "linear"
+    standard_error: float | NDArray[np.float64] | None = None
+    degrees: int | None = None
+    method: str = ""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("mean", "low", "high"):
-            object.__setattr__(self, name, _plain(_finite(getattr(self, name), name)))
+        object.__setattr__(self, "mean", _plain(_finite(self.mean, "mean")))
+        for name in ("low", "high"):
+            object.__setattr__(self, name, _plain(_numbers(getattr(self, name), name)))
         if len({np.shape(end) for end in self._ends}) > 1 or not (
             np.all(self.low <= self.mean) and np.all(self.mean <= self.high)
         ):
             raise ValueError(
                 "expected low <= mean <= high, of one shape, "
-                f"received {self.low}, {self.mean} and {self.high}"
+                f"got {self.low}, {self.mean} and {self.high}"
             )
         if not is_count(self.n, at_least=1):
-            raise ValueError(f"expected n, a whole number of runs from 1 on, received {self.n!r}")
+            raise ValueError(f"expected n, a whole number of replicates from 1 on, got {self.n!r}")
         if not isinstance(self.confidence, Real) or not 0 < self.confidence <= 1:
-            raise ValueError(f"expected a confidence in (0, 1], received {self.confidence!r}")
+            raise ValueError(f"expected a confidence in (0, 1], got {self.confidence!r}")
+        if self.scale not in ("linear", "log"):
+            raise ValueError(f"expected the scale 'linear' or 'log', got {self.scale!r}")
 
     @property
     def is_exact(self) -> bool:
@@ -86,8 +95,10 @@ class Interval:
 
     def __getitem__(self, index: Any) -> "Interval":
         """One or some of several intervals, indexed as the array of means is."""
-        mean, low, high = (np.asarray(end)[index] for end in self._ends)
-        return replace(self, mean=mean, low=low, high=high)
+        parts = {name: np.asarray(getattr(self, name))[index] for name in ("mean", "low", "high")}
+        if self.standard_error is not None:
+            parts["standard_error"] = _plain(np.asarray(self.standard_error)[index])
+        return replace(self, **parts)
 
     def __format__(self, spec: str) -> str:
         """Mean and half width, or mean and both ends, each number formatted with `spec`.
@@ -102,7 +113,9 @@ class Interval:
         mean = format(self.mean, spec)
         if self.is_exact:
             return mean
-        if self.symmetric:
+        if self.n == 1:
+            return f"{mean} (one run: no interval)"
+        if self.scale == "linear":
             return f"{mean} ± {self.half_width:{spec}}"
         return f"{mean} [{self.low:{spec}}, {self.high:{spec}}]"
 
@@ -115,38 +128,72 @@ class Interval:
         return self.mean, self.low, self.high
 
 
-def interval(values: ArrayLike, confidence: float = 0.95, axis: int = 0) -> Interval:
-    """The mean over runs and its Student-t confidence interval.
+def interval(
+    values: ArrayLike, confidence: float = 0.95, axis: int = 0, overlap: float = 0.0
+) -> Interval:
+    """The mean over replicates and its Student-t confidence interval.
 
-    mean ± t · s / √n, where s is the standard deviation with n - 1 and t the quantile of Student's
-    distribution with n - 1 degrees of freedom.
+    mean ± t · s · √(1/n + overlap), where s is the standard deviation with n - 1 and t the quantile
+    of Student's distribution with n - 1 degrees of freedom.
+
+    A replicate is a whole experiment: its own seed, its own draw of the data and, in a
+    `Comparison`, its own choice of the settings. So the interval covers all of these. Where the
+    draws are new splits of one pool of data, their training and test parts overlap, and n of them
+    tell less than n independent ones. `overlap`, the test size over the training size, corrects
+    for that (Nadeau and Bengio 2003, section 3, the corrected resampled t-test).
 
     Args:
-        values: one value per run, of shape [runs], or [runs, ...] for several intervals at once.
+        values: one value per replicate, of shape [replicates], or [replicates, ...] for several
+            intervals at once.
         confidence: confidence level, between 0 and 1.
-        axis: the axis of the runs.
+        axis: the axis of the replicates.
+        overlap: test examples divided by training examples where every replicate splits the same
+            pool anew; 0 where replicates are independent.
 
     Returns:
         An `Interval` of numbers for one-dimensional `values`, otherwise of arrays of shape [...].
+        One replicate has an interval without ends: it says that nothing can be concluded.
 
     Raises:
-        ValueError: fewer than two runs, a confidence outside (0, 1), or a value that is NaN or
-            infinite. A failed run is never left out in silence: decide what it counts for, put
-            that value in its place, and say so.
+        ValueError: no replicates, a confidence outside (0, 1), a negative overlap, or a value that
+            is NaN or infinite. A failed run is never left out in silence: decide what it counts
+            for, put that value in its place, and say so.
 
     Example:
         >>> f"{interval([0.91, 0.92, 0.93]):.3f}"
         '0.920 ± 0.025'
+        >>> f"{interval([0.91, 0.92, 0.93], overlap=0.125):.3f}"
+        '0.920 ± 0.029'
+        >>> f"{interval([0.91]):.2f}"
+        '0.91 (one run: no interval)'
     """
     values = _finite(values, "values")
-    if values.ndim == 0 or values.shape[axis] < 2:
-        raise ValueError(f"expected at least two runs, received values of shape {values.shape}")
+    if values.ndim == 0 or values.shape[axis] < 1:
+        raise ValueError(f"expected values [replicates, ...], got the shape {values.shape}")
     if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, received {confidence!r}")
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence!r}")
+    if not overlap >= 0:
+        raise ValueError(f"expected an overlap of 0 or more, got {overlap!r}")
     n = values.shape[axis]
     mean = values.mean(axis=axis)
-    half_width = stdtrit(n - 1, (1 + confidence) / 2) * values.std(axis=axis, ddof=1) / math.sqrt(n)
-    return Interval(mean, mean - half_width, mean + half_width, n, confidence)
+    if n == 1:
+        ends = np.full_like(mean, np.inf)
+        return Interval(mean, -ends, ends, 1, confidence, method="one replicate: no interval")
+    error = values.std(axis=axis, ddof=1) * math.sqrt(1 / n + overlap)
+    half_width = stdtrit(n - 1, (1 + confidence) / 2) * error
+    method = f"Student's t over {n} replicates"
+    if overlap:
+        method += f", corrected for splits of one pool (test/training {overlap:.3g})"
+    return Interval(
+        mean,
+        mean - half_width,
+        mean + half_width,
+        n,
+        confidence,
+        standard_error=_plain(error),
+        degrees=n - 1,
+        method=method,
+    )
 
 
 def exact(value: float) -> Interval:
@@ -162,19 +209,20 @@ def exact(value: float) -> Interval:
         >>> f"{exact(3841):,.0f}"
         '3,841'
     """
-    return Interval(value, value, value, n=1, confidence=1.0)
+    return Interval(value, value, value, n=1, confidence=1.0, method="exact")
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0, overlap: float = 0.0
 ) -> Interval:
-    """The mean difference a - b between two arms that share their seeds.
+    """The mean difference a - b between two arms that share their replicates.
 
     Args:
-        a: values of one arm, of shape [runs] or [runs, ...].
-        b: values of the other, of the same shape; the same index is the same seed.
+        a: values of one arm, of shape [replicates] or [replicates, ...].
+        b: values of the other, of the same shape; the same index is the same replicate.
         confidence: confidence level, between 0 and 1.
-        axis: the axis of the runs.
+        axis: the axis of the replicates.
+        overlap: as for `interval`.
 
     Returns:
         The `interval` of the differences.
@@ -187,23 +235,26 @@ def paired_difference(
         '0.013 ± 0.014'
     """
     a, b = _paired(a, b)
-    return interval(a - b, confidence, axis)
+    return interval(a - b, confidence, axis, overlap)
 
 
-def paired_ratio(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0) -> Interval:
-    """The geometric mean ratio a / b between two arms that share their seeds.
+def paired_ratio(
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int = 0, overlap: float = 0.0
+) -> Interval:
+    """The geometric mean ratio a / b between two arms that share their replicates.
 
     The interval is that of log(a / b), transformed back, so a ratio and its inverse tell the same
     story: `paired_ratio(b, a)` has the inverse mean and ends.
 
     Args:
-        a: positive values of one arm, of shape [runs] or [runs, ...].
-        b: positive values of the other, of the same shape; the same index is the same seed.
+        a: positive values of one arm, of shape [replicates] or [replicates, ...].
+        b: positive values of the other, of the same shape; the same index is the same replicate.
         confidence: confidence level, between 0 and 1.
-        axis: the axis of the runs.
+        axis: the axis of the replicates.
+        overlap: as for `interval`.
 
     Returns:
-        An `Interval` whose sides differ in length.
+        An `Interval` on the log scale, whose sides differ in length.
 
     Raises:
         ValueError: shapes differ, a value is not positive and finite, or as for `interval`. A run
@@ -218,9 +269,10 @@ def paired_ratio(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, axis: int
     a, b = _paired(a, b)
     if not ((a > 0).all() and (b > 0).all()):
         raise ValueError("expected positive values: a ratio of others has no logarithm")
-    log_ratio = interval(np.log(a) - np.log(b), confidence, axis)
+    log_ratio = interval(np.log(a) - np.log(b), confidence, axis, overlap)
     mean, low, high = np.exp(log_ratio._ends)
-    return replace(log_ratio, mean=mean, low=low, high=high, symmetric=False)
+    method = log_ratio.method.replace("over", "of the logarithm over")
+    return replace(log_ratio, mean=mean, low=low, high=high, scale="log", method=method)
 
 
 def steps_to(values: ArrayLike, steps: ArrayLike, threshold: float) -> NDArray[np.float64]:
@@ -248,12 +300,12 @@ def steps_to(values: ArrayLike, steps: ArrayLike, threshold: float) -> NDArray[n
     if steps.ndim != 1 or not steps.size or values.shape[-1:] != steps.shape:
         raise ValueError(
             "expected values of shape [..., records] and steps of shape [records], "
-            f"received {values.shape} and {steps.shape}"
+            f"got {values.shape} and {steps.shape}"
         )
     if not (np.diff(steps) > 0).all():
         raise ValueError("expected steps that increase")
     if math.isnan(threshold):
-        raise ValueError("expected a threshold, received NaN")
+        raise ValueError("expected a threshold, got NaN")
     reached = values >= threshold
     return np.where(reached.any(axis=-1), steps[reached.argmax(axis=-1)], np.inf)
 
@@ -282,9 +334,7 @@ def best_setting(validation: ArrayLike, *, maximize: bool = True) -> tuple[int, 
     """
     validation = np.asarray(validation, dtype=np.float64)
     if validation.ndim < 2 or validation.size == 0:
-        raise ValueError(
-            f"expected scores of shape [seeds, settings, ...], received {validation.shape}"
-        )
+        raise ValueError(f"expected scores of shape [seeds, settings, ...], got {validation.shape}")
     with np.errstate(invalid="ignore"):
         mean = (validation if maximize else -validation).mean(axis=0)
     if not (mean > -np.inf).any():
@@ -297,15 +347,19 @@ def _plain(value: Any) -> float | NDArray[np.float64]:
     return float(value) if np.ndim(value) == 0 else value
 
 
-def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
-        values = np.asarray(values, dtype=np.float64)
+        return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"expected numbers in {name}, received {values!r}") from None
+        raise ValueError(f"expected numbers in {name}, got {values!r}") from None
+
+
+def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    values = _numbers(values, name)
     bad = np.count_nonzero(~np.isfinite(values))
     if bad:
         raise ValueError(
-            f"expected finite numbers, received {bad} NaN or infinite of {values.size} in {name}: "
+            f"expected finite numbers, got {bad} NaN or infinite of {values.size} in {name}: "
             "decide what a run that failed or never got there counts for, put that value in its "
             "place (for steps, np.minimum(steps, last_step), a lower bound), and say so"
         )
@@ -316,8 +370,7 @@ def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np
     a, b = _finite(a, "a"), _finite(b, "b")
     if a.shape != b.shape:
         raise ValueError(
-            f"expected two arms of one shape, the same seeds in each, received {a.shape} "
-            f"and {b.shape}"
+            f"expected two arms of one shape, the same seeds in each, got {a.shape} and {b.shape}"
         )
     return a, b
 
