@@ -28,12 +28,12 @@ from tqdm import tqdm
 from bnutils.norm import batch_norm, batch_norm_grad
 
 SHAPES = [(64, 100), (256, 1024), (4096, 1024), (32, 28, 28, 64)]
-EPS = 1e-3
+EPSILON = 1e-3
 
 
 def ours(x, gamma, beta, dy):
     """The package."""
-    y, cache = batch_norm(x, gamma, beta, eps=EPS)
+    y, cache = batch_norm(x, gamma, beta, epsilon=EPSILON)
     return y, *batch_norm_grad(dy, cache)
 
 
@@ -44,14 +44,14 @@ def textbook(x, gamma, beta, dy):
 
     mean = np.mean(x, axis=axes)
     variance = np.var(x, axis=axes)
-    x_hat = (x - mean) / np.sqrt(variance + EPS)
+    x_hat = (x - mean) / np.sqrt(variance + EPSILON)
     y = gamma * x_hat + beta
 
     dx_hat = dy * gamma
-    dvariance = np.sum(dx_hat * (x - mean) * -0.5 * (variance + EPS) ** -1.5, axis=axes)
-    dmean = np.sum(dx_hat * -1 / np.sqrt(variance + EPS), axis=axes)
+    dvariance = np.sum(dx_hat * (x - mean) * -0.5 * (variance + EPSILON) ** -1.5, axis=axes)
+    dmean = np.sum(dx_hat * -1 / np.sqrt(variance + EPSILON), axis=axes)
     dmean += dvariance * np.mean(-2 * (x - mean), axis=axes)
-    dx = dx_hat / np.sqrt(variance + EPS) + dvariance * 2 * (x - mean) / m + dmean / m
+    dx = dx_hat / np.sqrt(variance + EPSILON) + dvariance * 2 * (x - mean) / m + dmean / m
     dgamma = np.sum(dy * x_hat, axis=axes)
     dbeta = np.sum(dy, axis=axes)
     return y, dx, dgamma, dbeta
@@ -59,7 +59,7 @@ def textbook(x, gamma, beta, dy):
 
 def keras_layer(shape, gamma, beta):
     """The Keras layer in a compiled ``tf.function``, as a function of tensors."""
-    layer = keras.layers.BatchNormalization(epsilon=EPS)
+    layer = keras.layers.BatchNormalization(epsilon=EPSILON)
     layer.build(shape)
     layer.gamma.assign(gamma)
     layer.beta.assign(beta)

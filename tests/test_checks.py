@@ -80,12 +80,13 @@ def test_names_and_messages(name):
 
 def test_checkers_of_functions_name_what_the_book_promises():
     promised = {
-        "forward": "ddof eps-outside-the-root wrong-axis sd-of-the-mean gamma-before-normalizing",
+        "forward": "ddof epsilon-outside-the-root wrong-axis sd-of-the-mean "
+        "gamma-before-normalizing",
         "gradient": "mean-path-missing variance-path-missing factor-m not-centered",
         "moving_statistics": "momentum-wrong-way-round updated-at-inference",
         "initial_statistics": "variance-starts-at-0",
         "convolution": "per-position per-image channels-first",
-        "folding": "bias-forgotten bias-not-scaled eps-forgotten",
+        "folding": "bias-forgotten bias-not-scaled epsilon-forgotten",
         "placement": "on-the-output on-the-input after-the-activation activation-inside bias-kept",
     }
     for name, mistakes in promised.items():
@@ -145,11 +146,11 @@ def test_faults_of_any_function(name):
 @pytest.mark.parametrize(
     ("f", "mistake"),
     [
-        (lambda x, gamma, beta, eps: "abc", "wrong-return"),
-        (lambda x, gamma, beta, eps: (), "wrong-shape"),
-        (lambda x, gamma, beta, eps: x.mean(axis=0), "wrong-shape"),
+        (lambda x, gamma, beta, epsilon: "abc", "wrong-return"),
+        (lambda x, gamma, beta, epsilon: (), "wrong-shape"),
+        (lambda x, gamma, beta, epsilon: x.mean(axis=0), "wrong-shape"),
         (lambda x: x, "raises"),
-        (lambda x, gamma, beta, eps: norm.batch_norm(x, gamma, beta, eps=eps), None),
+        (lambda x, gamma, beta, epsilon: norm.batch_norm(x, gamma, beta, epsilon=epsilon), None),
     ],
 )
 def test_what_a_forward_pass_returns(f, mistake):
@@ -157,12 +158,12 @@ def test_what_a_forward_pass_returns(f, mistake):
 
 
 def test_a_gradient_needs_three_results():
-    assert checks.gradient(lambda dy, x, gamma, eps: dy).mistake == "wrong-return"
+    assert checks.gradient(lambda dy, x, gamma, epsilon: dy).mistake == "wrong-return"
 
 
 def test_unknown_mistake_gets_the_smallest_example():
-    def odd(x, gamma, beta, eps):
-        y = norm.batch_norm(x, gamma, beta, eps=eps)[0]
+    def odd(x, gamma, beta, epsilon):
+        y = norm.batch_norm(x, gamma, beta, epsilon=epsilon)[0]
         y[:, 1:] = 7  # only from the second column on
         return y
 
@@ -172,14 +173,14 @@ def test_unknown_mistake_gets_the_smallest_example():
     x = outcome.message.split("gamma")[0]
     assert x.count("[") == 3  # two rows of two: with one column nothing is wrong
     assert "mean beta" in outcome.message
-    right_y = norm.batch_norm(np.array([[2.0, -2], [-3, 3]]), np.ones(2), np.zeros(2), eps=0)[0]
+    right_y = norm.batch_norm(np.array([[2.0, -2], [-3, 3]]), np.ones(2), np.zeros(2), epsilon=0)[0]
     assert "y = [[ 1.,  7." in outcome.message
     assert f"{right_y[0, 1]:.0f}.]" not in outcome.message.split("Yours returns")[1]
 
 
 def test_unknown_mistake_in_one_result_is_located():
-    def half(kernel, bias, gamma, beta, mean, variance, eps):
-        scale = gamma / np.sqrt(variance + eps)
+    def half(kernel, bias, gamma, beta, mean, variance, epsilon):
+        scale = gamma / np.sqrt(variance + epsilon)
         return kernel * scale, (bias - mean) * scale + beta + 1
 
     assert "Wrong here: bias." in checks.folding(half).message
@@ -188,9 +189,9 @@ def test_unknown_mistake_in_one_result_is_located():
 def test_a_function_with_state_does_not_see_the_arrays_of_others():
     seen = []
 
-    def keeps(x, gamma, beta, eps):
+    def keeps(x, gamma, beta, epsilon):
         seen.append(x)
-        return norm.batch_norm(x, gamma, beta, eps=eps)[0]
+        return norm.batch_norm(x, gamma, beta, epsilon=epsilon)[0]
 
     assert checks.forward(keeps)
     seen[0][:] = 0

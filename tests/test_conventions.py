@@ -67,7 +67,7 @@ def batches_of(count, steps=60):
 def test_outputs_at_inference_are_equal(missing):
     layer = keras_layer(**dict.fromkeys(missing))
     x = np.random.default_rng(1).normal(size=(7, CHANNELS))
-    settings = {"axis": -1, "eps": layer["epsilon"]}
+    settings = {"axis": -1, "epsilon": layer["epsilon"]}
     expected = batch_norm_inference(x, *(layer[name] for name in KERAS), **settings)
     np.testing.assert_allclose(pytorch_inference(x, to_pytorch(**layer)), expected, rtol=1e-12)
 

@@ -183,7 +183,7 @@ def test_standardize_over_every_choice_of_axes(shape, dtype):
     for axes in axes_of:
         exact = x.astype("float64")
         mean, variance = exact.mean(axes, keepdims=True), exact.var(axes, keepdims=True)
-        actual = standardize(x, axes, eps=0.25)
+        actual = standardize(x, axes, epsilon=0.25)
         for a, d in zip(
             actual, ((exact - mean) / np.sqrt(variance + 0.25), mean, variance), strict=True
         ):
@@ -231,9 +231,9 @@ def test_gradients_by_finite_differences(shape, axis):
     x, gamma, beta, dy = problem(shape, axis)
 
     def loss(x, gamma, beta):
-        return np.vdot(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[0])
+        return np.vdot(dy, batch_norm(x, gamma, beta, axis, epsilon=0.1)[0])
 
-    dx, dgamma, dbeta = batch_norm_grad(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[1])
+    dx, dgamma, dbeta = batch_norm_grad(dy, batch_norm(x, gamma, beta, axis, epsilon=0.1)[1])
     step = 1e-5
     assert relative_error(dx, numerical_gradient(lambda x: loss(x, gamma, beta), x, step)) < 1e-7
     assert (
@@ -245,11 +245,11 @@ def test_gradients_by_finite_differences(shape, axis):
 @pytest.mark.parametrize(("shape", "axis"), CASES)
 def test_gradient_along_random_directions(shape, axis):
     x, gamma, beta, dy = problem(shape, axis)
-    dx = batch_norm_grad(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[1])[0]
+    dx = batch_norm_grad(dy, batch_norm(x, gamma, beta, axis, epsilon=0.1)[1])[0]
     rng = np.random.default_rng(1)
 
     def loss(x):
-        return np.vdot(dy, batch_norm(x, gamma, beta, axis, eps=0.1)[0])
+        return np.vdot(dy, batch_norm(x, gamma, beta, axis, epsilon=0.1)[0])
 
     assert max(directional_error(loss, x, dx, rng, step=1e-4) for _ in range(3)) < 1e-5
 
@@ -288,15 +288,19 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @properties
-@given(case=cases, seed=seeds, eps=st.sampled_from([0.0, 1e-3, 1.0]), dtype=st.sampled_from(DTYPES))
-def test_each_channel_has_mean_0_and_variance_1(case, seed, eps, dtype):
+@given(
+    case=cases, seed=seeds, epsilon=st.sampled_from([0.0, 1e-3, 1.0]), dtype=st.sampled_from(DTYPES)
+)
+def test_each_channel_has_mean_0_and_variance_1(case, seed, epsilon, dtype):
     shape, axis = case
     x = problem(shape, axis, dtype, seed)[0]
     axes = reduced_axes(shape, axis)
-    y = batch_norm(x, None, None, axis, eps)[0].astype("float64")
+    y = batch_norm(x, None, None, axis, epsilon)[0].astype("float64")
     variance = x.astype("float64").var(axes)
     np.testing.assert_allclose(y.mean(axes), 0, atol=TOLERANCE[dtype])
-    np.testing.assert_allclose(y.var(axes), variance / (variance + eps), rtol=10 * TOLERANCE[dtype])
+    np.testing.assert_allclose(
+        y.var(axes), variance / (variance + epsilon), rtol=10 * TOLERANCE[dtype]
+    )
 
 
 @properties
@@ -304,8 +308,8 @@ def test_each_channel_has_mean_0_and_variance_1(case, seed, eps, dtype):
 def test_shift_and_scale_of_the_input_do_not_matter(case, seed, shift, scale):
     shape, axis = case
     x, gamma, beta, _ = problem(shape, axis, seed=seed)
-    y = batch_norm(x, gamma, beta, axis, eps=0)[0]
-    moved = batch_norm(shift + scale * x, gamma, beta, axis, eps=0)[0]
+    y = batch_norm(x, gamma, beta, axis, epsilon=0)[0]
+    moved = batch_norm(shift + scale * x, gamma, beta, axis, epsilon=0)[0]
     np.testing.assert_allclose(moved, y, atol=1e-7)
 
 
@@ -333,7 +337,7 @@ def test_input_gradient_is_centered_and_orthogonal_to_the_output(case, seed):
     x, gamma, _, dy = problem(shape, axis, seed=seed)
     axes = reduced_axes(shape, axis)
     x_hat = standardize(x, axes)[0]
-    dx = batch_norm_grad(dy, batch_norm(x, gamma, None, axis, eps=0)[1])[0]
+    dx = batch_norm_grad(dy, batch_norm(x, gamma, None, axis, epsilon=0)[1])[0]
     size = np.abs(dx).max()
     np.testing.assert_allclose(dx.mean(axes) / size, 0, atol=1e-12)
     np.testing.assert_allclose((dx * x_hat).mean(axes) / size, 0, atol=1e-12)
@@ -341,12 +345,14 @@ def test_input_gradient_is_centered_and_orthogonal_to_the_output(case, seed):
 
 
 @properties
-@given(case=cases, seed=seeds, eps=st.sampled_from([0.0, 1e-3, 1.0]), dtype=st.sampled_from(DTYPES))
-def test_gamma_and_beta_can_undo_it(case, seed, eps, dtype):
+@given(
+    case=cases, seed=seeds, epsilon=st.sampled_from([0.0, 1e-3, 1.0]), dtype=st.sampled_from(DTYPES)
+)
+def test_gamma_and_beta_can_undo_it(case, seed, epsilon, dtype):
     shape, axis = case
     x = problem(shape, axis, dtype, seed)[0]
-    _, cache = batch_norm(x, None, None, axis, eps)
-    y, _ = batch_norm(x, np.sqrt(cache.variance + eps), cache.mean, axis, eps)
+    _, cache = batch_norm(x, None, None, axis, epsilon)
+    y, _ = batch_norm(x, np.sqrt(cache.variance + epsilon), cache.mean, axis, epsilon)
     assert_close(y, x, dtype)
 
 
@@ -412,13 +418,13 @@ def test_the_cache_survives_changes_to_the_arrays():
 # ---- Precision -----------------------------------------------------------------------------------
 
 
-def exactly_normalized(x, eps):
+def exactly_normalized(x, epsilon):
     """Columns of ``x`` normalized in float64 with sums free of rounding."""
     columns = []
     for column in x.astype("float64").T:
         mean = math.fsum(column) / len(column)
         variance = math.fsum((column - mean) ** 2) / len(column)
-        columns.append((column - mean) / math.sqrt(variance + eps))
+        columns.append((column - mean) / math.sqrt(variance + epsilon))
     return np.stack(columns, axis=1)
 
 
@@ -444,7 +450,7 @@ def test_constant_channels_give_beta(batch, dtype):
     np.testing.assert_allclose(y, np.broadcast_to([1.0, 2.0, 3.0], y.shape), atol=1e-4)
     np.testing.assert_allclose(cache.variance, 0, atol=1e-6)
     with pytest.raises(ValueError, match="variance of 3 of 3 channels: normalizing would divide"):
-        batch_norm(x, None, None, eps=0)
+        batch_norm(x, None, None, epsilon=0)
 
 
 # ---- Errors --------------------------------------------------------------------------------------
@@ -525,11 +531,14 @@ ERRORS = {
         lambda: batch_norm(X, ONES, ONES, axis=()),
         r"keep at least one axis .*got axis=\(\)",
     ),
-    "axes none": (
+    "axis to average over, none": (
         lambda: standardize(X, ()),
-        r"axes must name at least one axis to average over, got \(\)",
+        r"axis must name at least one axis to average over, got \(\)",
     ),
-    "axes high": (lambda: standardize(X, (0, 5)), r"axes=\(0, 5\) is out of range"),
+    "axis to average over, high": (
+        lambda: standardize(X, (0, 5)),
+        r"axis=\(0, 5\) is out of range",
+    ),
     "gamma": (
         lambda: batch_norm(X, np.ones(4), ONES),
         r"gamma must have the shape of the kept axes, \(3,\), got \(4,\)",
@@ -551,19 +560,25 @@ ERRORS = {
         lambda: batch_norm_inference(X, ONES, ONES, ONES, [1, -0.5, 1]),
         "moving_variance must not be negative, got -0.5",
     ),
-    "eps": (lambda: batch_norm(X, ONES, ONES, eps=-1e-3), "eps must not be negative, got -0.001"),
-    "eps nan": (lambda: standardize(X, 0, eps=np.nan), "eps must not be negative, got nan"),
-    "eps, inference": (
-        lambda: batch_norm_inference(X, ONES, ONES, ONES, ONES, eps=-1),
-        "eps must not be negative, got -1",
+    "epsilon negative": (
+        lambda: batch_norm(X, ONES, ONES, epsilon=-1e-3),
+        "epsilon must not be negative, got -0.001",
+    ),
+    "epsilon nan": (
+        lambda: standardize(X, 0, epsilon=np.nan),
+        "epsilon must not be negative, got nan",
+    ),
+    "epsilon, inference": (
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, ONES, epsilon=-1),
+        "epsilon must not be negative, got -1",
     ),
     "variance 0": (
         lambda: standardize(X * [1, 0, 1], 0),
-        "eps is 0 and so is the variance of 1 of 3 channels: normalizing would divide by 0",
+        "epsilon is 0 and so is the variance of 1 of 3 channels: normalizing would divide by 0",
     ),
     "variance 0, inference": (
-        lambda: batch_norm_inference(X, ONES, ONES, ONES, [1, 0, 0], eps=0),
-        "eps is 0 and so is the variance of 2 of 3 channels",
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, [1, 0, 0], epsilon=0),
+        "epsilon is 0 and so is the variance of 2 of 3 channels",
     ),
     "one value per channel": (
         lambda: batch_norm(X[:1], ONES, ONES),
@@ -639,7 +654,7 @@ def test_a_failed_call_changes_nothing(x, attributes):
 
 
 def test_inference_takes_one_value_per_channel():
-    y = batch_norm_inference(X[:1], ONES, ONES, ONES, ONES, eps=0)
+    y = batch_norm_inference(X[:1], ONES, ONES, ONES, ONES, epsilon=0)
     np.testing.assert_array_equal(y, X[:1])
 
 

@@ -28,9 +28,9 @@ exercise, and ask for its name.
 Example:
     >>> import numpy as np
     >>> from bnutils import checks
-    >>> def mine(x, gamma, beta, eps):
+    >>> def mine(x, gamma, beta, epsilon):
     ...     variance = x.var(axis=0, ddof=1)
-    ...     return gamma * (x - x.mean(axis=0)) / np.sqrt(variance + eps) + beta
+    ...     return gamma * (x - x.mean(axis=0)) / np.sqrt(variance + epsilon) + beta
     >>> outcome = checks.forward(mine)
     >>> outcome.right, outcome.mistake
     (False, 'ddof')
@@ -77,20 +77,20 @@ def forward(f: Callable) -> Outcome:
     """Check a forward pass for dense layers, Algorithm 1 of arXiv:1502.03167.
 
     Args:
-        f: `f(x, gamma, beta, eps)` returns `y`, or a tuple that begins with it; `x` is
+        f: `f(x, gamma, beta, epsilon)` returns `y`, or a tuple that begins with it; `x` is
             [batch, features], `gamma` and `beta` [features], all float64.
 
     Returns:
         The outcome.
 
     Example:
-        >>> print(forward(lambda x, gamma, beta, eps: x.clip(-1, 1)))  # doctest: +ELLIPSIS
+        >>> print(forward(lambda x, gamma, beta, epsilon: x.clip(-1, 1)))  # doctest: +ELLIPSIS
         Not yet. This mistake has no name here. ... Each column of y should have the mean beta.
           x = [[2.],
                [1.]]
           gamma = [1.]
           beta = [0.]
-          eps = 0.
+          epsilon = 0.
         Yours returns
           y = [[1.],
                [1.]]
@@ -102,14 +102,14 @@ def gradient(f: Callable) -> Outcome:
     """Check the gradient of batch normalization for dense layers.
 
     Args:
-        f: `f(dy, x, gamma, eps)` returns `(dx, dgamma, dbeta)`, for the gradient `dy` of the loss
-            with respect to the output.
+        f: `f(dy, x, gamma, epsilon)` returns `(dx, dgamma, dbeta)`, for the gradient `dy` of the
+            loss with respect to the output.
 
     Returns:
         The outcome.
 
     Example:
-        >>> gradient(lambda dy, x, gamma, eps: (dy, dy.sum(axis=0), dy.sum(axis=0))).right
+        >>> gradient(lambda dy, x, gamma, epsilon: (dy, dy.sum(axis=0), dy.sum(axis=0))).right
         False
     """
     return FUNCTIONS["gradient"].check(f)
@@ -157,7 +157,7 @@ def convolution(f: Callable) -> Outcome:
     """Check a forward pass for images with the channels last.
 
     Args:
-        f: `f(x, gamma, beta, eps)` returns `y`, or a tuple that begins with it; `x` is
+        f: `f(x, gamma, beta, epsilon)` returns `y`, or a tuple that begins with it; `x` is
             [batch, height, width, channels].
 
     Returns:
@@ -165,8 +165,8 @@ def convolution(f: Callable) -> Outcome:
 
     Example:
         >>> import numpy as np
-        >>> def mine(x, gamma, beta, eps):
-        ...     x_hat = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + eps)
+        >>> def mine(x, gamma, beta, epsilon):
+        ...     x_hat = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + epsilon)
         ...     return gamma * x_hat + beta
         >>> convolution(mine).mistake
         'per-position'
@@ -178,7 +178,7 @@ def folding(f: Callable) -> Outcome:
     """Check the folding of batch normalization into the linear layer before it.
 
     Args:
-        f: `f(kernel, bias, gamma, beta, mean, variance, eps)` returns the new `(kernel, bias)`.
+        f: `f(kernel, bias, gamma, beta, mean, variance, epsilon)` returns the new `(kernel, bias)`.
             The outputs stand on the last axis of the kernel, which is [inputs, outputs] or
             [height, width, inputs, outputs].
 
@@ -187,8 +187,8 @@ def folding(f: Callable) -> Outcome:
 
     Example:
         >>> import numpy as np
-        >>> def mine(kernel, bias, gamma, beta, mean, variance, eps):
-        ...     scale = gamma / np.sqrt(variance + eps)
+        >>> def mine(kernel, bias, gamma, beta, mean, variance, epsilon):
+        ...     scale = gamma / np.sqrt(variance + epsilon)
         ...     return kernel * scale, bias + beta - mean * scale
         >>> folding(mine).mistake
         'bias-not-scaled'

@@ -17,11 +17,11 @@ _DDOF = (
     "The variance divides by m - 1. Batch normalization divides by m: it describes this batch, and "
     "does not estimate that of a population; at m = 2 the two differ by a factor of two."
 )
-_EPS_OUTSIDE = (
+_EPSILON_OUTSIDE = (
     "Epsilon is added to the standard deviation. It belongs to the variance, under the root: "
     "outside it acts as its square would, and another framework's weights do not fit."
 )
-_NO_EPS = (
+_NO_EPSILON = (
     "Epsilon is not used. Without it a channel that is constant over a batch divides 0 by 0, and "
     "the network is NaN from there on."
 )
@@ -35,14 +35,14 @@ _ONE_FOR_ALL = (
 )
 
 
-def _shared_pieces(x, eps, axes):
+def _shared_pieces(x, epsilon, axes):
     return SimpleNamespace(
         x=x,
-        eps=eps,
+        epsilon=epsilon,
         m=x.size // x.shape[-1],
         mean=x.mean(axes),
         var=x.var(axes),
-        sd=np.sqrt(x.var(axes) + eps),
+        sd=np.sqrt(x.var(axes) + epsilon),
     )
 
 
@@ -52,32 +52,32 @@ def _shared_pieces(x, eps, axes):
 def _forward(centered=lambda p: p.x - p.mean, divisor=lambda p: p.sd):
     """The right forward pass, with the mean or the divisor replaced."""
 
-    def f(x, gamma, beta, eps):
-        p = _shared_pieces(x, eps, 0)
+    def f(x, gamma, beta, epsilon):
+        p = _shared_pieces(x, epsilon, 0)
         return gamma * (centered(p) / divisor(p)) + beta
 
     return f
 
 
 def _per_example(keepdims):
-    def f(x, gamma, beta, eps):
+    def f(x, gamma, beta, epsilon):
         mean, var = x.mean(1, keepdims=keepdims), x.var(1, keepdims=keepdims)
-        return gamma * (x - mean) / np.sqrt(var + eps) + beta
+        return gamma * (x - mean) / np.sqrt(var + epsilon) + beta
 
     return f
 
 
-def _before(x, gamma, beta, eps):
+def _before(x, gamma, beta, epsilon):
     z = gamma * x + beta
-    return (z - z.mean(0)) / np.sqrt(z.var(0) + eps)
+    return (z - z.mean(0)) / np.sqrt(z.var(0) + epsilon)
 
 
-def _hat(x, eps):
-    return (x - x.mean(0)) / np.sqrt(x.var(0) + eps)
+def _hat(x, epsilon):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + epsilon)
 
 
 _FORWARD = Function(
-    right=lambda x, gamma, beta, eps: norm.batch_norm(x, gamma, beta, eps=eps)[0],
+    right=lambda x, gamma, beta, epsilon: norm.batch_norm(x, gamma, beta, epsilon=epsilon)[0],
     returns=("y",),
     cases=cases_of(
         [(4, 4), (5, 3)],
@@ -85,7 +85,7 @@ _FORWARD = Function(
             "x": rng.normal([[1, 3, -2, 5][: shape[1]]], [1, 2, 0.5, 3][: shape[1]], size=shape),
             "gamma": rng.uniform(0.5, 2, size=shape[1]),
             "beta": rng.normal(size=shape[1]),
-            "eps": 0.5,
+            "epsilon": 0.5,
         },
     ),
     rough=[
@@ -93,13 +93,23 @@ _FORWARD = Function(
             "x": 1e7 + np.array([[0.1, 0.4], [0.2, 0.1], [0.4, 0.2], [0.7, 0.9]]),
             "gamma": np.ones(2),
             "beta": np.zeros(2),
-            "eps": 1e-3,
+            "epsilon": 1e-3,
         }
     ],
     tiny=lambda: (
-        {"x": x, "gamma": np.full(x.shape[1], gamma), "beta": np.full(x.shape[1], beta), "eps": eps}
+        {
+            "x": x,
+            "gamma": np.full(x.shape[1], gamma),
+            "beta": np.full(x.shape[1], beta),
+            "epsilon": epsilon,
+        }
         for x in small_batches()
-        for gamma, beta, eps in ((1.0, 0.0, 0.0), (1.0, 0.0, 1.0), (2.0, 0.0, 0.0), (2.0, 1.0, 1.0))
+        for gamma, beta, epsilon in (
+            (1.0, 0.0, 0.0),
+            (1.0, 0.0, 1.0),
+            (2.0, 0.0, 0.0),
+            (2.0, 1.0, 1.0),
+        )
     ),
     properties=(
         (
@@ -107,47 +117,49 @@ _FORWARD = Function(
             lambda case, r: np.allclose(r["y"].mean(0), case["beta"]),
         ),
         (
-            "With eps = 0 each column of y should have a standard deviation of |gamma|.",
-            lambda case, r: case["eps"] > 0 or np.allclose(r["y"].std(0), np.abs(case["gamma"])),
+            "With epsilon = 0 each column of y should have a standard deviation of |gamma|.",
+            lambda case, r: (
+                case["epsilon"] > 0 or np.allclose(r["y"].std(0), np.abs(case["gamma"]))
+            ),
         ),
     ),
     mistakes={
-        "ddof": Mistake(_forward(divisor=lambda p: np.sqrt(p.x.var(0, ddof=1) + p.eps)), _DDOF),
-        "eps-outside-the-root": Mistake(
-            _forward(divisor=lambda p: np.sqrt(p.var) + p.eps), _EPS_OUTSIDE
+        "ddof": Mistake(_forward(divisor=lambda p: np.sqrt(p.x.var(0, ddof=1) + p.epsilon)), _DDOF),
+        "epsilon-outside-the-root": Mistake(
+            _forward(divisor=lambda p: np.sqrt(p.var) + p.epsilon), _EPSILON_OUTSIDE
         ),
-        "no-eps": Mistake(_forward(divisor=lambda p: np.sqrt(p.var)), _NO_EPS),
+        "no-epsilon": Mistake(_forward(divisor=lambda p: np.sqrt(p.var)), _NO_EPSILON),
         "wrong-axis": Mistake(
             [_per_example(True), _per_example(False)],
             "Mean and variance are taken over the features of each example. That is layer "
             "normalization: here each column should be averaged over the batch.",
         ),
         "one-mean-for-all": Mistake(
-            _forward(lambda p: p.x - p.x.mean(), lambda p: np.sqrt(p.x.var() + p.eps)),
+            _forward(lambda p: p.x - p.x.mean(), lambda p: np.sqrt(p.x.var() + p.epsilon)),
             _ONE_FOR_ALL,
         ),
         "divides-by-the-variance": Mistake(
-            [_forward(divisor=lambda p: p.var + p.eps), _forward(divisor=lambda p: p.var)],
+            [_forward(divisor=lambda p: p.var + p.epsilon), _forward(divisor=lambda p: p.var)],
             _VARIANCE,
         ),
         "sd-of-the-mean": Mistake(
-            _forward(divisor=lambda p: np.sqrt(p.var / p.m + p.eps)),
+            _forward(divisor=lambda p: np.sqrt(p.var / p.m + p.epsilon)),
             "The variance is divided by m once more. That is the variance of the mean, and not of "
             "the data: the output comes out wider by the root of m, so it depends on the batch "
             "size.",
         ),
         "sum-for-mean": Mistake(
-            _forward(divisor=lambda p: np.sqrt(p.var * p.m + p.eps)),
+            _forward(divisor=lambda p: np.sqrt(p.var * p.m + p.epsilon)),
             "The squared distances are added up, but not divided by m. The output shrinks as the "
             "batch grows.",
         ),
         "mean-square": Mistake(
-            _forward(divisor=lambda p: np.sqrt((p.x**2).mean(0) + p.eps)),
+            _forward(divisor=lambda p: np.sqrt((p.x**2).mean(0) + p.epsilon)),
             "It divides by the root of the mean square of x, not of x minus its mean. Far from "
             "zero that is the mean itself, and the spread of the data is lost.",
         ),
         "cancellation": Mistake(
-            _forward(divisor=lambda p: np.sqrt(((p.x**2).mean(0) - p.mean**2).clip(0) + p.eps)),
+            _forward(divisor=lambda p: np.sqrt(((p.x**2).mean(0) - p.mean**2).clip(0) + p.epsilon)),
             "On ordinary data this is right, but for data far from zero digits are lost. The mean "
             "of the squares minus the square of the mean is a small difference of large numbers; "
             "subtract the mean first, then square.",
@@ -167,32 +179,32 @@ _FORWARD = Function(
             "all should have the same width.",
         ),
         "gamma-before-normalizing": Mistake(
-            [_before, lambda x, gamma, beta, eps: _hat(gamma * x, eps) + beta],
+            [_before, lambda x, gamma, beta, epsilon: _hat(gamma * x, epsilon) + beta],
             "Gamma acts before the normalization, which takes it away again. It has to act on "
             "x-hat, or it can change nothing and has no gradient.",
         ),
         "beta-before-gamma": Mistake(
-            lambda x, gamma, beta, eps: gamma * (_hat(x, eps) + beta),
+            lambda x, gamma, beta, epsilon: gamma * (_hat(x, epsilon) + beta),
             "Beta is added before gamma multiplies. The offset then depends on gamma, and the mean "
             "of y is no longer beta.",
         ),
         "gamma-forgotten": Mistake(
-            lambda x, gamma, beta, eps: _hat(x, eps) + beta,
+            lambda x, gamma, beta, epsilon: _hat(x, epsilon) + beta,
             "Gamma is not used. The layer can then give no output but one of standard deviation 1, "
             "and cannot undo itself where that is best.",
         ),
         "beta-forgotten": Mistake(
-            lambda x, gamma, beta, eps: gamma * _hat(x, eps),
+            lambda x, gamma, beta, epsilon: gamma * _hat(x, epsilon),
             "Beta is not added. Every output then has mean 0, and with ReLU behind it about half "
             "of it is cut off, whatever the network needs.",
         ),
         "gamma-and-beta-forgotten": Mistake(
-            lambda x, gamma, beta, eps: _hat(x, eps),
+            lambda x, gamma, beta, epsilon: _hat(x, epsilon),
             "This is x-hat, without gamma and beta. They let the network choose scale and offset "
             "again, which normalizing took from it.",
         ),
         "gamma-and-beta-swapped": Mistake(
-            lambda x, gamma, beta, eps: beta * _hat(x, eps) + gamma,
+            lambda x, gamma, beta, epsilon: beta * _hat(x, epsilon) + gamma,
             "Gamma and beta have changed places. Gamma multiplies and starts at 1; beta is added "
             "and starts at 0.",
         ),
@@ -213,8 +225,8 @@ _RIGHT_DX = _dx()
 def _gradient(dx=_RIGHT_DX, dgamma=lambda p: p.dgamma, dbeta=lambda p: p.dbeta, **pieces):
     """The right gradient, with a result or one of its pieces replaced."""
 
-    def f(dy, x, gamma, eps):
-        p = _shared_pieces(x, eps, 0)
+    def f(dy, x, gamma, epsilon):
+        p = _shared_pieces(x, epsilon, 0)
         p.dy, p.gamma, p.centered = dy, gamma, x - p.mean
         p.sd = pieces.get("sd", lambda p: p.sd)(p)
         p.x_hat = pieces.get("x_hat", lambda p: p.centered / p.sd)(p)
@@ -224,15 +236,15 @@ def _gradient(dx=_RIGHT_DX, dgamma=lambda p: p.dgamma, dbeta=lambda p: p.dbeta, 
     return f
 
 
-def _per_example_gradient(dy, x, gamma, eps):
-    mean, sd = x.mean(1, keepdims=True), np.sqrt(x.var(1, keepdims=True) + eps)
+def _per_example_gradient(dy, x, gamma, epsilon):
+    mean, sd = x.mean(1, keepdims=True), np.sqrt(x.var(1, keepdims=True) + epsilon)
     x_hat, d = (x - mean) / sd, dy * gamma
     paths = d.mean(1, keepdims=True) + x_hat * (d * x_hat).mean(1, keepdims=True)
     return (d - paths) / sd, (dy * x_hat).sum(0), dy.sum(0)
 
 
-def _right_gradient(dy, x, gamma, eps):
-    return norm.batch_norm_grad(dy, norm.batch_norm(x, gamma, None, eps=eps)[1])
+def _right_gradient(dy, x, gamma, epsilon):
+    return norm.batch_norm_grad(dy, norm.batch_norm(x, gamma, None, epsilon=epsilon)[1])
 
 
 _GRADIENT = Function(
@@ -244,14 +256,14 @@ _GRADIENT = Function(
             "dy": rng.normal(1, 1, size=shape),
             "x": rng.normal(2, 1.5, size=shape),
             "gamma": rng.uniform(1.5, 3, size=shape[1]),
-            "eps": 0.5,
+            "epsilon": 0.5,
         },
     ),
     tiny=lambda: (
-        {"dy": dy, "x": x, "gamma": np.full(x.shape[1], gamma), "eps": eps}
+        {"dy": dy, "x": x, "gamma": np.full(x.shape[1], gamma), "epsilon": epsilon}
         for x in small_batches()
         for dy in (np.eye(*x.shape), x[::-1] ** 2)
-        for gamma, eps in ((1.0, 0.0), (1.0, 1.0), (2.0, 1.0))
+        for gamma, epsilon in ((1.0, 0.0), (1.0, 1.0), (2.0, 1.0))
     ),
     properties=(
         (
@@ -259,9 +271,9 @@ _GRADIENT = Function(
             lambda case, r: np.allclose(r["dx"].sum(0), 0),
         ),
         (
-            "With eps = 0 each column of dx should be orthogonal to x: scaling x about its mean "
-            "leaves y as it is.",
-            lambda case, r: case["eps"] > 0 or np.allclose((r["dx"] * case["x"]).sum(0), 0),
+            "With epsilon = 0 each column of dx should be orthogonal to x: scaling x about its "
+            "mean leaves y as it is.",
+            lambda case, r: case["epsilon"] > 0 or np.allclose((r["dx"] * case["x"]).sum(0), 0),
         ),
     ),
     mistakes={
@@ -338,15 +350,15 @@ _GRADIENT = Function(
             "dx is divided by the variance, not by its root. It is then off by a factor of the "
             "standard deviation.",
         ),
-        "no-eps": Mistake(
+        "no-epsilon": Mistake(
             _gradient(sd=lambda p: np.sqrt(p.var)),
             "Epsilon is not used. The gradient has to be that of the forward pass with its "
             "epsilon, or a gradient check fails where the variance is small.",
         ),
-        "eps-outside-the-root": Mistake(
-            _gradient(sd=lambda p: np.sqrt(p.var) + p.eps), _EPS_OUTSIDE
+        "epsilon-outside-the-root": Mistake(
+            _gradient(sd=lambda p: np.sqrt(p.var) + p.epsilon), _EPSILON_OUTSIDE
         ),
-        "ddof": Mistake(_gradient(sd=lambda p: np.sqrt(p.x.var(0, ddof=1) + p.eps)), _DDOF),
+        "ddof": Mistake(_gradient(sd=lambda p: np.sqrt(p.x.var(0, ddof=1) + p.epsilon)), _DDOF),
         "means-for-sums": Mistake(
             _gradient(dgamma=lambda p: p.dgamma / p.m, dbeta=lambda p: p.dbeta / p.m),
             "dgamma and dbeta are means over the batch. They are sums: gamma and beta act on every "
@@ -572,14 +584,16 @@ _INITIAL = Function(
 # ---- Convolution --------------------------------------------------------------------------------
 
 
-def _over(*axes, variance=None, parameters=(-1,), eps=lambda root, eps: np.sqrt(root + eps)):
+def _over(
+    *axes, variance=None, parameters=(-1,), divisor=lambda var, epsilon: np.sqrt(var + epsilon)
+):
     """Normalize over some axes; `parameters` is the shape that gamma and beta take."""
 
-    def f(x, gamma, beta, eps_value):
+    def f(x, gamma, beta, epsilon):
         mean = x.mean(axes or None, keepdims=True)
         var = x.var(axes or None, keepdims=True) if variance is None else variance(x)
         gamma, beta = gamma.reshape(parameters), beta.reshape(parameters)
-        return gamma * (x - mean) / eps(var, eps_value) + beta
+        return gamma * (x - mean) / divisor(var, epsilon) + beta
 
     return f
 
@@ -588,7 +602,7 @@ _FIRST = (1, -1, 1, 1)
 _POSITIONS = 0, 1, 2
 
 _CONVOLUTION = Function(
-    right=lambda x, gamma, beta, eps: norm.batch_norm(x, gamma, beta, eps=eps)[0],
+    right=lambda x, gamma, beta, epsilon: norm.batch_norm(x, gamma, beta, epsilon=epsilon)[0],
     returns=("y",),
     cases=cases_of(
         [(3, 2, 2, 2), (2, 3, 4, 2)],
@@ -596,7 +610,7 @@ _CONVOLUTION = Function(
             "x": rng.normal([1, 4], [1, 3], size=shape) + rng.normal(size=(shape[0], 1, 1, 1)),
             "gamma": rng.uniform(0.5, 2, size=shape[-1]),
             "beta": rng.normal(size=shape[-1]),
-            "eps": 0.5,
+            "epsilon": 0.5,
         },
     ),
     tiny=lambda: (
@@ -604,10 +618,10 @@ _CONVOLUTION = Function(
             "x": x[:, None, None],
             "gamma": np.ones(x.shape[1]),
             "beta": np.zeros(x.shape[1]),
-            "eps": eps,
+            "epsilon": epsilon,
         }
         for x in small_batches()
-        for eps in (0.0, 1.0)
+        for epsilon in (0.0, 1.0)
     ),
     properties=(
         (
@@ -663,12 +677,15 @@ _CONVOLUTION = Function(
             "images' means lie apart, so it is too small.",
         ),
         "ddof": Mistake(_over(*_POSITIONS, variance=lambda x: x.var(_POSITIONS, ddof=1)), _DDOF),
-        "no-eps": Mistake(_over(*_POSITIONS, eps=lambda var, eps: np.sqrt(var)), _NO_EPS),
-        "eps-outside-the-root": Mistake(
-            _over(*_POSITIONS, eps=lambda var, eps: np.sqrt(var) + eps), _EPS_OUTSIDE
+        "no-epsilon": Mistake(
+            _over(*_POSITIONS, divisor=lambda var, epsilon: np.sqrt(var)), _NO_EPSILON
+        ),
+        "epsilon-outside-the-root": Mistake(
+            _over(*_POSITIONS, divisor=lambda var, epsilon: np.sqrt(var) + epsilon),
+            _EPSILON_OUTSIDE,
         ),
         "divides-by-the-variance": Mistake(
-            _over(*_POSITIONS, eps=lambda var, eps: var + eps), _VARIANCE
+            _over(*_POSITIONS, divisor=lambda var, epsilon: var + epsilon), _VARIANCE
         ),
     },
 )
@@ -680,12 +697,12 @@ _CONVOLUTION = Function(
 def _fold(
     kernel=lambda p: p.kernel * p.scale,
     bias=lambda p: (p.bias - p.mean) * p.scale + p.beta,
-    scale=lambda p: p.gamma / np.sqrt(p.variance + p.eps),
+    scale=lambda p: p.gamma / np.sqrt(p.variance + p.epsilon),
 ):
     """The right folding, with one of its three parts replaced."""
 
     def f(*arguments):
-        names = "kernel", "bias", "gamma", "beta", "mean", "variance", "eps"
+        names = "kernel", "bias", "gamma", "beta", "mean", "variance", "epsilon"
         p = SimpleNamespace(**dict(zip(names, arguments, strict=True)))
         p.scale = scale(p)
         return kernel(p), bias(p)
@@ -697,7 +714,7 @@ def _folding_case(rng, shape):
     inputs_outputs = {"kernel": rng.normal(size=shape)}
     for name in ("bias", "gamma", "beta", "mean"):
         inputs_outputs[name] = rng.normal(1, 1, size=shape[-1])
-    return {**inputs_outputs, "variance": rng.uniform(0.5, 3, size=shape[-1]), "eps": 0.5}
+    return {**inputs_outputs, "variance": rng.uniform(0.5, 3, size=shape[-1]), "epsilon": 0.5}
 
 
 _FOLDING = Function(
@@ -712,7 +729,7 @@ _FOLDING = Function(
             "beta": x[-1],
             "mean": x[0] - 1,
             "variance": np.full(x.shape[1], 3.0),
-            "eps": 1.0,
+            "epsilon": 1.0,
         }
         for x in small_batches()
     ),
@@ -726,17 +743,17 @@ _FOLDING = Function(
             _fold(bias=lambda p: p.beta - p.mean * p.scale),
             "The old bias is lost. The moving mean was measured with it, so both have to go in.",
         ),
-        "eps-forgotten": Mistake(
+        "epsilon-forgotten": Mistake(
             _fold(scale=lambda p: p.gamma / np.sqrt(p.variance)),
             "Epsilon is forgotten. The layer divides by the root of variance plus epsilon, and a "
             "channel with little variance changes much.",
         ),
-        "eps-outside-the-root": Mistake(
-            _fold(scale=lambda p: p.gamma / (np.sqrt(p.variance) + p.eps)), _EPS_OUTSIDE
+        "epsilon-outside-the-root": Mistake(
+            _fold(scale=lambda p: p.gamma / (np.sqrt(p.variance) + p.epsilon)), _EPSILON_OUTSIDE
         ),
         "divides-by-the-variance": Mistake(
             [
-                _fold(scale=lambda p: p.gamma / (p.variance + p.eps)),
+                _fold(scale=lambda p: p.gamma / (p.variance + p.epsilon)),
                 _fold(scale=lambda p: p.gamma / p.variance),
             ],
             _VARIANCE,
@@ -769,11 +786,11 @@ _FOLDING = Function(
             "as it is.",
         ),
         "gamma-forgotten": Mistake(
-            _fold(scale=lambda p: 1 / np.sqrt(p.variance + p.eps)),
+            _fold(scale=lambda p: 1 / np.sqrt(p.variance + p.epsilon)),
             "Gamma is forgotten. It is 1 in a new layer, so a test without training passes.",
         ),
         "multiplies-by-the-sd": Mistake(
-            _fold(scale=lambda p: p.gamma * np.sqrt(p.variance + p.eps)),
+            _fold(scale=lambda p: p.gamma * np.sqrt(p.variance + p.epsilon)),
             "It multiplies by the standard deviation. Normalizing divides by it.",
         ),
         "kernel-not-scaled": Mistake(

@@ -25,12 +25,12 @@ def _sd(sd):
 # ---- 2.3: the gradient of layer normalization ---------------------------------------------------
 
 
-def _layer_norm(mean_over=1, path_over=1, paths=(1, 1), over=1, eps_used=True, factor=None):
+def _layer_norm(mean_over=1, path_over=1, paths=(1, 1), over=1, epsilon_used=True, factor=None):
     """The right gradient, with a choice of axes, a path or epsilon replaced."""
 
-    def f(dy, x, eps):
+    def f(dy, x, epsilon):
         mean, var = x.mean(over, keepdims=True), x.var(over, keepdims=True)
-        sd = np.sqrt(var + eps * eps_used)
+        sd = np.sqrt(var + epsilon * epsilon_used)
         x_hat = (x - mean) / sd
         dx = dy - paths[0] * dy.mean(mean_over, keepdims=True)
         dx = dx - paths[1] * x_hat * (dy * x_hat).mean(path_over, keepdims=True)
@@ -47,14 +47,14 @@ _LAYER_NORM_GRADIENT = Function(
         lambda rng, shape: {
             "dy": rng.normal(1, 1, size=shape),
             "x": rng.normal(2, 1.5, size=shape),
-            "eps": 0.5,
+            "epsilon": 0.5,
         },
     ),
     tiny=lambda: (
-        {"dy": dy, "x": x.T.copy(), "eps": eps}
+        {"dy": dy, "x": x.T.copy(), "epsilon": epsilon}
         for x in small_batches()
         for dy in (np.eye(*x.T.shape), x.T[:, ::-1] ** 2)
-        for eps in (0.0, 1.0)
+        for epsilon in (0.0, 1.0)
     ),
     properties=(
         (
@@ -99,8 +99,8 @@ _LAYER_NORM_GRADIENT = Function(
             "The path through the variance is missing. Each feature also changes the width by "
             "which its example is divided.",
         ),
-        "no-eps": Mistake(
-            _layer_norm(eps_used=False),
+        "no-epsilon": Mistake(
+            _layer_norm(epsilon_used=False),
             "Epsilon is not used. The gradient has to be that of the forward pass with its "
             "epsilon.",
         ),
@@ -119,18 +119,18 @@ _LAYER_NORM_GRADIENT = Function(
 def _left_over(factor, mean=np.mean, gamma_used=True):
     """The formula of the exercise, with its last factor replaced."""
 
-    def f(dy, x, gamma, eps):
+    def f(dy, x, gamma, epsilon):
         var = x.var()
-        sd = np.sqrt(var + eps)
+        sd = np.sqrt(var + epsilon)
         product = mean(dy * (x - x.mean()) / sd)
-        return (gamma if gamma_used else 1) / sd * product * factor(var, eps)
+        return (gamma if gamma_used else 1) / sd * product * factor(var, epsilon)
 
     return f
 
 
-def _measured(dy, x, gamma, eps):
+def _measured(dy, x, gamma, epsilon):
     column = x[:, None]
-    y, cache = norm.batch_norm(column, np.array([gamma]), None, eps=eps)
+    y, cache = norm.batch_norm(column, np.array([gamma]), None, epsilon=epsilon)
     dx, _, _ = norm.batch_norm_grad(dy[:, None], cache)
     return (dx * y).mean() / gamma
 
@@ -139,44 +139,44 @@ _LEFT_OVER = Function(
     right=_measured,
     returns=("mean of dx times x-hat",),
     cases=[
-        {"dy": dy, "x": 0.05 * x, "gamma": gamma, "eps": eps}
+        {"dy": dy, "x": 0.05 * x, "gamma": gamma, "epsilon": epsilon}
         for rng in [np.random.default_rng(0)]
-        for gamma, eps in ((2.0, 1e-3), (0.5, 1e-2))
+        for gamma, epsilon in ((2.0, 1e-3), (0.5, 1e-2))
         for dy, x in [rng.normal(1, 1, size=(2, 6))]
     ],
     tiny=lambda: (
-        {"dy": x[:, 0] ** 2 + x[:, 0], "x": x[:, 0], "gamma": gamma, "eps": 1.0}
+        {"dy": x[:, 0] ** 2 + x[:, 0], "x": x[:, 0], "gamma": gamma, "epsilon": 1.0}
         for x in small_batches()
         for gamma in (1.0, 2.0)
     ),
     mistakes={
         "orthogonal": Mistake(
-            _left_over(lambda var, eps: 0),
+            _left_over(lambda var, epsilon: 0),
             "You return 0. That holds for epsilon = 0; with epsilon the mean of the squares of "
             "x-hat is less than 1, and something is left.",
         ),
         "other-share": Mistake(
-            _left_over(lambda var, eps: var / (var + eps)),
+            _left_over(lambda var, epsilon: var / (var + epsilon)),
             "The last factor is the share of the variance. That is the mean of x-hat squared; what "
             "is left is 1 minus that.",
         ),
         "factor-missing": Mistake(
-            _left_over(lambda var, eps: 1),
+            _left_over(lambda var, epsilon: 1),
             "The last factor is missing. Without it this is the product of dy with x-hat, of which "
             "the variance path takes most away.",
         ),
-        "eps-over-variance": Mistake(
-            _left_over(lambda var, eps: eps / var),
+        "epsilon-over-variance": Mistake(
+            _left_over(lambda var, epsilon: epsilon / var),
             "The last factor divides by the variance without epsilon. For a variance below "
             "epsilon that is more than 1, and more cannot be left than there was.",
         ),
         "sums-for-means": Mistake(
-            _left_over(lambda var, eps: eps / (var + eps), np.sum),
+            _left_over(lambda var, epsilon: epsilon / (var + epsilon), np.sum),
             "It uses a sum over the batch where the angle brackets mean an average. The result "
             "then grows with the batch.",
         ),
         "gamma-forgotten": Mistake(
-            _left_over(lambda var, eps: eps / (var + eps), gamma_used=False),
+            _left_over(lambda var, epsilon: epsilon / (var + epsilon), gamma_used=False),
             "Gamma is missing. dx is proportional to it; with gamma = 1 nothing shows.",
         ),
     },
@@ -188,7 +188,7 @@ EXERCISES = {
         names=("output", "first element of dx"),
         tolerance=0.5,
         mistakes={
-            "no-eps": Mistake(
+            "no-epsilon": Mistake(
                 (np.nan, ANY),
                 "You divided 0 by 0. Epsilon is there for this case: the root of the variance plus "
                 "epsilon is not 0.",
@@ -227,7 +227,7 @@ EXERCISES = {
         names=("sd after the first", "sd after the second"),
         tolerance=0.003,
         mistakes={
-            "eps-ignored": Mistake(
+            "epsilon-ignored": Mistake(
                 (1, 1),
                 "Both are what epsilon = 0 gives. Here epsilon is ten times the variance, so it "
                 "decides the divisor.",
@@ -237,7 +237,7 @@ EXERCISES = {
                 "The first is right. The second normalization does nothing only if the first one "
                 "gave a standard deviation of 1.",
             ),
-            "eps-outside-the-root": Mistake(
+            "epsilon-outside-the-root": Mistake(
                 _twice(lambda sd: sd + 1e-3),
                 "Epsilon is added to the standard deviation. Under the root, next to a variance "
                 "of 0.0001, it weighs far more.",

@@ -75,7 +75,7 @@ EXERCISES = {
                 "The moving means moved, so the model ran in training mode. The mistake of this "
                 "exercise is to call it without `training=True`.",
             ),
-            "divides-by-eps": Mistake(
+            "divides-by-epsilon": Mistake(
                 lambda: (0, np.sqrt(1e-3)),
                 "The first is right. The moving variance does not start at 0: look at "
                 "`moving_variance` of a new layer.",

@@ -124,7 +124,7 @@ EXERCISES = {
                 "You counted the features before BN. Asked for is their standard deviation after "
                 "it, which is 1 wherever epsilon does not count.",
             ),
-            "eps-outside-the-root": Mistake(
+            "epsilon-outside-the-root": Mistake(
                 lambda: (_narrow(lambda sd: sd / (sd + 1e-3)), ANY),
                 "Epsilon is added to the standard deviation. Under the root it acts up to a "
                 "standard deviation of about the root of epsilon.",

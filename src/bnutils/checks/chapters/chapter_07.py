@@ -8,23 +8,23 @@ from bnutils.checks.engine import ANY, Answer, Function, Mistake, cases_of, smal
 # ---- 7.3: group norm from standardize -----------------------------------------------------------
 
 
-def _group_norm(x, groups, eps):
+def _group_norm(x, groups, epsilon):
     split = x.reshape(len(x), groups, -1)
-    return norm.standardize(split, axes=2, eps=eps)[0].reshape(x.shape)
+    return norm.standardize(split, axis=2, epsilon=epsilon)[0].reshape(x.shape)
 
 
-def _every_nth(x, groups, eps):
+def _every_nth(x, groups, epsilon):
     split = x.reshape(len(x), -1, groups)
-    return norm.standardize(split, axes=1, eps=eps)[0].reshape(x.shape)
+    return norm.standardize(split, axis=1, epsilon=epsilon)[0].reshape(x.shape)
 
 
-def _over_the_batch(x, groups, eps):
+def _over_the_batch(x, groups, epsilon):
     split = x.reshape(len(x), groups, -1)
-    return norm.standardize(split, axes=(0, 2), eps=eps)[0].reshape(x.shape)
+    return norm.standardize(split, axis=(0, 2), epsilon=epsilon)[0].reshape(x.shape)
 
 
-def _groups_as_size(x, groups, eps):
-    return _group_norm(x, x.shape[1] // groups, eps)
+def _groups_as_size(x, groups, epsilon):
+    return _group_norm(x, x.shape[1] // groups, epsilon)
 
 
 _GROUP_NORM = Function(
@@ -32,20 +32,20 @@ _GROUP_NORM = Function(
     returns=("y",),
     cases=cases_of(
         [(4, 12), (3, 12)],
-        lambda rng, shape: {"x": rng.normal(2, 1.5, size=shape), "groups": 3, "eps": 0.5},
+        lambda rng, shape: {"x": rng.normal(2, 1.5, size=shape), "groups": 3, "epsilon": 0.5},
     ),
     tiny=lambda: (
-        {"x": np.hstack([x, x[:, ::-1] ** 2 + x, 2 - x, x**2]), "groups": 2, "eps": 1.0}
+        {"x": np.hstack([x, x[:, ::-1] ** 2 + x, 2 - x, x**2]), "groups": 2, "epsilon": 1.0}
         for x in small_batches()
     ),
     mistakes={
         "layer-norm": Mistake(
-            lambda x, groups, eps: _group_norm(x, 1, eps),
+            lambda x, groups, epsilon: _group_norm(x, 1, epsilon),
             "All features of an example share one mean. That is layer normalization: the groups "
             "have no effect.",
         ),
         "batch-norm": Mistake(
-            lambda x, groups, eps: norm.standardize(x, 0, eps)[0],
+            lambda x, groups, epsilon: norm.standardize(x, 0, epsilon)[0],
             "The means run over the examples. That is batch normalization; here an example is not "
             "to meet the others.",
         ),
@@ -64,14 +64,14 @@ _GROUP_NORM = Function(
             "You took `groups` as the number of features in a group. It is the number of groups.",
         ),
         "across-groups": Mistake(
-            lambda x, groups, eps: norm.standardize(x.reshape(len(x), groups, -1), axes=1, eps=eps)[
-                0
-            ].reshape(x.shape),
+            lambda x, groups, epsilon: norm.standardize(
+                x.reshape(len(x), groups, -1), axis=1, epsilon=epsilon
+            )[0].reshape(x.shape),
             "You averaged over the axis of the groups. Features of different groups then share "
             "their statistics, and those of one group do not.",
         ),
-        "no-eps": Mistake(
-            lambda x, groups, eps: _group_norm(x, groups, 0.0),
+        "no-epsilon": Mistake(
+            lambda x, groups, epsilon: _group_norm(x, groups, 0.0),
             "Epsilon is not used. A group whose features are equal would be divided by 0.",
         ),
     },

@@ -57,20 +57,20 @@ _DEPTHWISE = Function(
 def _fold_before(
     kernel=lambda kernel, a: a[:, None] * kernel,
     bias=lambda bias, b, kernel, a: bias + b @ kernel,
-    scale=lambda gamma, variance, eps: gamma / np.sqrt(variance + eps),
+    scale=lambda gamma, variance, epsilon: gamma / np.sqrt(variance + epsilon),
     shift=lambda beta, a, mean: beta - a * mean,
 ):
     """The right folding into the layer after, with one of its parts replaced."""
 
-    def f(w, c, gamma, beta, mean, variance, eps):
-        a = scale(gamma, variance, eps)
+    def f(w, c, gamma, beta, mean, variance, epsilon):
+        a = scale(gamma, variance, epsilon)
         return kernel(w, a), bias(c, shift(beta, a, mean), w, a)
 
     return f
 
 
-def _as_after(w, c, gamma, beta, mean, variance, eps):
-    a = gamma / np.sqrt(variance + eps)
+def _as_after(w, c, gamma, beta, mean, variance, epsilon):
+    a = gamma / np.sqrt(variance + epsilon)
     return w * a, a * (c - mean) + beta
 
 
@@ -78,7 +78,7 @@ def _before_case(rng, shape):
     case = {"kernel": rng.normal(size=shape), "bias": rng.normal(size=shape[1])}
     for name in ("gamma", "beta", "mean"):
         case[name] = rng.normal(1, 1, size=shape[0])
-    return {**case, "variance": rng.uniform(0.5, 3, size=shape[0]), "eps": 0.5}
+    return {**case, "variance": rng.uniform(0.5, 3, size=shape[0]), "epsilon": 0.5}
 
 
 _BEFORE = Function(
@@ -93,7 +93,7 @@ _BEFORE = Function(
             "beta": x[:, 0],
             "mean": x[:, -1] - 1,
             "variance": np.full(len(x), 3.0),
-            "eps": 1.0,
+            "epsilon": 1.0,
         }
         for x in small_batches()
     ),
@@ -141,13 +141,13 @@ _BEFORE = Function(
             "The moving mean is subtracted without the scale. It is subtracted before the division "
             "by the standard deviation.",
         ),
-        "eps-forgotten": Mistake(
-            _fold_before(scale=lambda gamma, variance, eps: gamma / np.sqrt(variance)),
+        "epsilon-forgotten": Mistake(
+            _fold_before(scale=lambda gamma, variance, epsilon: gamma / np.sqrt(variance)),
             "Epsilon is forgotten. BN divides by the root of variance plus epsilon, and a channel "
             "with little variance changes much.",
         ),
         "divides-by-the-variance": Mistake(
-            _fold_before(scale=lambda gamma, variance, eps: gamma / (variance + eps)),
+            _fold_before(scale=lambda gamma, variance, epsilon: gamma / (variance + epsilon)),
             "It divides by the variance plus epsilon. The standard deviation is its root.",
         ),
     },
