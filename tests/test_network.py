@@ -681,7 +681,7 @@ def test_group_norm_is_standardize_over_units():
     z = np.random.default_rng(0).normal(size=(2, 5, 8))
     for groups in (1, 2, 4):
         layer = network.GroupNorm(np.ones((2, 8)), np.zeros((2, 8)), groups)
-        expected = standardize(z.reshape(2, 5, groups, -1), axes=-1, eps=1e-3)[0]
+        expected = standardize(z.reshape(2, 5, groups, -1), axis=-1, epsilon=1e-3)[0]
         np.testing.assert_allclose(layer(z), expected.reshape(z.shape), rtol=1e-12)
 
 
