@@ -1,5 +1,7 @@
-"""The package loads fast, and says the truth about what it needs."""
+"""The package loads fast, shows its modules, and says the truth about what it needs."""
 
+import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,10 +13,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import bnutils
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"].values()
 DIRECT = [Requirement(r) for r in sum(EXTRAS, start=list(PROJECT["dependencies"]))]
+MODULES = {each.name for each in pkgutil.iter_modules(bnutils.__path__) if each.name[0] != "_"}
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 PIN = re.compile(r"^(?P<pin>[\w.-]+==\S+)(?: ; (?P<marker>.*?))? \\$", re.MULTILINE)
 
@@ -46,12 +51,61 @@ def in_fresh_python(code):
         ("bnutils.plots", "tensorflow keras sklearn"),
         ("bnutils.checks", "pandas matplotlib tensorflow keras sklearn"),
         ("bnutils.conventions", "scipy pandas matplotlib tensorflow keras sklearn"),
-        ("bnutils.__main__", "scipy pandas matplotlib tensorflow keras sklearn"),
+        ("bnutils.cli", "scipy pandas matplotlib tensorflow keras sklearn"),
     ],
 )
 def test_import_loads_no_more_than_it_needs(module, forbidden):
     loaded = in_fresh_python(f"import sys, {module}; print(*sys.modules)").split()
     assert not set(forbidden.split()) & set(loaded)
+
+
+def test_modules_are_there_right_after_the_import():
+    code = """
+import sys
+import bnutils
+assert [name for name in sys.modules if name.startswith("bnutils")] == ["bnutils"]
+print(bnutils.norm.batch_norm.__module__, bnutils.doctor.fold.__module__)
+"""
+    assert in_fresh_python(code) == "bnutils.norm bnutils.doctor.fold"
+
+
+def test_tab_lists_the_modules_and_the_version():
+    assert set(dir(bnutils)) == MODULES | {"__version__"}
+    assert PROJECT["version"] == bnutils.__version__
+
+
+def test_tools_that_read_but_do_not_run_see_the_modules():
+    tree = ast.parse(Path(bnutils.__file__).read_text(encoding="utf-8"))
+    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = [alias.name for node in guarded for each in node.body for alias in each.names]
+    assert set(imported) == MODULES
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_has_a_line(name):
+    assert len(re.findall(rf"^    {name}: \w.*[.?]$", bnutils.__doc__, re.MULTILINE)) == 1
+    api = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    assert f"| {{mod}}`bnutils.{name}` |" in api
+    assert f".. automodule:: bnutils.{name}\n" in api
+
+
+def test_a_name_that_is_not_there_gets_the_names_that_are():
+    with pytest.raises(AttributeError, match=r"no attribute 'nope': expected one of arms, .*norm"):
+        bnutils.nope  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'nope'"):
+        from bnutils import nope  # noqa: F401
+
+
+def test_reload_and_pickle_meet_the_same_modules():
+    code = """
+import importlib, pickle
+import bnutils
+norm = bnutils.norm
+assert importlib.reload(bnutils) is bnutils and bnutils.norm is norm
+assert pickle.loads(pickle.dumps(bnutils.norm.batch_norm)) is norm.batch_norm
+assert pickle.loads(pickle.dumps(bnutils.norm.BatchNorm())).__class__ is norm.BatchNorm
+"""
+    in_fresh_python(code)
 
 
 def test_lock_was_made_from_this_list_of_dependencies():

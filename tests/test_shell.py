@@ -1,4 +1,4 @@
-"""python -m bnutils: what it prints, what it writes, and its exit status."""
+"""The shell, also as `python -m bnutils`: what it prints, what it writes, its exit status."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import bnutils
-from bnutils.__main__ import main
+from bnutils.cli import main
 
 # Keras 3.15 saves weights with an old form of NumPy's copy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -136,8 +136,8 @@ REFUSED = [
     ("audit model.keras --data text.npz", "text.npz is not an .npz file"),
     ("audit model.keras --data one.npy", "one.npy is one array"),
     ("audit model.keras --data objects.npz", "objects.npz is not an .npz file"),
-    ("audit model.keras --data no_x.npz", "arrays named x, and perhaps y, received images"),
-    ("audit model.keras --data extra.npz", "arrays named x.*received x, y, weights"),
+    ("audit model.keras --data no_x.npz", "arrays named x, and perhaps y, got images"),
+    ("audit model.keras --data extra.npz", "arrays named x.*got x, y, weights"),
     ("audit two.keras --data data.npz", "arrays named x_left, x_right"),
     ("audit model.keras --data rows.npz", "256.*255"),
     ("audit model.keras --data columns.npz", r"shape \(None, 4\).*\(\d+, 3\)"),
@@ -150,7 +150,7 @@ REFUSED = [
     ("fold model.keras --output out.h5", "an --output that ends in .keras"),
     ("recalibrate model.keras --data data.npz --output none/m.keras", "cannot write to none"),
     ("recalibrate model.keras --data columns.npz --in-place", r"shape \(None, 4\).*\(256, 3\)"),
-    ("recalibrate model.keras --data no_x.npz --in-place", "received images"),
+    ("recalibrate model.keras --data no_x.npz --in-place", "got images"),
     ("recalibrate lambda.keras --data data.npz --in-place", "--trust"),
 ]
 
