@@ -1,6 +1,7 @@
-"""From runs to evidence: intervals, comparisons and claims."""
+"""From runs to evidence: studies, records, comparisons, intervals and claims."""
 
 from bnutils.evidence.claims import CLAIM_MIME, Claim, Finding
+from bnutils.evidence.comparison import Comparison
 from bnutils.evidence.intervals import (
     Interval,
     best_setting,
@@ -10,16 +11,22 @@ from bnutils.evidence.intervals import (
     paired_ratio,
     steps_to,
 )
+from bnutils.evidence.record import provenance
+from bnutils.evidence.study import Study, Tolerance
 
 __all__ = [
     "CLAIM_MIME",
     "Claim",
+    "Comparison",
     "Finding",
     "Interval",
+    "Study",
+    "Tolerance",
     "best_setting",
     "exact",
     "interval",
     "paired_difference",
     "paired_ratio",
+    "provenance",
     "steps_to",
 ]

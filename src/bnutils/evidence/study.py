@@ -1,0 +1,399 @@
+"""Studies: named settings, and a pure function from one block of them to labelled numbers.
+
+Example:
+    >>> def block(settings):
+    ...     rng = np.random.default_rng(settings["seed"])
+    ...     means = [rng.normal(size=size).mean() for size in settings["size"]]
+    ...     return xr.Dataset({"mean": ("size", means)}, {"size": list(settings["size"])})
+    >>> study = Study(
+    ...     name="means", question="How far are means off?", block=block,
+    ...     dims={"seed": range(3), "size": [10, 100]}, together=["size"],
+    ...     tolerances={"mean": Tolerance(1e-12)},
+    ... )
+    >>> record = study.run(workers=1)
+    >>> dict(record.sizes)
+    {'seed': 3, 'size': 2}
+    >>> dict(study.run(seed=[7], workers=1).sizes)
+    {'seed': 1, 'size': 2}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+import xarray as xr
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+from bnutils import network
+from bnutils.evidence import record as records
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from bnutils.evidence.claims import Hypothesis
+
+__all__ = ["Study", "Tolerance"]
+
+Block = Callable[[Mapping[str, Any]], xr.Dataset]
+PACKAGES = ("bnutils", "numpy", "scipy", "xarray", "scikit-learn", "keras", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far numbers computed again may be from those on record.
+
+    The paths of two trainings that differ in the last digit part after a while. So a curve is
+    compared closely at its start, and in the mean over all else after it.
+
+    Args:
+        close: largest absolute difference of a single number, where numbers are compared singly.
+        steps: up to which "step" numbers are compared singly; None for all, also where there is
+            no axis of that name.
+        mean: largest difference of the means over all that is not compared singly.
+    """
+
+    close: float
+    steps: int | None = None
+    mean: float | None = None
+
+    def differences(self, old: xr.DataArray, new: xr.DataArray) -> Iterator[str]:
+        """Say in a sentence each what is further apart than this allows."""
+        early, late = (old, new), None
+        if self.steps is not None:
+            here = old["step"] <= self.steps
+            early = old.sel(step=here), new.sel(step=here)
+            late = old.sel(step=~here), new.sel(step=~here)
+        a, b = (np.asarray(part.values, dtype=float) for part in early)
+        apart = np.where(np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b))
+        apart[a == b] = 0.0  # also where both are infinite
+        if not (apart <= self.close).all():
+            worst = np.nanmax(np.where(np.isnan(apart), np.inf, apart))
+            yield f"{old.name}: expected differences up to {self.close:g}, got {worst:.3g}"
+        if late is not None and self.mean is not None and late[0].size:
+            off = abs(float(np.nanmean(late[0])) - float(np.nanmean(late[1])))
+            if not off <= self.mean:
+                yield f"{old.name}: expected means up to {self.mean:g} apart, got {off:.3g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """An experiment: its settings, and the function that computes one block of them.
+
+    Args:
+        name: what its record is called.
+        question: what it measures, in a sentence.
+        block: a function of a module from the settings of one block to an `xarray.Dataset`. It gets
+            a dict: for each name in `together` the tuple of all its values, for the other names of
+            `dims` one value, and all of `fixed`. It depends on nothing else.
+        dims: the values of each setting; each becomes an axis of the record. "seed" is the axis of
+            replicates.
+        together: the names whose values a block takes all at once (an axis of its result). The
+            result has no axis for the other names; it may have axes of its own, such as "step".
+        fixed: settings that have one value.
+        tolerances: for each variable of the result, how close a second computation comes.
+        hypotheses: what was said before the record was made.
+        revision: raised when the block computes something else.
+        overlap: test examples over training examples where each seed splits one pool anew.
+        changes: each change of settings after results had been seen, with its reason.
+    """
+
+    name: str
+    question: str
+    block: Block
+    dims: Mapping[str, Sequence]
+    tolerances: Mapping[str, Tolerance]
+    together: Sequence[str] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    hypotheses: tuple[Hypothesis, ...] = ()
+    revision: int = 1
+    overlap: float = 0.0
+    changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the names, and keep the values as tuples."""
+        dims = {name: tuple(_values(name, values)) for name, values in self.dims.items()}
+        object.__setattr__(self, "dims", dims)
+        object.__setattr__(self, "together", tuple(self.together))
+        if unknown := set(self.together) - set(dims):
+            raise KeyError(f"together: expected names of dims, {list(dims)}, got {sorted(unknown)}")
+        if both := set(dims) & set(self.fixed):
+            raise ValueError(f"expected a setting in dims or in fixed, got both for {sorted(both)}")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that sets the numbers: settings, revision, and that of the engine."""
+        settings = {
+            "name": self.name,
+            "dims": self.dims,
+            "fixed": dict(self.fixed),
+            "together": self.together,
+            "revision": self.revision,
+            "engine": network.REVISION,
+        }
+        text = json.dumps(settings, sort_keys=True, default=_plain)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def with_settings(self, **changed: Any) -> Study:
+        """The same study with other settings.
+
+        Args:
+            **changed: a sequence of values for a name of `dims`, a value for a name of `fixed`.
+
+        Raises:
+            KeyError: a setting that the study does not have.
+            ValueError: one value where a sequence is expected.
+        """
+        known = [*self.dims, *self.fixed]
+        for name in changed:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise KeyError(f"{name}: expected a setting of {self.name!r}, {known}{hint}")
+        dims = {n: _values(n, changed.get(n, values)) for n, values in self.dims.items()}
+        fixed = {n: changed.get(n, value) for n, value in self.fixed.items()}
+        return replace(self, dims=dims, fixed=fixed)
+
+    def blocks(self) -> list[dict[str, Any]]:
+        """The settings of each block, in the order of the record."""
+        apart = {name: values for name, values in self.dims.items() if name not in self.together}
+        whole = {name: self.dims[name] for name in self.together}
+        return [
+            {**dict(zip(apart, one, strict=True)), **whole, **self.fixed}
+            for one in itertools.product(*apart.values())
+        ]
+
+    def run(
+        self,
+        *,
+        workers: int | None = None,
+        progress: bool | None = None,
+        store: Path | None = None,
+        client: Client | None = None,
+        **changed: Any,
+    ) -> xr.Dataset:
+        """Compute the study.
+
+        Blocks run side by side through joblib, so `joblib.parallel_config` chooses another backend,
+        such as a Dask cluster. The numbers don't depend on how many workers there are.
+
+        Args:
+            workers: processes; None for one each core, but no more than there are blocks.
+            progress: whether to show a bar with the time left; None shows one for work that takes
+                longer than two seconds, unless BNUTILS_PROGRESS is 0.
+            store: a folder that keeps each finished block. A run that was stopped goes on from
+                there.
+            client: a `distributed.Client`; the blocks go to its cluster.
+            **changed: other settings, as for `with_settings`.
+
+        Returns:
+            The record: an `xarray.Dataset` with an axis for each name of `dims`, and its
+            provenance.
+
+        Raises:
+            KeyError, ValueError: as for `with_settings`, before anything is computed.
+
+        Example:
+            See the top of this module.
+        """
+        study = self.with_settings(**changed)
+        blocks = study.blocks()
+        done: dict[int, tuple[xr.Dataset, float]] = {}
+        folder = None if store is None else Path(store) / study.name / study.fingerprint[:16]
+        if folder is not None:
+            done = dict(_stored(folder, len(blocks)))
+        left = [index for index in range(len(blocks)) if index not in done]
+        silent = os.environ.get("BNUTILS_PROGRESS") == "0" if progress is None else not progress
+        with tqdm(
+            total=len(blocks), initial=len(done), desc=study.name, unit="block", delay=2,
+            disable=silent,
+        ) as bar:  # fmt: skip
+            tasks = [(index, blocks[index]) for index in left]
+            for index, result, seconds in _computed(study.block, tasks, workers, client):
+                done[index] = result, seconds
+                if folder is not None:
+                    records.write(result.assign_attrs(seconds=seconds), _file(folder, index))
+                bar.update()
+        results = [done[index][0] for index in range(len(blocks))]
+        record = study._joined(results)
+        seconds = sum(seconds for _, seconds in done.values())
+        history = {**study._history(seconds), "digest": records.digest(record)}
+        return record.assign_attrs(provenance=json.dumps(history, default=_plain))
+
+    def check(self, record: xr.Dataset, block: int | None = None) -> list[str]:
+        """Compute one block again and compare it with a record.
+
+        Args:
+            record: a record of this study.
+            block: its number; None takes the one that the fingerprint points at.
+
+        Returns:
+            What is further apart than the tolerances allow, in sentences; empty if nothing is.
+
+        Raises:
+            ValueError: the record has another fingerprint: it was made with other settings.
+        """
+        found = records.provenance(record)["fingerprint"]
+        if found != self.fingerprint:
+            raise ValueError(
+                f"expected a record of {self.name!r} with the fingerprint "
+                f"{self.fingerprint[:12]}, got {found[:12]}: a setting or the engine has changed; "
+                f"run `make studies NAME={self.name}`"
+            )
+        blocks = self.blocks()
+        block = int(self.fingerprint[:8], 16) % len(blocks) if block is None else block
+        settings = blocks[block]
+        new, _ = _compute(self.block, settings)
+        where = {n: settings[n] for n in self.dims if n not in self.together}
+        old = record.sel(where, drop=True)
+        troubles = []
+        for name, tolerance in self.tolerances.items():
+            troubles += tolerance.differences(old[name], new[name].transpose(*old[name].dims))
+        return [f"{where}, {trouble}" for trouble in troubles]
+
+    def _joined(self, results: list[xr.Dataset]) -> xr.Dataset:
+        """One array out of the blocks, with the axes in the order of `dims`, then the others."""
+        first = results[0]
+        if missing := set(self.tolerances) ^ set(map(str, first.data_vars)):
+            raise KeyError(f"{self.name}: expected a tolerance for each variable, not {missing}")
+        apart = [name for name in self.dims if name not in self.together]
+        shape = tuple(len(self.dims[name]) for name in apart)
+        variables = {}
+        for name, one in first.data_vars.items():
+            stacked = np.stack([r[name].transpose(*one.dims).values for r in results])
+            variables[name] = ((*apart, *one.dims), stacked.reshape(shape + one.shape))
+        labels = {name: list(self.dims[name]) for name in apart}
+        joined = xr.Dataset(variables, {**first.coords, **labels})
+        order = [*self.dims, *(d for d in joined.dims if d not in self.dims)]
+        return joined.transpose(*order)
+
+    def _history(self, seconds: float) -> dict[str, Any]:
+        return {
+            "study": self.name,
+            "fingerprint": self.fingerprint,
+            "settings": {"dims": self.dims, "fixed": dict(self.fixed), "revision": self.revision},
+            "engine": network.REVISION,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: metadata.version(name) for name in PACKAGES},
+            },
+            "processor": _processor(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "cpu_seconds": round(seconds, 1),
+            "commit": _commit(),
+            "margins": {each.name: each.digest for each in self.hypotheses},
+            "overlap": self.overlap,
+            "changes": list(self.changes),
+        }
+
+
+def _values(name: str, values: Any) -> tuple:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"expected a sequence of values for {name!r}, such as [{values!r}]")
+    values = tuple(_plain(value) for value in values)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"expected values for {name!r}, each once, got {list(values)}")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _compute(block: Block, settings: Mapping[str, Any]) -> tuple[xr.Dataset, float]:
+    """One block on one thread, so that its numbers don't depend on the machine's other work."""
+    start = time.process_time()
+    with threadpool_limits(1):
+        result = block(settings).load()
+    return result, time.process_time() - start
+
+
+def _numbered(block: Block, task: tuple[int, dict]) -> tuple[int, xr.Dataset, float]:
+    index, settings = task
+    return index, *_compute(block, settings)
+
+
+def _computed(
+    block: Block, tasks: list, workers: int | None, client: Client | None
+) -> Iterator[tuple[int, xr.Dataset, float]]:
+    """Finished blocks, in any order."""
+    work = partial(_numbered, block)
+    if client is not None:
+        from distributed import as_completed
+
+        # A worker that dies costs the blocks it was at; the cluster gives them to another.
+        futures = client.map(work, tasks, pure=False)
+        for batch in as_completed(futures, with_results=True).batches():
+            yield from (result for _, result in batch)
+        return
+    if workers is None:
+        workers = min(joblib.cpu_count(), len(tasks)) or 1
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    backend, _ = joblib.parallel.get_active_backend()
+    streams = backend.supports_return_generator
+    with joblib.Parallel(
+        n_jobs=workers, return_as="generator_unordered" if streams else "list"
+    ) as parallel:
+        yield from parallel(joblib.delayed(work)(task) for task in tasks)
+
+
+def _file(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.nc"
+
+
+def _stored(folder: Path, count: int) -> Iterator[tuple[int, tuple[xr.Dataset, float]]]:
+    """The finished blocks of an earlier run; what can't be read whole is computed again."""
+    for index in range(count):
+        try:
+            with xr.open_dataset(_file(folder, index), engine="h5netcdf") as file:
+                result = file.load()
+            yield index, (result.drop_attrs(), float(result.attrs["seconds"]))
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError):
+            continue
+
+
+def _processor() -> str:
+    """The processor's name, and the widest vector instructions that NumPy uses on it."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    extensions = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
+    return f"{name} ({extensions[-1]})" if extensions else name
+
+
+def _commit() -> str | None:
+    """The commit of the package's own checkout, with a + where code differs; None without git."""
+    folder = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ".", ":!records")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,198 @@
+"""A comparison gives each arm its best chance, and its intervals cover what they say."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from bnutils.evidence import Comparison, interval
+
+
+def record_of(scores, **coords):
+    """A record with the axes arm, rate, seed, part [, step]."""
+    scores = np.asarray(scores, dtype=float)
+    labels = {
+        "arm": ["plain", "BN"][: scores.shape[0]],
+        "rate": list(coords.pop("rate", range(scores.shape[1]))),
+        "seed": range(scores.shape[2]),
+        "part": ["validation", "test"],
+        **coords,
+    }
+    return xr.Dataset(
+        {"accuracy": (tuple(labels), scores)},
+        labels,
+        attrs={"provenance": json.dumps({"overlap": 0.0})},
+    )
+
+
+def test_each_replicate_chooses_on_its_own_validation_part():
+    #                 rate 0: (val, test)        rate 1
+    scores = [[[[0.9, 0.1], [0.2, 0.3]], [[0.5, 0.6], [0.7, 0.8]]]]
+    chosen = Comparison(record_of(scores), "accuracy", ["rate"]).values("plain")
+    assert chosen.values.tolist() == [0.1, 0.8]
+
+
+def test_test_scores_never_choose():
+    rng = np.random.default_rng(0)
+    scores = rng.random((1, 5, 30, 2))
+    before = Comparison(record_of(scores), "accuracy", ["rate"]).chosen("plain")
+    scores[..., 1] = rng.random((1, 5, 30))
+    assert Comparison(record_of(scores), "accuracy", ["rate"]).chosen("plain") == before
+
+
+def test_a_diverged_setting_is_the_worst():
+    scores = np.full((1, 2, 3, 2), 0.5)
+    scores[:, 0] = np.nan
+    assert Comparison(record_of(scores), "accuracy", ["rate"]).values("plain").min() == 0.5
+
+
+def test_ties_go_to_the_setting_that_is_best_over_the_replicates():
+    scores = np.zeros((1, 3, 4, 2))
+    scores[0, :, 0, 0] = 0.9  # the first replicate can't tell
+    scores[0, 1, 1:, 0] = 0.8  # the others prefer the second rate
+    scores[0, 1, :, 1] = 1.0
+    assert Comparison(record_of(scores), "accuracy", ["rate"]).values("plain").min() == 1.0
+
+
+@pytest.mark.parametrize(("best", "edge"), [(0, True), (1, False), (2, True)])
+def test_a_choice_at_the_edge_of_its_grid_is_flagged(best, edge):
+    scores = np.zeros((1, 3, 4, 2))
+    scores[0, best, :3, 0] = 1
+    scores[0, (best + 1) % 3, 3, 0] = 1
+    chosen = Comparison(record_of(scores, rate=[0.1, 1.0, 10.0]), "accuracy", ["rate"])
+    assert chosen.chosen("plain") == {
+        "rate": {"value": [0.1, 1.0, 10.0][best], "share": 0.75, "edge": edge}
+    }
+    assert ("*" in chosen.table().loc["plain", "rate"]) == edge
+
+
+def test_gain_at_chosen_and_at_equal_settings():
+    scores = np.zeros((2, 2, 3, 2))
+    scores[0, 0], scores[0, 1] = 0.5, 0.8  # plain is best at the second rate
+    scores[1, 0], scores[1, 1] = 0.9, 0.1  # BN at the first
+    compared = Comparison(record_of(scores), "accuracy", ["rate"])
+    assert compared.gain("BN", "plain").mean == pytest.approx(0.1)
+    assert compared.gain("BN", "plain", rate=0).mean == pytest.approx(0.4)
+    assert compared.gain("BN", "plain", rate=1).mean == pytest.approx(-0.7)
+
+
+def test_steps_are_minimized_and_censored_runs_count_with_the_last_step():
+    curves = np.zeros((2, 1, 4, 2, 3))
+    curves[0, ..., 2] = 0.9  # plain gets there at the last step
+    curves[0, 0, 0] = 0.0  # but for one replicate
+    curves[1, ..., 1:] = 0.9
+    record = record_of(curves, step=[0, 10, 40])
+    race = Comparison.of_steps(record, "accuracy", 0.8, ["rate"])
+    assert race.values("plain").values.tolist() == [40, 40, 40, 40]
+    assert race.values("BN").values.tolist() == [10, 10, 10, 10]
+    assert (race.censored("plain"), race.censored("BN")) == (0.25, 0.0)
+    assert race.ratio("plain", "BN").mean == pytest.approx(4)
+    assert race.table().loc["plain", "never"] == "25%"
+
+
+def test_other_axes_stay():
+    scores = np.random.default_rng(0).random((2, 3, 4, 2, 5))
+    record = record_of(scores, batch_size=[2, 4, 8, 16, 32])
+    compared = Comparison(record, "accuracy", ["rate"])
+    gain = compared.gain("BN", "plain")
+    assert gain.mean.shape == (5,)
+    alone = Comparison(record, "accuracy", ["rate"], batch_size=8).gain("BN", "plain")
+    assert gain[2].mean == pytest.approx(alone.mean)
+    assert gain[2].low == pytest.approx(alone.low)
+
+
+def test_curves_at_the_chosen_settings():
+    scores = np.zeros((2, 3, 4, 2))
+    scores[0, 1, :, 0] = 1
+    record = record_of(scores)
+    record["loss"] = (("arm", "rate", "seed", "time"), np.zeros((2, 3, 4, 7)) + 5)
+    record["loss"][0, 1] = 3
+    curve = Comparison(record, "accuracy", ["rate"]).at_chosen("loss", "plain")
+    assert curve.dims == ("seed", "time")
+    assert (curve == 3).all()
+
+
+def test_one_replicate_tells_nothing_and_does_not_fail():
+    compared = Comparison(record_of(np.ones((2, 1, 1, 2))), "accuracy", ["rate"])
+    gain = compared.gain("BN", "plain")
+    assert (gain.mean, gain.low, gain.high) == (0, -np.inf, np.inf)
+    assert "no interval" in compared.table().iloc[0, -1]
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda r: Comparison(r, "loss", ["rate"]), "loss: expected one of"),
+        (lambda r: Comparison(r, "accuracy", ["scale"]), "scale: expected an axis"),
+        (lambda r: Comparison(r, "accuracy", ["rate"]).values("LN"), "LN: expected one of"),
+        (lambda r: Comparison(r, "accuracy").values("BN", rate=9), "rate=9: expected one of"),
+    ],
+)
+def test_what_is_not_there_is_named(ask, message):
+    with pytest.raises(KeyError, match=message):
+        ask(record_of(np.ones((2, 2, 2, 2))))
+
+
+# ------------------------------------------------------------------- coverage, with a known truth
+
+
+def world(rng, pool, sizes, replicates, settings=4):
+    """Scores of one imagined project: a pool of images, split anew in each replicate.
+
+    Each image has a difficulty, and one of its own for each arm; what an arm learns depends on
+    which images it trains on, and on the seed. Two of the four settings are near ties.
+    """
+    train, validation, test = sizes
+    difficulty = rng.normal(size=pool) + 0.6 * rng.normal(size=(2, pool))
+    use = rng.normal(0, 1.5, size=(2, pool))  # what training on an image does to an arm
+    skill = 1.6 + np.array([[0.0, -0.3, -0.02, -0.6], [0.1, -0.2, 0.09, -0.5]])[:, :settings]
+    scores = np.empty((2, settings, replicates, 2))
+    for r in range(replicates):
+        order = rng.permutation(pool)
+        learned = use[:, order[:train]].mean(axis=1)
+        level = skill + learned[:, None] + rng.normal(0, 0.04, size=skill.shape)
+        for p, rows in enumerate((order[train : train + validation], order[-test:])):
+            noise = rng.normal(0, 0.3, size=(2, settings, len(rows)))
+            right = level[:, :, None] + noise > difficulty[:, None, rows]
+            scores[:, :, r, p] = right.mean(axis=-1)
+    return scores
+
+
+@pytest.fixture(scope="module")
+def projects():
+    """Gains of 500 projects of ten replicates each, as intervals with and without correction."""
+    rng = np.random.default_rng(0)
+    sizes = 700, 150, 150
+    plain, corrected = [], []
+    for _ in range(500):
+        record = record_of(world(rng, sum(sizes), sizes, replicates=10))
+        for overlap, intervals in ((0.0, plain), (sizes[2] / sizes[0], corrected)):
+            compared = Comparison(record, "accuracy", ["rate"], overlap=overlap)
+            intervals.append(compared.gain("BN", "plain"))
+    return plain, corrected
+
+
+def coverage(intervals):
+    """Share that holds the truth: the mean over all projects, each with a pool of its own."""
+    truth = np.mean([each.mean for each in intervals])
+    return np.mean([each.low <= truth <= each.high for each in intervals])
+
+
+def test_intervals_cover_seeds_data_and_choice_at_ten_replicates(projects):
+    _, corrected = projects
+    assert coverage(corrected) >= 0.93
+
+
+def test_without_the_correction_they_would_not(projects):
+    plain, _ = projects
+    assert coverage(plain) < 0.9
+
+
+def test_independent_replicates_need_no_correction():
+    rng = np.random.default_rng(1)
+    covered = [
+        each.low <= 0.3 <= each.high
+        for each in (interval(rng.normal(0.3, 1, size=10)) for _ in range(2000))
+    ]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
