@@ -274,7 +274,7 @@ def test_tables_refuse_a_row_that_does_not_fit(table, row):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rule": "Stale"}, "rule to be a name like 'stale-statistics', received 'Stale'"),
+        ({"rule": "Stale"}, "rule to be a name like 'stale-statistics', got 'Stale'"),
         ({"rule": "stale_statistics"}, "rule to be a name"),
         ({"level": "fatal"}, "expected a level.*'fatal'"),
         ({"layer": None}, "path of a layer"),
@@ -293,9 +293,9 @@ def test_diagnosis_refuses(changes, message):
     ("changes", "message"),
     [
         ({"model": None}, "name of a model"),
-        ({"batch_norms": -1}, "number of layers, received -1"),
+        ({"batch_norms": -1}, "number of layers, got -1"),
         ({"batch_norms": 1.0}, "number of layers"),
-        ({"diagnoses": ["bad"]}, "expected a Diagnosis, received 'bad'"),
+        ({"diagnoses": ["bad"]}, "expected a Diagnosis, got 'bad'"),
         ({"unwalked": [("a", "b", "c")]}, "pairs of texts as unwalked"),
         ({"not_checked": [("a", None)]}, "pairs of texts as not_checked"),
     ],

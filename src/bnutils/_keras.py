@@ -1,11 +1,12 @@
 """Keras on TensorFlow, started without TensorFlow's greeting on stderr. Import keras from here."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def _silent_stderr():
+def _silent_stderr() -> Iterator[None]:
     screen = os.dup(2)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)

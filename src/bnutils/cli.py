@@ -15,7 +15,10 @@ import tempfile
 import textwrap
 import traceback
 import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,6 +26,8 @@ from rich.console import Console
 import bnutils
 
 __all__ = ["main"]
+
+Arrays = dict[str, np.ndarray]
 
 SOUND, FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 0, 1, 2, 130
 
@@ -65,7 +70,7 @@ class RefusalError(Exception):
     """What the user asked for cannot be done; the message says why, in one line."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
@@ -91,7 +96,7 @@ def main(argv=None):
     return status
 
 
-def _audit(arguments):
+def _audit(arguments: argparse.Namespace) -> tuple[Any, int]:
     output = _checked_output(arguments, suffix=None)
     arrays = _read_arrays(arguments.data)
     model = _load(arguments)
@@ -106,7 +111,7 @@ def _audit(arguments):
     return None if output else shown, SOUND if report.sound else FINDINGS
 
 
-def _recalibrate(arguments):
+def _recalibrate(arguments: argparse.Namespace) -> tuple[Any, int]:
     output = _checked_output(arguments, suffix=".keras")
     arrays = _read_arrays(arguments.data)
     model = _load(arguments)
@@ -119,7 +124,7 @@ def _recalibrate(arguments):
     return moved, SOUND
 
 
-def _fold(arguments):
+def _fold(arguments: argparse.Namespace) -> tuple[Any, int]:
     output = _checked_output(arguments, suffix=".keras")
     model = _load(arguments)
     with _expected_refusals():
@@ -128,7 +133,7 @@ def _fold(arguments):
     return folded.fold_plan, SOUND
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bnutils",
         description="Finds what is wrong with the batch normalization in a Keras model, mends it.",
@@ -137,7 +142,9 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"bnutils {bnutils.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name, run, description, data, writes_a_model):
+    def command(
+        name: str, run: Callable, description: str, data: bool, writes_a_model: bool
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=description,
@@ -196,13 +203,13 @@ def _parser():
     return parser
 
 
-def _positive(text):
+def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
     return int(text)
 
 
-def _checked_output(arguments, suffix):
+def _checked_output(arguments: argparse.Namespace, suffix: str | None) -> Path | None:
     """The file to write, or None; refused before any work is done."""
     if arguments.in_place:
         return arguments.model.resolve()
@@ -220,7 +227,7 @@ def _checked_output(arguments, suffix):
     return output.resolve()
 
 
-def _replace(target, write):
+def _replace(target: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside the target and put it in its place: a failure leaves the old one."""
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bnutils-") as folder:
@@ -233,7 +240,7 @@ def _replace(target, write):
         raise RefusalError(f"cannot write {target}: {_in_a_line(error)}") from error
 
 
-def _load(arguments):
+def _load(arguments: argparse.Namespace) -> Any:
     """The model, if its file is one that is safe to open."""
     path = arguments.model
     _check_format(path)
@@ -251,7 +258,7 @@ def _load(arguments):
         raise RefusalError(_why_not_loaded(path, error)) from error
 
 
-def _check_format(path):
+def _check_format(path: Path) -> None:
     if not path.exists():
         raise RefusalError(f"there is no file {path}")
     name = path.name
@@ -277,7 +284,7 @@ def _check_format(path):
         raise RefusalError(f"{path} is not a Keras model: {_in_a_line(error)}") from error
 
 
-def _why_not_loaded(path, error):
+def _why_not_loaded(path: Path, error: Exception) -> str:
     text = str(error)
     if "safe_mode=False" in text:
         return (
@@ -293,7 +300,7 @@ def _why_not_loaded(path, error):
     return f"{path} cannot be loaded: {_in_a_line(error)}"
 
 
-def _read_arrays(path):
+def _read_arrays(path: Path | None) -> Arrays | None:
     """The arrays of an .npz file by name; None without a file."""
     if path is None:
         return None
@@ -307,7 +314,7 @@ def _read_arrays(path):
         raise RefusalError(f"{path} is not an .npz file of arrays: {_in_a_line(error)}") from error
 
 
-def _data(arrays, model):
+def _data(arrays: Arrays | None, model: Any) -> tuple | None:
     """`(x,)` or `(x, y)` in the structure of the model's inputs; None without arrays."""
     if arrays is None:
         return None
@@ -323,7 +330,7 @@ def _data(arrays, model):
     return (x,) if y is None else (x, y)
 
 
-def _inputs(arrays, names, model):
+def _inputs(arrays: Arrays, names: list[str], model: Any) -> Any:
     """Take the arrays of the inputs out of a dict; None if one is missing."""
     if len(names) < 2:
         # The inputs of a subclassed model have no names but those that its call reads.
@@ -335,16 +342,16 @@ def _inputs(arrays, names, model):
     return _start_keras().tree.map_structure(lambda tensor: values[tensor.name], model.input)
 
 
-def _targets(arrays):
+def _targets(arrays: Arrays) -> Any:
     return arrays.pop("y") if "y" in arrays else _prefixed(arrays, "y_")
 
 
-def _prefixed(arrays, prefix):
+def _prefixed(arrays: Arrays, prefix: str) -> Arrays | None:
     names = [name for name in arrays if name.startswith(prefix)]
     return {name.removeprefix(prefix): arrays.pop(name) for name in names} or None
 
 
-def _start_keras():
+def _start_keras() -> ModuleType:
     try:
         from bnutils._keras import keras
     except ImportError as error:
@@ -352,14 +359,14 @@ def _start_keras():
     return keras
 
 
-def _doctor():
+def _doctor() -> ModuleType:
     from bnutils import doctor
 
     return doctor
 
 
 @contextlib.contextmanager
-def _expected_refusals():
+def _expected_refusals() -> Iterator[None]:
     """ValueError: data or a model it cannot take. RuntimeError: a proof that failed."""
     try:
         yield
@@ -368,7 +375,7 @@ def _expected_refusals():
 
 
 @contextlib.contextmanager
-def _stdout_for_the_report_alone():
+def _stdout_for_the_report_alone() -> Iterator[None]:
     """Send to stderr what Keras, TensorFlow (past Python, to descriptor 1) and user code print."""
     sys.stdout.flush()
     stdout = os.dup(1)
@@ -381,7 +388,7 @@ def _stdout_for_the_report_alone():
         os.close(stdout)
 
 
-def _print(result):
+def _print(result: Any) -> None:
     if result is None:
         return
     if hasattr(sys.stdout, "reconfigure"):
@@ -398,17 +405,17 @@ def _print(result):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message):
+def _fail(message: str) -> int:
     print(f"bnutils: {message}", file=sys.stderr)
     return COULD_NOT_LOOK
 
 
-def _in_a_line(error):
+def _in_a_line(error: BaseException) -> str:
     text = _short(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _short(error):
+def _short(error: BaseException) -> str:
     # Keras puts terminal colors and many lines into its messages.
     plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
     return textwrap.shorten(plain, 400, placeholder=" ...")

@@ -61,12 +61,12 @@ class Part:
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(
                 "expected x of shape [samples, features] and y of shape [samples], "
-                f"received {x.shape} and {y.shape}"
+                f"got {x.shape} and {y.shape}"
             )
         if x.dtype not in (np.float32, np.float64) or y.dtype not in (np.int64, x.dtype):
             raise ValueError(
                 "expected x of dtype float32 or float64 and y of dtype int64 or that of x, "
-                f"received {x.dtype} and {y.dtype}"
+                f"got {x.dtype} and {y.dtype}"
             )
         for name, array in (("x", x), ("y", y)):
             array.flags.writeable = False
@@ -107,19 +107,17 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check that the three parts tell one story."""
         if self.task not in ("classification", "regression"):
-            raise ValueError(
-                f"expected task 'classification' or 'regression', received {self.task!r}"
-            )
+            raise ValueError(f"expected task 'classification' or 'regression', got {self.task!r}")
         for part in (self.train, self.validation, self.test):
             if part.x.shape[1] != self.n_features:
                 raise ValueError(
                     f"expected {self.n_features} columns in every x, one for each feature name, "
-                    f"received {part.x.shape[1]}"
+                    f"got {part.x.shape[1]}"
                 )
             if (part.y.dtype == np.int64) != (self.task == "classification"):
                 raise ValueError(
                     "expected int64 labels for classification and float targets for regression, "
-                    f"received y of dtype {part.y.dtype} for {self.task}"
+                    f"got y of dtype {part.y.dtype} for {self.task}"
                 )
 
     @property
@@ -379,11 +377,11 @@ def two_classes(
         52
     """
     if not 0 < positive_share < 1:
-        raise ValueError(f"expected a positive_share between 0 and 1, received {positive_share}")
+        raise ValueError(f"expected a positive_share between 0 and 1, got {positive_share}")
     if min(n_train, n_validation, n_test) < 2:
         raise ValueError(
             "expected at least 2 samples in each part, one of each class, "
-            f"received {n_train}, {n_validation} and {n_test}"
+            f"got {n_train}, {n_validation} and {n_test}"
         )
     _verify_generator()
     x, y = _generate_two_classes(n_train + n_validation + n_test, positive_share, seed)
@@ -444,7 +442,7 @@ def _stratified(
 
 def _part(x: NDArray[np.floating], y: NDArray, dtype: DTypeLike) -> Part:
     if np.dtype(dtype) not in (np.float32, np.float64):
-        raise ValueError(f"expected dtype float32 or float64, received {np.dtype(dtype)}")
+        raise ValueError(f"expected dtype float32 or float64, got {np.dtype(dtype)}")
     return Part(x.astype(dtype), y if y.dtype == np.int64 else y.astype(dtype))
 
 
@@ -505,7 +503,7 @@ def _verify(name: str, *arrays: NDArray) -> None:
     if actual != expected:
         raise RuntimeError(
             f"the data behind bnutils.data.{name} are not the recorded ones: expected SHA-256 "
-            f"{expected[:12]}..., received {actual[:12]}... {_version_advice(name)}"
+            f"{expected[:12]}..., got {actual[:12]}... {_version_advice(name)}"
         )
 
 

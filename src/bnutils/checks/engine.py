@@ -8,7 +8,7 @@ tuple of these. Both return an `Outcome`, and neither ever shows what is right.
 import copy
 import html
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, product
@@ -42,21 +42,21 @@ class Outcome:
     mistake: str | None = None
     message: str = ""
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         """Whether the answer is right."""
         return self.right
 
     @property
-    def _verdict(self):
+    def _verdict(self) -> str:
         if self.right:
             return "Right."
         return f"Not yet: {self.mistake}." if self.mistake else "Not yet."
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """The verdict, and the message."""
         return f"{self._verdict} {self.message}".rstrip()
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         text, *example = self.message.split("\n", 1)
         lines = "".join(f"<pre>{html.escape(part)}</pre>" for part in example)
         return f"<p><strong>{self._verdict}</strong> {html.escape(text)}</p>{lines}"
@@ -89,9 +89,11 @@ def named(name: str, message: str) -> Outcome:
 
 
 _RAISED = "raised"
+Results = list[np.ndarray] | str  # of a call: arrays, or _RAISED
+Fingerprint = tuple[list[Results], list[bool]]  # results on all cases, rightness on rough ones
 
 
-def _call(f, case):
+def _call(f: Callable, case: dict) -> tuple[Any, dict]:
     """Call on copies, with NumPy's and Python's warnings off; (result or error, the copies)."""
     given = copy.deepcopy(case)
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -102,24 +104,24 @@ def _call(f, case):
             return error, given
 
 
-def _untouched(a, b):
+def _untouched(a: Any, b: Any) -> bool:
     if isinstance(a, list):
         return len(a) == len(b) and all(map(_untouched, a, b))
     return np.array_equal(a, b)
 
 
-def _close(a, b, tolerance=1e-6):
+def _close(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-6) -> bool:
     return a.shape == b.shape and np.allclose(a, b, tolerance, tolerance, equal_nan=True)
 
 
-def _same(a, b):
+def _same(a: Results, b: Results) -> bool:
     """Whether two lists of results agree; an error agrees with any error."""
     if a is _RAISED or b is _RAISED:
         return a is b
     return all(_close(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     value = np.asarray(value)
@@ -128,7 +130,7 @@ def _shown(value):
     return np.array2string(value, separator=", ", suppress_small=True, threshold=64)
 
 
-def _listed(values):
+def _listed(values: Mapping[str, Any]) -> str:
     lines = []
     for name, value in values.items():
         indent = "\n" + " " * (len(name) + 5)
@@ -136,7 +138,7 @@ def _listed(values):
     return "\n".join(lines)
 
 
-def _input(case):
+def _input(case: dict) -> str:
     return f"The input was\n{_listed(case)}"
 
 
@@ -184,7 +186,7 @@ class Function:
                 return named(name, self.mistakes[name].message)
         return next(self._faults(f))
 
-    def _manners(self, f):
+    def _manners(self, f: Callable) -> Iterator[Outcome]:
         """What a function with the right numbers can still do wrong."""
         for case in self.cases:
             returned, given = _call(f, case)
@@ -203,7 +205,7 @@ class Function:
                         "Half of the digits are lost on the way.",
                     )
 
-    def _results(self, f, case):
+    def _results(self, f: Callable, case: dict) -> Results:
         """What `f` returns as a list of float64 arrays; `_RAISED` if it is not that."""
         returned, _ = _call(f, case)
         try:
@@ -211,7 +213,7 @@ class Function:
         except (TypeError, ValueError):
             return _RAISED
 
-    def _parts(self, returned):
+    def _parts(self, returned: Any) -> Sequence:
         """What was returned, as a sequence as long as `returns`."""
         if len(self.returns) == 1:
             return returned[:1] if isinstance(returned, tuple) and returned else [returned]
@@ -219,7 +221,7 @@ class Function:
             raise TypeError
         return returned
 
-    def _fingerprint(self, f):
+    def _fingerprint(self, f: Callable) -> Fingerprint:
         exact = [self._results(f, case) for case in self.cases]
         rough = [
             _same(self._results(f, case), self._results(self.right, case)) for case in self.rough
@@ -227,17 +229,17 @@ class Function:
         return exact, rough
 
     @cached_property
-    def _expected(self):
+    def _expected(self) -> Fingerprint:
         return self._fingerprint(self.right)
 
     @cached_property
-    def _known(self):
+    def _known(self) -> dict[str, list[Fingerprint]]:
         return {
             name: [self._fingerprint(wrong) for wrong in mistake.forms]
             for name, mistake in self.mistakes.items()
         }
 
-    def _faults(self, f):
+    def _faults(self, f: Callable) -> Iterator[Outcome]:
         """A result that is no result: an error, None, the wrong number, shape or type."""
         for case in self._examples():
             returned, _ = _call(f, case)
@@ -263,10 +265,10 @@ class Function:
                     )
         yield self._smallest(f)
 
-    def _examples(self):
+    def _examples(self) -> Iterator[dict]:
         return chain(self.tiny(), self.cases, self.rough)
 
-    def _smallest(self, f):
+    def _smallest(self, f: Callable) -> Outcome:
         """The first, so the smallest, example on which `f` is wrong."""
         for case in self._examples():
             arrays, expected = self._results(f, case), self._results(self.right, case)
@@ -286,12 +288,12 @@ class Function:
         raise AssertionError("no example shows what the comparison found")
 
 
-def _agree(a, b):
+def _agree(a: Fingerprint, b: Fingerprint) -> bool:
     (exact_a, rough_a), (exact_b, rough_b) = a, b
     return rough_a == rough_b and all(map(_same, exact_a, exact_b))
 
 
-def _where(name, array, other):
+def _where(name: str, array: np.ndarray, other: np.ndarray) -> str:
     """`name`, with the columns in which two arrays differ if some agree; "" if they are equal."""
     wrong = ~np.isclose(array, other, 1e-6, 1e-6, equal_nan=True)
     if not wrong.any():
@@ -312,13 +314,13 @@ def small_batches(rng_seed: int = 0) -> Iterator[np.ndarray]:
             yield x
 
 
-def cases_of(shapes, make: Callable) -> list[dict]:
+def cases_of(shapes: Iterable[tuple[int, ...]], make: Callable) -> list[dict]:
     """Call `make(rng, shape)` for each shape, with one generator."""
     rng = np.random.default_rng(0)
     return [make(rng, shape) for shape in shapes]
 
 
-def grid_of(**choices) -> Iterator[dict]:
+def grid_of(**choices: Iterable) -> Iterator[dict]:
     """Every combination, the last name varying fastest."""
     return (dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
 
@@ -376,28 +378,28 @@ class Answer:
         return Outcome(False, None, self.hint)
 
     @cached_property
-    def _truth(self):
+    def _truth(self) -> list:
         return _flat(_value(self.truth))
 
-    def _near(self, one, other):
+    def _near(self, one: Any, other: Any) -> bool:
         if other is ANY or isinstance(other, str) or isinstance(one, str):
             return other is ANY or one == other
         both_nan = np.isnan(one) and np.isnan(other)
         return bool(both_nan or abs(one - other) <= self.tolerance)
 
-    def _match(self, given, pattern):
+    def _match(self, given: list, pattern: list) -> bool:
         return all(self._near(one, other) for one, other in zip(given, pattern, strict=True))
 
-    def _distance(self, given, pattern):
+    def _distance(self, given: list, pattern: list) -> float:
         pairs = zip(given, pattern, strict=True)
         return sum(abs(a - b) for a, b in pairs if isinstance(b, Real) and a == a)
 
 
-def _value(value):
+def _value(value: Any) -> Any:
     return value() if callable(value) else value
 
 
-def _flat(value) -> list:
+def _flat(value: Any) -> list:
     """A value, sequence or array as a flat list; texts lower-case, NumPy numbers plain."""
     if isinstance(value, str):
         return [value.strip().lower()]

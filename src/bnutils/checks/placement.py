@@ -4,18 +4,26 @@ Every hidden layer is to be a linear layer without bias, then batch normalizatio
 activation. Each known mistake is a model, and a question asked of the graph of the learner's.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from bnutils.checks.engine import Mistake, Outcome, named
+
+if TYPE_CHECKING:
+    from bnutils._keras import keras
+    from bnutils.doctor.graph import Call, Graph
 
 __all__ = ["PLACEMENT"]
 
 
-def _model(stack, shape=(4,)):
+def _model(stack: Callable, shape: tuple[int, ...] = (4,)) -> Callable:
     """A function that builds the layers that `stack(keras.layers)` lists."""
 
-    def build():
+    def build() -> keras.Model:
         from bnutils._keras import keras
 
         return keras.Sequential([keras.Input(shape), *stack(keras.layers)])
@@ -23,15 +31,15 @@ def _model(stack, shape=(4,)):
     return build
 
 
-def _block(k, **dense):
+def _block(k: ModuleType, **dense: Any) -> list:
     return [k.Dense(8, use_bias=False, **dense), k.BatchNormalization(), k.Activation("relu")]
 
 
-def _right(k):
+def _right(k: ModuleType) -> list:
     return [*_block(k), *_block(k), k.Dense(1)]
 
 
-def _shared():
+def _shared() -> keras.Model:
     from bnutils._keras import keras
 
     bn, x = keras.layers.BatchNormalization(), keras.Input((4,))
@@ -41,7 +49,7 @@ def _shared():
     return keras.Model(inputs, keras.layers.Dense(1)(x))
 
 
-def _pinned():
+def _pinned() -> keras.Model:
     from bnutils._keras import keras
 
     inputs = keras.Input((4,))
@@ -90,39 +98,39 @@ class Placement:
         return named(found, self.mistakes[found].message) if found else Outcome(True)
 
 
-def _questions(graph):
+def _questions(graph: Graph) -> list[tuple[str, Callable[[], bool]]]:
     """Pairs of a mistake's name and a function that tells whether the graph has it, in order."""
     from bnutils.doctor.rules import flow
 
     weighted = [call for call in graph.calls if flow.has_weights(call)]
     norms = [call for call in graph.calls if flow.is_bn(call)]
 
-    def everything(call):
+    def everything(call: Call) -> bool:
         return True
 
-    def ahead(call):
+    def ahead(call: Call) -> Iterator[Call]:
         return flow.downstream(graph, call.outputs[0], everything)
 
-    def behind(call):
+    def behind(call: Call) -> Iterator[Call]:
         return flow.upstream(graph, call.inputs[0], everything)
 
-    def before(call):
+    def before(call: Call) -> Call | None:
         made = graph.producer(call.inputs[0])
         while made is not None and flow.keeps_shape(made):
             made = graph.producer(made.inputs[0])
         return made
 
-    def bends(call):
+    def bends(call: Call | None) -> bool:
         return call is not None and not flow.is_bn(call) and flow.activation(call) != "linear"
 
-    def unbent(call):
+    def unbent(call: Call) -> bool:
         """Whether a normalized signal reaches the next linear layer without an activation."""
         following = flow.downstream(
             graph, call.outputs[0], lambda each: flow.keeps_shape(each) or flow.passes(each)
         )
         return any(map(flow.has_weights, following))
 
-    def axis_differs(call):
+    def axis_differs(call: Call) -> bool:
         made = before(call)
         kept = None if made is None else flow.channel_axis(made)
         return kept is not None and kept != flow.parameter_axis(call.layer)
@@ -148,7 +156,7 @@ def _questions(graph):
     ]
 
 
-def _has_bias(call):
+def _has_bias(call: Call | None) -> bool:
     return getattr(getattr(call, "layer", None), "bias", None) is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.report import Diagnosis, Report
-from bnutils.doctor.rules import RULES, Case
+from bnutils.doctor.rules import RULES, Case, Finding, Rule
 from bnutils.doctor.rules.case import LEAST_ROWS
 
 __all__ = ["audit"]
@@ -68,7 +68,7 @@ def _unoptimized() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options(options)
 
 
-def _audit(case) -> Report:
+def _audit(case: Case) -> Report:
     unwalked = {part.path: part.reason for part in (*case.graph.unwalked, *case.unreached)}
     found, not_checked = [], {}
     for rule in RULES if case.layers else ():
@@ -91,13 +91,13 @@ def _audit(case) -> Report:
     )
 
 
-def _diagnosis(rule, finding) -> Diagnosis:
+def _diagnosis(rule: Rule, finding: Finding) -> Diagnosis:
     if finding.level not in rule.levels:
         raise AssertionError(f"{rule.name} reports at level {finding.level!r}")
     return Diagnosis(rule=rule.name, chapter=rule.chapter, **vars(finding))
 
 
-def _lacking(case, need) -> str | None:
+def _lacking(case: Case, need: str) -> str | None:
     """Why something that a rule needs is not there; None if it is."""
     reasons = {
         "built": None if case.built else "the model is not built yet: call it on data first",

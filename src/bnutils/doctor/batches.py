@@ -1,7 +1,7 @@
 """Any data that a Keras model takes, as batches that can be gone through again and again.
 
 The doctor looks at the same data several times, and at models of every kind. `batches` gives it
-one way to do so for arrays, ``tf.data``, ``keras.utils.PyDataset`` and generators.
+one way to do so for arrays, `tf.data`, `keras.utils.PyDataset` and generators.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import operator
 import pickle
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,36 +21,38 @@ from bnutils._keras import keras, tf
 
 __all__ = ["Batches", "batches"]
 
+_Spec = tuple[str, tuple[int | None, ...]]  # name and shape of an input
 
-def batches(data, batch_size=None, model=None):
+
+def batches(data: Any, batch_size: int | None = None, model: keras.Model | None = None) -> Batches:
     """Make batches of any data, to be gone through as often as wanted.
 
     Args:
-        data: One of
+        data: one of
 
             - arrays: one array (NumPy, memory-mapped, TensorFlow, pandas); a list or a dict of
-              arrays for a model with several inputs; or a tuple ``(x,)``, ``(x, y)`` or
-              ``(x, y, sample_weight)`` of these. A tuple always means this, as in Keras;
-            - a batched, finite ``tf.data.Dataset``;
-            - a finite ``keras.utils.PyDataset``;
+              arrays for a model with several inputs; or a tuple `(x,)`, `(x, y)` or
+              `(x, y, sample_weight)` of these. A tuple always means this, as in Keras;
+            - a batched, finite `tf.data.Dataset`;
+            - a finite `keras.utils.PyDataset`;
             - a generator or another iterator of batches. It must end. What it yields is kept in
               a temporary file on disk, since it can be drawn only once;
             - a callable without arguments that returns an iterable of batches, or any object
               that gives batches each time it is iterated over.
 
-            A batch is an array, a dict or a list of arrays, or a tuple ``(x,)``, ``(x, y)`` or
-            ``(x, y, sample_weight)``. From a PyDataset a list counts as a tuple, as in Keras.
+            A batch is an array, a dict or a list of arrays, or a tuple `(x,)`, `(x, y)` or
+            `(x, y, sample_weight)`. From a PyDataset a list counts as a tuple, as in Keras.
             Sample weights are left out: Keras does not weigh batch statistics by them either.
-        batch_size: Rows in a batch, for arrays; 32 if it is None. Other data come in batches
+        batch_size: rows in a batch, for arrays; 32 if it is None. Other data come in batches
             already, and keep them.
-        model: The model the data are for. If its inputs are known, the number of the inputs
+        model: the model the data are for. If its inputs are known, the number of the inputs
             and their shapes are checked in each batch.
 
     Returns:
         A `Batches`.
 
     Raises:
-        ValueError: If the data are none of the above, empty, infinite, not numbers or text, or
+        ValueError: if the data are none of the above, empty, infinite, not numbers or text, or
             if their arrays differ in rows. What can only be seen in a batch is raised when that
             batch comes.
 
@@ -86,20 +89,28 @@ def batches(data, batch_size=None, model=None):
 
 
 class Batches:
-    """Batches ``(x, y)`` that can be gone through again and again; made by `batches`.
+    """Batches `(x, y)` that can be gone through again and again; made by `batches`.
 
-    Iterating gives ``(x, y)``: ``x`` is an array, or a dict, list or tuple of arrays or tensors,
-    as the model takes it; ``y`` likewise, or None where the data have no targets. Batches
+    Iterating gives `(x, y)`: `x` is an array, or a dict, list or tuple of arrays or tensors,
+    as the model takes it; `y` likewise, or None where the data have no targets. Batches
     without rows are left out.
 
     Attributes:
-        rows: Rows in all; None until it is known, after the first full pass at the latest.
-        batch_size: Rows of a batch, the last one perhaps excepted; None if the data came in
+        rows: rows in all; None until it is known, after the first full pass at the latest.
+        batch_size: rows of a batch, the last one perhaps excepted; None if the data came in
             batches of their own.
-        steps: The number of batches; None until it is known.
+        steps: the number of batches; None until it is known.
     """
 
-    def __init__(self, source, *, rows=None, batch_size=None, steps=None, model=None):
+    def __init__(
+        self,
+        source: Callable[[], Iterable],
+        *,
+        rows: int | None = None,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        model: keras.Model | None = None,
+    ) -> None:
         """Take a callable that returns an iterable of batches; see `batches`."""
         self._source = source
         self._specs = _input_specs(model)
@@ -107,11 +118,11 @@ class Batches:
         self.batch_size = batch_size
         self.steps = steps
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Go through all batches.
 
         Raises:
-            ValueError: If there is no batch, if a batch is not what `batches` describes, or if
+            ValueError: if there is no batch, if a batch is not what `batches` describes, or if
                 this pass ends after another number of rows than the one before.
         """
         rows = steps = 0
@@ -129,11 +140,11 @@ class Batches:
             )
         self.rows, self.steps = rows, steps
 
-    def first(self):
-        """Give the first batch ``(x, y)``.
+    def first(self) -> tuple[Any, Any]:
+        """Give the first batch `(x, y)`.
 
         Raises:
-            ValueError: If there is none, or if it is not what `batches` describes.
+            ValueError: if there is none, or if it is not what `batches` describes.
         """
         iterator = iter(self)
         try:
@@ -142,7 +153,7 @@ class Batches:
             iterator.close()
 
 
-def _from_arrays(data, batch_size, model):
+def _from_arrays(data: Any, batch_size: int, model: keras.Model | None) -> Batches:
     parts = _parts(data)
     parts = tuple(_as_arrays(part) for part in parts)
     leaves = [leaf for part in parts for leaf in keras.tree.flatten(part)]
@@ -156,7 +167,7 @@ def _from_arrays(data, batch_size, model):
     if not rows:
         raise ValueError("expected at least one row of data, got none")
 
-    def source():
+    def source() -> Iterator[tuple]:
         for start in range(0, rows, batch_size):
             rows_now = slice(start, start + batch_size)
             yield tuple(
@@ -170,7 +181,7 @@ def _from_arrays(data, batch_size, model):
     return Batches(source, rows=rows, batch_size=batch_size, steps=steps, model=model)
 
 
-def _from_dataset(data, model):
+def _from_dataset(data: tf.data.Dataset, model: keras.Model | None) -> Batches:
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
             "expected a data set that ends, got an infinite one: leave out repeat(), or take(n)"
@@ -182,12 +193,12 @@ def _from_dataset(data, model):
     return Batches(lambda: data, steps=int(data.cardinality()) if known else None, model=model)
 
 
-def _from_pydataset(data, model):
+def _from_pydataset(data: keras.utils.PyDataset, model: keras.Model | None) -> Batches:
     steps = data.num_batches
     if steps is None:
         raise ValueError("expected a PyDataset that ends, got one without a number of batches")
 
-    def source():
+    def source() -> Iterator:
         for number in range(steps):
             batch = data[number]
             yield tuple(batch) if isinstance(batch, list) else batch
@@ -201,21 +212,21 @@ class _Spool:
     The file has no name and is gone with this object.
     """
 
-    def __init__(self, iterator):
+    def __init__(self, iterator: Iterator) -> None:
         self._iterator = iterator
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the object)
         weakref.finalize(self, self._file.close)
         self._starts = []
         self._failure = None
 
-    def __call__(self):
+    def __call__(self) -> Iterator:
         for number in itertools.count():
             if number == len(self._starts) and not self._draw():
                 return
             self._file.seek(self._starts[number])
             yield pickle.load(self._file)
 
-    def _draw(self):
+    def _draw(self) -> bool:
         """Draw one more batch; False at the end."""
         if self._failure is not None:
             raise self._failure
@@ -233,7 +244,7 @@ class _Spool:
         return True
 
 
-def _positive_integer(value):
+def _positive_integer(value: Any) -> int:
     try:
         number = operator.index(value)
     except TypeError:
@@ -243,8 +254,8 @@ def _positive_integer(value):
     return number
 
 
-def _parts(batch):
-    """Split a batch, or all data, into ``(x,)`` or ``(x, y)``; sample weights are left out."""
+def _parts(batch: Any) -> tuple:
+    """Split a batch, or all data, into `(x,)` or `(x, y)`; sample weights are left out."""
     if not isinstance(batch, tuple):
         return (batch,)
     if len(batch) not in (1, 2, 3):
@@ -255,7 +266,7 @@ def _parts(batch):
     return batch[:2] if len(batch) > 1 and batch[1] is not None else batch[:1]
 
 
-def _as_arrays(part):
+def _as_arrays(part: Any) -> Any:
     """Turn lists of numbers into arrays; keep lists and dicts of arrays."""
     if isinstance(part, list | tuple) and not any(_is_arrays(item) for item in part):
         return _to_numpy(part)
@@ -264,11 +275,11 @@ def _as_arrays(part):
     )
 
 
-def _is_arrays(item):
+def _is_arrays(item: Any) -> bool:
     return (hasattr(item, "shape") and len(item.shape) > 0) or isinstance(item, dict)
 
 
-def _to_numpy(leaf):
+def _to_numpy(leaf: Any) -> np.ndarray | None:
     if leaf is None:
         return None
     try:
@@ -279,7 +290,7 @@ def _to_numpy(leaf):
         ) from error
 
 
-def _input_specs(model):
+def _input_specs(model: keras.Model | None) -> list[_Spec] | None:
     """The (name, shape) of each input of a model, or None where they are not known."""
     inputs = getattr(model, "inputs", None)
     if not inputs:
@@ -287,8 +298,8 @@ def _input_specs(model):
     return [(tensor.name, tuple(tensor.shape)) for tensor in keras.tree.flatten(inputs)]
 
 
-def _checked_batch(batch, specs, number):
-    """The ``(x, y, rows)`` of one batch, with every leaf an array or a tensor."""
+def _checked_batch(batch: Any, specs: list[_Spec] | None, number: int) -> tuple[Any, Any, int]:
+    """The `(x, y, rows)` of one batch, with every leaf an array or a tensor."""
     parts = tuple(
         keras.tree.map_structure(lambda leaf: _checked_leaf(leaf, number), part)
         for part in _parts(batch)
@@ -304,7 +315,7 @@ def _checked_batch(batch, specs, number):
     return x, parts[1] if len(parts) == 2 else None, sizes.pop()
 
 
-def _checked_leaf(leaf, number):
+def _checked_leaf(leaf: Any, number: int) -> np.ndarray | tf.Tensor:
     if isinstance(leaf, tf.RaggedTensor | tf.SparseTensor):
         raise ValueError(
             f"expected dense arrays, got a {type(leaf).__name__} in batch {number}: "
@@ -326,7 +337,7 @@ def _checked_leaf(leaf, number):
     return leaf
 
 
-def _check_inputs(x, specs, number):
+def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
     if isinstance(x, dict) and {name for name, _ in specs} <= set(x):
         found = [(name, x[name]) for name, _ in specs]  # Keras drops the keys it does not know
     else:

@@ -4,10 +4,12 @@ Flags do not tell. `fit` keeps the decision it made when it traced its train fun
 `trainable` says since. So the step is taken as `fit` would take it, and everything is put back.
 """
 
+from __future__ import annotations
+
 import inspect
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -157,10 +159,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _first_rows(x, y):
+def _first_rows(x: Any, y: Any) -> tuple[Any, Any]:
     """Cut inputs and targets to a few rows, in the dtypes in which `fit` hands them on."""
 
-    def cut(leaf):
+    def cut(leaf: Any) -> tf.Tensor | None:
         if leaf is None:
             return None
         leaf = leaf if tf.is_tensor(leaf) else np.asarray(leaf)
@@ -199,7 +201,7 @@ def build(model: keras.Model, x: Any = None) -> None:
         tf.function(lambda x: _call(model, x, training=False)).get_concrete_function(x)
 
 
-def _call(model, x, training):
+def _call(model: keras.Model, x: Any, training: bool) -> Any:
     return model(x, training=training) if model._call_has_training_arg else model(x)
 
 
@@ -207,7 +209,7 @@ def _call(model, x, training):
 
 
 @contextmanager
-def _restored(model, traces) -> Iterator[None]:
+def _restored(model: keras.Model, traces: list) -> Iterator[None]:
     """Put everything back that a training step changes, whatever happens inside."""
     layers = [model, *layer_paths(model)]
     values = [(part, tf.identity(part)) for part in _state(layers, traces)]
@@ -236,7 +238,7 @@ def _restored(model, traces) -> Iterator[None]:
             part.assign(value)
 
 
-def _state(layers, traces) -> list[tf.Variable]:
+def _state(layers: list[keras.Layer], traces: list) -> list[tf.Variable]:
     """Every TensorFlow variable that a training step may write to."""
     model = layers[0]
     variables = [*model.variables]
@@ -265,17 +267,19 @@ def optimizers(layer: keras.Layer) -> list[tuple[str, keras.optimizers.Optimizer
     ]
 
 
-def _parts(variable) -> tuple[tf.Variable, ...]:
+def _parts(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
     """The TensorFlow variables behind a variable: one, or one for each replica."""
     variable = variable.value if isinstance(variable, keras.Variable) else variable
     return tuple(getattr(variable, "values", (variable,)))
 
 
-def _bits(variables) -> list[bytes]:
+def _bits(variables: Iterable[keras.Variable | tf.Variable]) -> list[bytes]:
     return [part.numpy().tobytes() for variable in variables for part in _parts(variable)]
 
 
-def _report(model, step: Callable[[], Callable], how: str, traced: bool = False) -> DryRun:
+def _report(
+    model: keras.Model, step: Callable[[], Callable], how: str, traced: bool = False
+) -> DryRun:
     """Take a step and compare. `step` returns a function: does the step train a variable?"""
     layers = batch_norms(model)
     paths = layer_paths(model)
@@ -304,7 +308,7 @@ def _report(model, step: Callable[[], Callable], how: str, traced: bool = False)
 # The step that `fit` has already traced
 
 
-def _traces(model) -> list:
+def _traces(model: keras.Model) -> list:
     """The traced steps in the train function of a model, one for each form of the data."""
     if not inspect.isfunction(model.train_function):
         return []
@@ -317,16 +321,16 @@ def _traces(model) -> list:
     return list(traces.values())
 
 
-def _data_spec(trace):
+def _data_spec(trace: Any) -> Any:
     (data,), _ = trace.structured_input_signature
     return data
 
 
-def _run_traces(model, traces, x, y):
+def _run_traces(model: keras.Model, traces: list, x: Any, y: Any) -> DryRun:
     if x is None and getattr(model, "inputs", None):
         x = _draw_inputs(model)
 
-    def step():
+    def step() -> Callable:
         written = set()
         for trace in traces:
             _run_trace(model, trace, x, y)
@@ -337,7 +341,7 @@ def _run_traces(model, traces, x, y):
     return _report(model, step, how, traced=True)
 
 
-def _run_trace(model, trace, x, y):
+def _run_trace(model: keras.Model, trace: Any, x: Any, y: Any) -> None:
     spec = _data_spec(trace)
     rows = _DRAWN_ROWS if x is None else tree.flatten(x)[0].shape[0]
     if isinstance(spec, tuple) and len(spec) <= 3:
@@ -347,7 +351,7 @@ def _run_trace(model, trace, x, y):
     trace(data)
 
 
-def _fitted(model, rows, given, spec):
+def _fitted(model: keras.Model, rows: int, given: Any, spec: Any) -> Any:
     """Bring data into the traced form; what is missing or has another form is drawn."""
     specs, leaves = tree.flatten(spec), tree.flatten(given)
     if len(leaves) != len(specs) or not all(map(_fits, leaves, specs)):
@@ -372,7 +376,7 @@ def _fitted(model, rows, given, spec):
     return tree.pack_sequence_as(spec, values)
 
 
-def _fits(leaf, spec):
+def _fits(leaf: tf.Tensor | None, spec: tf.TypeSpec | None) -> bool:
     spec = spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
     if leaf is None or spec is None:
         return leaf is spec
@@ -380,7 +384,7 @@ def _fits(leaf, spec):
     return text[0] == text[1] and spec.shape[1:].is_compatible_with(leaf.shape[1:])
 
 
-def _written(trace) -> set[int]:
+def _written(trace: Any) -> set[int]:
     """The ids of the handles of the variables that a graph assigns to, in any branch."""
     read_only = auto_control_deps_utils.get_read_only_resource_input_indices_graph(trace.graph)
     inputs = {id(tensor): index for index, tensor in enumerate(trace.graph.inputs)}
@@ -397,11 +401,11 @@ def _written(trace) -> set[int]:
 class _Recorder(keras.optimizers.Optimizer):
     """An optimizer that tells which variables it is to train, and leaves them alone."""
 
-    def __init__(self, tell):
+    def __init__(self, tell: Callable[[Any], None]) -> None:
         super().__init__(learning_rate=0.0, name="recorder")
         self.tell = tell
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> None:
         """Note the variables that come with a gradient."""
         variables = (
             self._trainable_variables if trainable_variables is None else trainable_variables
@@ -411,7 +415,7 @@ class _Recorder(keras.optimizers.Optimizer):
                 self.tell(variable)
 
 
-def _run_anew(model, x, y):
+def _run_anew(model: keras.Model, x: Any, y: Any) -> DryRun:
     x = _draw_inputs(model) if x is None else x
     if not model.compiled:
         return _run_gradient(model, x, "since the model is not compiled")
@@ -426,7 +430,7 @@ def _run_anew(model, x, y):
     return _run_gradient(model, x, "since no target was given and none is known for its loss")
 
 
-def _train_step(model, data):
+def _train_step(model: keras.Model, data: tuple) -> Callable:
     """Run a fresh train function on a model whose optimizers, loss and metrics stay aside."""
     trained = []
     for layer in [model, *layer_paths(model)]:
@@ -441,7 +445,7 @@ def _train_step(model, data):
     return lambda variable: any(v is variable or v is variable.value for v in trained)
 
 
-def _fresh_loss(model):
+def _fresh_loss(model: keras.Model) -> Any:
     loss = model._compile_loss
     if loss is None:
         return None
@@ -449,11 +453,11 @@ def _fresh_loss(model):
     return type(loss)(loss._user_loss, weights, output_names=loss.output_names)
 
 
-def _run_gradient(model, x, reason):
-    def step():
+def _run_gradient(model: keras.Model, x: Any, reason: str) -> DryRun:
+    def step() -> Callable:
         trained = []
 
-        def gradient(x):
+        def gradient(x: Any) -> None:
             variables = model.trainable_variables
             with tf.GradientTape() as tape:
                 outputs = [tf.cast(y, tf.float32) for y in tree.flatten(_call(model, x, True))]
@@ -470,7 +474,7 @@ def _run_gradient(model, x, reason):
 # Inputs and targets drawn at random
 
 
-def _draw_inputs(model):
+def _draw_inputs(model: keras.Model) -> Any:
     if getattr(model, "inputs", None):
         inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     else:
@@ -496,11 +500,11 @@ def _draw_inputs(model):
     return tree.map_structure(lambda t: _drawn(t.shape, t.dtype), closed)
 
 
-def _closed(shape, length, rows=_DRAWN_ROWS) -> tuple[int, ...]:
+def _closed(shape: Sequence[int | None], length: int, rows: int = _DRAWN_ROWS) -> tuple[int, ...]:
     return (shape[0] or rows, *(length if n is None else n for n in shape[1:]))
 
 
-def _drawn(shape, dtype):
+def _drawn(shape: Sequence[int], dtype: str) -> tf.Tensor:
     """Standard normal numbers; 0 and 1 where whole numbers or truth values are due."""
     if dtype == "string":
         raise _NothingToDrawError("expected inputs x and targets y, since the model takes strings")
@@ -509,7 +513,7 @@ def _drawn(shape, dtype):
     return tf.cast(rng.normal(size=shape) if floating else rng.integers(2, size=shape), dtype)
 
 
-def _with_target(model, x) -> Iterator[tuple]:
+def _with_target(model: keras.Model, x: Any) -> Iterator[tuple]:
     """Guess data for a training step, the likeliest first."""
     steps = ("train_step", "compute_loss")
     custom = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in steps)
@@ -526,7 +530,7 @@ def _with_target(model, x) -> Iterator[tuple]:
         yield (x,)
 
 
-def _outputs(model, x):
+def _outputs(model: keras.Model, x: Any) -> Any:
     """Outputs of the right shapes; the model runs only if its shapes are not known before."""
     if getattr(model, "inputs", None):
         outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
@@ -536,7 +540,7 @@ def _outputs(model, x):
     return tf.function(lambda x: _call(model, x, training=False))(x)
 
 
-def _target(model, outputs):
+def _target(model: keras.Model, outputs: Any) -> Any:
     """A target that the compiled loss accepts, or None."""
     compiled = model._compile_loss
     flat, losses = tree.flatten(outputs), compiled._user_loss
@@ -554,7 +558,7 @@ def _target(model, outputs):
     return None if any(t is None for t in targets) else tree.pack_sequence_as(outputs, targets)
 
 
-def _accepts(compile_loss, loss, form, output) -> bool:
+def _accepts(compile_loss: Callable, loss: Any, form: Callable, output: tf.Tensor) -> bool:
     try:
         compile_loss(loss)(form(output), output)
     except Exception:

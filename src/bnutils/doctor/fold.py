@@ -5,6 +5,8 @@ At inference batch normalization is `y = scale x + shift` for each channel, with
 Szegedy 2015, algorithm 2, line 11). A linear layer just before or after it can take that over.
 """
 
+from __future__ import annotations
+
 import inspect
 import tempfile
 from collections import Counter
@@ -101,20 +103,20 @@ class _Kernel:
     groups: int = 1
     depthwise: bool = False
 
-    def of_inputs(self, vector):
+    def of_inputs(self, vector: np.ndarray) -> np.ndarray:
         """Shape one number for each input channel so that it broadcasts with the kernel."""
         if self.groups > 1:
             by_group = vector.reshape(self.groups, -1).T
             return np.repeat(by_group, self.value.shape[-1] // self.groups, axis=1)
         return _along(vector, self.inputs, self.value.ndim)
 
-    def of_outputs(self, vector):
+    def of_outputs(self, vector: np.ndarray) -> np.ndarray:
         """The same for each output channel."""
         if self.depthwise:
             return vector.reshape(self.value.shape[-2:])
         return _along(vector, self.outputs, self.value.ndim)
 
-    def response(self, constant):
+    def response(self, constant: np.ndarray) -> np.ndarray:
         """The output, away from any border, to an input that is constant in each channel."""
         product = self.value * self.of_inputs(constant)
         kept = {-2, -1} if self.depthwise else {self.outputs}
@@ -122,7 +124,7 @@ class _Kernel:
         return product.sum(axis=tuple(set(range(product.ndim)) - kept)).ravel()
 
 
-def _along(vector, axis, ndim):
+def _along(vector: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     shape = [1] * ndim
     shape[axis] = -1
     return vector.reshape(shape)
@@ -141,13 +143,13 @@ class _Linear:
     outputs: int
     changes: dict[str, Any]  # of the layer's config
 
-    def then(self, scale, shift) -> "_Linear":
+    def then(self, scale: np.ndarray, shift: np.ndarray) -> _Linear:
         """The layer followed by `scale y + shift`."""
         *first, last = self.kernels
         last = replace(last, value=last.value * last.of_outputs(scale))
         return replace(self, kernels=[*first, last], bias=self.bias * scale + shift)
 
-    def after(self, scale, shift) -> "_Linear":
+    def after(self, scale: np.ndarray, shift: np.ndarray) -> _Linear:
         """The layer on `scale x + shift`."""
         response = shift
         for kernel in self.kernels:
@@ -160,10 +162,10 @@ class _Linear:
         """The largest weight."""
         return max(np.abs(values).max() for values in [*self._kernel_values(), self.bias])
 
-    def _kernel_values(self):
+    def _kernel_values(self) -> list[np.ndarray]:
         return [kernel.value for kernel in self.kernels]
 
-    def assign_to(self, layer):
+    def assign_to(self, layer: keras.Layer) -> None:
         """Write the weights into a built layer."""
         *kernels, bias = layer.weights
         for variable, value in zip(kernels, self._kernel_values(), strict=True):
@@ -183,7 +185,7 @@ class _Affine:
     axis: int | None
 
 
-def _array(weight) -> np.ndarray:
+def _array(weight: Any) -> np.ndarray:
     return keras.ops.convert_to_tensor(weight).numpy().astype(np.float64)
 
 
@@ -215,16 +217,18 @@ def _linear(call: Call, axis: int | None, forwards: bool) -> _Linear:
     return _Linear(kernels, bias, axes[0] % ranks[0], axes[1] % ranks[1], changes)
 
 
-def _einsum(layer, ranks, axis, forwards):
+def _einsum(
+    layer: keras.layers.EinsumDense, ranks: tuple[int, int], axis: int | None, forwards: bool
+) -> tuple[_Kernel, tuple[int, int], str]:
     """The kernel of an EinsumDense layer, its channel axes, and the axes of the new bias."""
     operands, made = layer.equation.split("->")
     read, kernel = operands.split(",")
 
-    def position(spec, label, rank):
+    def position(spec: str, label: str, rank: int) -> int:
         letters = spec.replace(".", "")
         return letters.index(label) + (rank - len(letters) if spec[0] == "." else 0)
 
-    def label_at(spec, rank):
+    def label_at(spec: str, rank: int) -> str | None:
         for label in spec.replace(".", ""):
             if position(spec, label, rank) == axis:
                 return label
@@ -243,7 +247,7 @@ def _einsum(layer, ranks, axis, forwards):
     return found, axes, out
 
 
-def _affine(bn, path):
+def _affine(bn: keras.layers.BatchNormalization, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift of a layer at inference, each [channels], in float64."""
     ones, zeros = np.ones(bn.moving_mean.shape), np.zeros(bn.moving_mean.shape)
     values = {
@@ -265,11 +269,11 @@ def _affine(bn, path):
         return scale, beta - mean * scale
 
 
-def _is_linear(activation) -> bool:
+def _is_linear(activation: Callable | None) -> bool:
     return activation in (None, keras.activations.linear)
 
 
-def _pads(layer) -> bool:
+def _pads(layer: keras.Layer) -> bool:
     """Whether some output position may meet fewer inputs than others."""
     if type(layer) in _DENSE or (max(layer.kernel_size) == 1 and max(layer.strides) == 1):
         return False
@@ -292,7 +296,7 @@ class _Planner:
         silent = type(layer) in _IDENTITY_AT_INFERENCE and not call.training
         return silent or call in self.folded
 
-    def single(self, tensor: Tensor, of: str):
+    def single(self, tensor: Tensor, of: str) -> None:
         """Refuse a tensor that is read at several places."""
         if self.graph.is_output(tensor):
             raise _FoldError(f"{of} is an output of the model")
@@ -339,7 +343,7 @@ class _Planner:
         linear = self.linear.get(call, _linear(call, affine.axis, True))
         return call, linear.after(*_per_channel(call, affine, linear.inputs, tensor))
 
-    def check(self, call: Call):
+    def check(self, call: Call) -> None:
         """Refuse a layer that cannot take over an affine map."""
         layer, kind = call.layer, type(call.layer).__name__
         if type(layer) not in _LINEAR:
@@ -413,13 +417,13 @@ def _per_channel(call: Call, affine: _Affine, axis: int, tensor: Tensor) -> list
     return vectors
 
 
-def _check_range(layer, linear: _Linear):
+def _check_range(layer: keras.Layer, linear: _Linear) -> None:
     dtype = {"float16": np.float16, "float64": np.float64}.get(layer.compute_dtype, np.float32)
     if not linear.limit() < np.finfo(dtype).max:
         raise _FoldError(f"the weights of {layer.name} would overflow {layer.compute_dtype}")
 
 
-def _plan(model) -> tuple[_Planner, FoldPlan]:
+def _plan(model: keras.Model) -> tuple[_Planner, FoldPlan]:
     graph = walk(model, through_wrappers=False)
     whole = [part.reason for part in graph.unwalked if not part.path]
     if whole:
@@ -447,7 +451,7 @@ def _plan(model) -> tuple[_Planner, FoldPlan]:
     return planner, FoldPlan(folded, tuple(left.values()))
 
 
-def _why_hidden(graph: Graph, bn, path: str) -> str:
+def _why_hidden(graph: Graph, bn: keras.layers.BatchNormalization, path: str) -> str:
     """Why the walk did not meet a layer."""
     for part in graph.unwalked:
         if path == part.path or path.startswith(f"{part.path}/"):
@@ -516,7 +520,7 @@ def fold(model: keras.Model, *, prove: bool = True) -> keras.Model:
     return folded
 
 
-def _rebuild(model, planner: _Planner) -> keras.Model:
+def _rebuild(model: keras.Model, planner: _Planner) -> keras.Model:
     graph = planner.graph
     inputs = _new_inputs(graph)
     values = dict(zip(graph.inputs, inputs, strict=True))
@@ -561,7 +565,7 @@ def _new_inputs(graph: Graph) -> list:
     ]
 
 
-def _names(calls, taken: set[str]) -> dict[Any, str]:
+def _names(calls: list[Call], taken: set[str]) -> dict[Any, str]:
     """A name for each layer: its own where no other has it, else its path."""
     paths = {}
     for call in calls:
@@ -580,7 +584,7 @@ def _names(calls, taken: set[str]) -> dict[Any, str]:
     return names
 
 
-def _copy(call: Call, name: str, linear: _Linear | None):
+def _copy(call: Call, name: str, linear: _Linear | None) -> Any:
     """The same layer without its weights, ready to take folded ones if it gets any."""
     layer = call.layer
     try:
@@ -613,7 +617,7 @@ def _copy(call: Call, name: str, linear: _Linear | None):
         ) from error
 
 
-def _copy_state(old, new):
+def _copy_state(old: keras.Layer, new: keras.Layer) -> None:
     for source, target in zip([old, *layer_paths(old)], [new, *layer_paths(new)], strict=True):
         store = {}
         source.save_own_variables(store)
@@ -624,8 +628,8 @@ def _copy_state(old, new):
                 target.load_assets(folder)
 
 
-def _arguments(call: Call, values) -> tuple[tuple, dict]:
-    def constant(value):
+def _arguments(call: Call, values: dict[Tensor, Any]) -> tuple[tuple, dict]:
+    def constant(value: Any) -> Any:
         if isinstance(value, keras.Variable):
             return keras.ops.convert_to_tensor(value)
         return value
@@ -638,7 +642,7 @@ def _arguments(call: Call, values) -> tuple[tuple, dict]:
     return args, kwargs
 
 
-def _named(outputs, names) -> list:
+def _named(outputs: list, names: list[str] | None) -> list:
     """Several outputs under the names that they had: losses are given by them."""
     if names is None:
         return outputs
@@ -650,18 +654,18 @@ def _named(outputs, names) -> list:
     ]
 
 
-def _proof(model, folded) -> float | None:
+def _proof(model: keras.Model, folded: keras.Model) -> float | None:
     """Compare two models on random inputs; None if that cannot be done."""
     rng = np.random.default_rng(0)
     words = [part.input_dim for part in layer_paths(model) if type(part) is _layers.Embedding]
 
-    def draw(value):
+    def draw(value: keras.KerasTensor) -> np.ndarray:
         shape = [length or (32 if place else 2) for place, length in enumerate(value.shape)]
         if "float" in value.dtype:
             return rng.normal(size=shape).astype(np.float64 if "64" in value.dtype else np.float32)
         return rng.integers(min(words, default=2), size=shape)
 
-    def run(which, inputs):
+    def run(which: keras.Model, inputs: Any) -> list[np.ndarray]:
         # Nothing is assigned, not even the state of a stateful recurrent layer.
         with keras.StatelessScope():
             outputs = tree.flatten(which(inputs, training=False))
@@ -696,7 +700,7 @@ def _proof(model, folded) -> float | None:
     return error
 
 
-def _largest_difference(before, after) -> float:
+def _largest_difference(before: list[np.ndarray], after: list[np.ndarray]) -> float:
     tiny = np.finfo(np.float64).tiny
     return max(
         float(np.nan_to_num(np.abs(a - b), nan=np.inf).max(initial=0))

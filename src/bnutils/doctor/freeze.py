@@ -1,12 +1,14 @@
 """Freeze batch normalization so that Keras obeys, and prove it; and undo it."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from bnutils._keras import keras
-from bnutils.doctor.dry_run import build, dry_run, optimizers
+from bnutils.doctor.dry_run import LayerStep, build, dry_run, optimizers
 from bnutils.doctor.graph import batch_norms, layer_paths
 
 __all__ = ["freeze_bn", "unfreeze_bn"]
@@ -123,7 +125,7 @@ def unfreeze_bn(model: keras.Model, x: Any = None, y: Any = None) -> keras.Model
     return model
 
 
-def _layers(model, x) -> list[keras.layers.BatchNormalization]:
+def _layers(model: keras.Model, x: Any) -> list[keras.layers.BatchNormalization]:
     """The batch normalization layers of a model, built; a model without one is an error."""
     build(model, x)
     layers = batch_norms(model)
@@ -134,7 +136,7 @@ def _layers(model, x) -> list[keras.layers.BatchNormalization]:
     return layers
 
 
-def _still_learning(learning) -> str:
+def _still_learning(learning: Sequence[LayerStep]) -> str:
     statistics = [step.path for step in learning if step.statistics_moved]
     trained = [step.path for step in learning if step.gamma_moved or step.beta_moved]
     parts = ["Keras did not freeze batch normalization, and the model is as it was."]
@@ -152,14 +154,14 @@ def _still_learning(learning) -> str:
     return " ".join(parts)
 
 
-def _names(paths) -> str:
+def _names(paths: Iterable[str]) -> str:
     return ", ".join(map(repr, paths))
 
 
 # The flags
 
 
-def _flags(layer) -> dict:
+def _flags(layer: keras.Layer) -> dict:
     """The `trainable` of a layer, of its sublayers, and of their variables."""
     return {
         part: (part.trainable, [(v, v.trainable) for v in part.variables])
@@ -167,7 +169,7 @@ def _flags(layer) -> dict:
     }
 
 
-def _set_flags(flags):
+def _set_flags(flags: dict) -> None:
     for part, (trainable, _) in flags.items():
         part.trainable = trainable  # also sets everything below, which comes later
     for _, variables in flags.values():
@@ -175,7 +177,7 @@ def _set_flags(flags):
             variable.trainable = trainable
 
 
-def _forget_trace(model):
+def _forget_trace(model: keras.Model) -> None:
     """Let the next `fit` trace a new train function, which obeys the flags of now."""
     model.train_function = None
     if model.compiled:
@@ -185,7 +187,7 @@ def _forget_trace(model):
 
 
 @contextmanager
-def _put_back_on_failure(model) -> Iterator[None]:
+def _put_back_on_failure(model: keras.Model) -> Iterator[None]:
     flags = [_flags(layer) for layer in batch_norms(model)]
     compiled = {
         name: vars(model)[name]
@@ -213,13 +215,13 @@ def _put_back_on_failure(model) -> Iterator[None]:
 # The optimizer
 
 
-def _chain(optimizer) -> list:
+def _chain(optimizer: keras.optimizers.Optimizer) -> list:
     """An optimizer and those that it wraps, such as the one inside a LossScaleOptimizer."""
     inner = getattr(optimizer, "inner_optimizer", None)
     return [optimizer] if inner is None else [optimizer, *_chain(inner)]
 
 
-def _undo(optimizer):
+def _undo(optimizer: keras.optimizers.Optimizer) -> Callable[[], None]:
     """A function that puts back the variables an optimizer knows, the same objects as before."""
     attributes = dict(vars(optimizer))
     # What is changed in place: the list of all variables, and TensorFlow's own books.
@@ -230,7 +232,7 @@ def _undo(optimizer):
     }
     tracked = set(optimizer._tracker.stored_ids["variables"])
 
-    def put_back():
+    def put_back() -> None:
         vars(optimizer).update(attributes)
         for name in vars(optimizer).keys() - attributes.keys():
             del vars(optimizer)[name]
@@ -243,7 +245,7 @@ def _undo(optimizer):
     return put_back
 
 
-def _steer(model):
+def _steer(model: keras.Model) -> None:
     """Let the optimizer of a model know the variables that are trainable now, and no frozen BN.
 
     Keras takes a frozen variable in a built optimizer, but then the optimizer's state is lost when
@@ -275,7 +277,7 @@ def _steer(model):
             _rebuild(model.optimizer, variables)
 
 
-def _rebuild(optimizer, variables):
+def _rebuild(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
     """Build an optimizer anew, in place, for other variables, and carry its state over."""
     chain = _chain(optimizer)
     known = optimizer._trainable_variables
@@ -309,7 +311,7 @@ def _rebuild(optimizer, variables):
                     slot.assign(variable)  # an average that starts at 0 would pull there
 
 
-def _slots(optimizer):
+def _slots(optimizer: keras.optimizers.Optimizer) -> tuple[dict, dict] | None:
     """The state of an optimizer, per variable and single; None if there is more to it."""
     attributes = vars(optimizer)
     lists = {

@@ -8,7 +8,7 @@ is, and the traces of that call are removed. What cannot be followed is listed, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,10 @@ class Tensor:
 
     shape: tuple[int | None, ...]
     dtype: str
+
+
+_Arguments = tuple[tuple, dict]  # of a call, as (args, kwargs)
+_Tensors = dict[int, Tensor]  # by the id of the Keras tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,7 @@ class Call:
         """
         args, kwargs = self._arguments
 
-        def put(value):
+        def put(value: Any) -> Any:
             return values[self._tensors[id(value)]] if _symbolic(value) else value
 
         return tree.map_structure(put, args), tree.map_structure(put, kwargs)
@@ -113,7 +117,7 @@ class Graph:
     _producers: dict[Tensor, Call] = field(repr=False)
     _consumers: dict[Tensor, list[Call]] = field(repr=False)
 
-    def of(self, layer) -> tuple[Call, ...]:
+    def of(self, layer: Any) -> tuple[Call, ...]:
         """All calls of one layer, in order."""
         return tuple(call for call in self.calls if call.layer is layer)
 
@@ -130,7 +134,7 @@ class Graph:
         return any(tensor is output for output in self.outputs)
 
 
-def _children(layer) -> list:
+def _children(layer: keras.Layer) -> list:
     return [child for child in layer._layers if isinstance(child, keras.Layer)]
 
 
@@ -143,7 +147,7 @@ def layer_paths(model: keras.Model) -> dict[keras.Layer, str]:
     """
     paths = {}
 
-    def visit(layer, prefix):
+    def visit(layer: keras.Layer, prefix: str) -> None:
         for child in _children(layer):
             if child not in paths:
                 paths[child] = prefix + child.name
@@ -158,19 +162,19 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [layer for layer in layer_paths(model) if _is_bn(layer)]
 
 
-def _is_bn(layer) -> bool:
+def _is_bn(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
-def _symbolic(value) -> bool:
+def _symbolic(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor)
 
 
-def _tensors_in(*structures) -> list:
+def _tensors_in(*structures: Any) -> list:
     return [leaf for leaf in tree.flatten(structures) if _symbolic(leaf)]
 
 
-def _recorded_graph(layer) -> Functional | None:
+def _recorded_graph(layer: keras.Layer) -> Functional | None:
     """The graph that a model carries, unless the model's own `call` does something else."""
     if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
         return layer._functional
@@ -179,7 +183,7 @@ def _recorded_graph(layer) -> Functional | None:
     return None
 
 
-def _fixed_training(operation, arguments) -> bool | None:
+def _fixed_training(operation: keras.Operation, arguments: _Arguments) -> bool | None:
     """The value of `training` that a call carries as a constant."""
     args, kwargs = arguments
     try:
@@ -191,7 +195,7 @@ def _fixed_training(operation, arguments) -> bool | None:
 
 
 @contextmanager
-def _without_traces(layer) -> Iterator[None]:
+def _without_traces(layer: keras.Layer) -> Iterator[None]:
     """Forget the symbolic calls made inside, and apply no assignment they make."""
     layers = [layer, *layer_paths(layer)]
     lengths = [(len(each._inbound_nodes), len(each._outbound_nodes)) for each in layers]
@@ -214,7 +218,9 @@ class _Scope:
     functional: bool = False
     wrappers: tuple[str, ...] = ()
 
-    def within(self, layer, training, wrapper=None) -> _Scope:
+    def within(
+        self, layer: keras.Layer, training: bool | None, wrapper: str | None = None
+    ) -> _Scope:
         return _Scope(
             prefix=f"{self.prefix}{layer.name}/",
             training=self.fixed(training)[0],
@@ -222,7 +228,7 @@ class _Scope:
             wrappers=self.wrappers if wrapper is None else (*self.wrappers, wrapper),
         )
 
-    def fixed(self, training) -> tuple[bool | None, bool]:
+    def fixed(self, training: bool | None) -> tuple[bool | None, bool]:
         """The `training` of a call inside: the innermost constant, and whether it is recorded."""
         if training is None:
             return self.training, self.recorded
@@ -230,18 +236,18 @@ class _Scope:
 
 
 class _Walker:
-    def __init__(self, through_wrappers):
+    def __init__(self, through_wrappers: bool) -> None:
         self.through_wrappers = through_wrappers
         self.calls = []
         self.unwalked = []
         self.structure = None
         self._alive = []  # a tensor that is freed would give its id to another
 
-    def tensor(self, symbolic) -> Tensor:
+    def tensor(self, symbolic: keras.KerasTensor) -> Tensor:
         self._alive.append(symbolic)
         return Tensor(tuple(symbolic.shape), str(symbolic.dtype))
 
-    def nodes(self, nodes, tensors, scope):
+    def nodes(self, nodes: Iterable, tensors: _Tensors, scope: _Scope) -> None:
         """Record the calls of a list of nodes; `tensors` maps id(KerasTensor) to Tensor."""
         for node in nodes:
             arguments = node.arguments.args, node.arguments.kwargs
@@ -259,7 +265,15 @@ class _Walker:
             )
             tensors.update({id(v): t for v, t in zip(node.outputs, made, strict=True)})
 
-    def call(self, layer, arguments, inputs, tensors, outputs, scope) -> list[Tensor]:
+    def call(
+        self,
+        layer: keras.Operation,
+        arguments: _Arguments,
+        inputs: list[Tensor],
+        tensors: _Tensors,
+        outputs: list[keras.KerasTensor],
+        scope: _Scope,
+    ) -> list[Tensor]:
         training = _fixed_training(layer, arguments)
         holds_bn = isinstance(layer, keras.Layer) and bool(batch_norms(layer))
         if isinstance(layer, keras.Layer):
@@ -279,7 +293,16 @@ class _Walker:
         self.add(layer, arguments, inputs, tensors, made, scope, training)
         return made
 
-    def add(self, layer, arguments, inputs, tensors, made, scope, training):
+    def add(
+        self,
+        layer: keras.Operation,
+        arguments: _Arguments,
+        inputs: list[Tensor],
+        tensors: _Tensors,
+        made: list[Tensor],
+        scope: _Scope,
+        training: bool | None,
+    ) -> None:
         fixed, recorded = scope.fixed(training)
         self.calls.append(
             Call(
@@ -295,7 +318,7 @@ class _Walker:
             )
         )
 
-    def recorded(self, graph, given, scope) -> list[Tensor]:
+    def recorded(self, graph: Functional, given: Iterable[Tensor], scope: _Scope) -> list[Tensor]:
         """Walk the graph that a Functional or Sequential model carries."""
         scope = _Scope(scope.prefix, scope.training, scope.recorded, True, scope.wrappers)
         tensors = {id(v): t for v, t in zip(graph._inputs, given, strict=True)}
@@ -304,7 +327,9 @@ class _Walker:
         self.nodes([node for node in nodes if not node.is_input], tensors, scope)
         return [tensors[id(value)] for value in graph._outputs]
 
-    def follow(self, layer, arguments, tensors, scope) -> list[Tensor] | None:
+    def follow(
+        self, layer: keras.Layer, arguments: _Arguments, tensors: _Tensors, scope: _Scope
+    ) -> list[Tensor] | None:
         """Run the `call` of a composite layer on symbolic tensors, and walk what it did."""
         unbuilt = [path for child, path in layer_paths(layer).items() if not child.built]
         if unbuilt or not layer.built:
@@ -313,7 +338,7 @@ class _Walker:
             return None
         inner = {}
 
-        def fresh(value):
+        def fresh(value: Any) -> Any:
             if not _symbolic(value):
                 return value
             twin = keras.KerasTensor(value.shape, value.dtype)
@@ -350,10 +375,17 @@ class _Walker:
                 )
         return [inner[id(value)] for value in outputs]
 
-    def give_up(self, scope, reason):
+    def give_up(self, scope: _Scope, reason: str) -> None:
         self.unwalked.append(Unwalked(scope.prefix.removesuffix("/"), reason))
 
-    def time_distributed(self, wrapper, inputs, outputs, scope, training) -> list[Tensor]:
+    def time_distributed(
+        self,
+        wrapper: keras.layers.TimeDistributed,
+        inputs: list[Tensor],
+        outputs: list[keras.KerasTensor],
+        scope: _Scope,
+        training: bool | None,
+    ) -> list[Tensor]:
         """Walk what acts at each time step, as one call on the whole sequence."""
         inside = scope.within(wrapper, training, type(wrapper).__name__)
         layer = wrapper.layer
@@ -365,7 +397,7 @@ class _Walker:
         return made
 
 
-def _match_inputs(graph, arguments) -> list:
+def _match_inputs(graph: Functional, arguments: _Arguments) -> list:
     """The tensors given to a Functional model, in the order of its inputs."""
     args, kwargs = arguments
     given = args[0] if args else next(iter(kwargs.values()))
@@ -374,11 +406,11 @@ def _match_inputs(graph, arguments) -> list:
     return _tensors_in(given)
 
 
-def _nodes_behind(outputs, starts) -> list:
+def _nodes_behind(outputs: list, starts: set[int]) -> list:
     """The nodes between the tensors `starts` (their ids) and `outputs`, in a runnable order."""
     ordered, seen = [], set()
 
-    def visit(value):
+    def visit(value: keras.KerasTensor) -> None:
         operation, index, _ = value._keras_history
         if id(value) in starts or operation is None:
             return
@@ -398,11 +430,11 @@ def _nodes_behind(outputs, starts) -> list:
     return ordered
 
 
-def _given_inputs(model, inputs):
+def _given_inputs(model: keras.Model, inputs: Any) -> Any:
     """Symbolic arguments for a subclassed model: like `inputs`, or as it was built."""
     if inputs is not None:
 
-        def like(value):
+        def like(value: Any) -> keras.KerasTensor:
             dtype = keras.backend.standardize_dtype(value.dtype)
             return keras.KerasTensor((None, *value.shape[1:]), dtype)
 
@@ -411,12 +443,12 @@ def _given_inputs(model, inputs):
     if not shapes or len(shapes) != 1:
         return None
 
-    def is_shape(value):
+    def is_shape(value: Any) -> bool:
         return isinstance(value, list | tuple) and all(
             length is None or isinstance(length, int) for length in value
         )
 
-    def tensors(shape):
+    def tensors(shape: Any) -> Any:
         if is_shape(shape):
             return keras.KerasTensor((None, *shape[1:]), model.input_dtype)
         if isinstance(shape, dict):
@@ -426,7 +458,7 @@ def _given_inputs(model, inputs):
     return tensors(next(iter(shapes.values())))
 
 
-def walk(model: keras.Model, inputs=None, *, through_wrappers: bool = True) -> Graph:
+def walk(model: keras.Model, inputs: Any = None, *, through_wrappers: bool = True) -> Graph:
     """Walk a model without changing it.
 
     Args:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,7 +23,10 @@ from bnutils.doctor.graph import batch_norms, layer_paths
 
 __all__ = ["Look", "Moments", "Probe", "Seen", "Unreached", "probe"]
 
-MODES = ("inference", "batch", "training")
+Mode = Literal["inference", "batch", "training"]
+MODES = get_args(Mode)
+#: What layers are to normalize by: (mean, variance) for each, arrays [channels].
+Statistics = Mapping[keras.layers.BatchNormalization, tuple[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +66,9 @@ class Seen:
     """One call of a batch normalization layer on one batch.
 
     Attributes:
-        layer: The layer.
-        call: Which call of that layer in one forward pass, counted from 0.
-        moments: The moments of its input, masked positions left out.
+        layer: the layer.
+        call: which call of that layer in one forward pass, counted from 0.
+        moments: the moments of its input, masked positions left out.
     """
 
     layer: keras.layers.BatchNormalization
@@ -78,9 +81,9 @@ class Unreached:
     """A batch normalization layer whose input could not be seen.
 
     Attributes:
-        layer: The layer.
-        path: Its path in the model.
-        reason: Why, in words that follow the path.
+        layer: the layer.
+        path: its path in the model.
+        reason: why, in words that follow the path.
         called: False if the model does not call the layer at all.
     """
 
@@ -95,29 +98,29 @@ class Look:
     """What `probe` saw.
 
     Attributes:
-        seen: One entry for each call of a batch normalization layer, in the order of the calls.
-        outputs: The model's outputs, as NumPy arrays in the model's own structure.
-        unreached: The layers whose input could not be seen.
+        seen: one entry for each call of a batch normalization layer, in the order of the calls.
+        outputs: the model's outputs, as NumPy arrays in the model's own structure.
+        unreached: the layers whose input could not be seen.
     """
 
     seen: tuple[Seen, ...]
     outputs: Any
     unreached: tuple[Unreached, ...]
 
-    def of(self, layer) -> tuple[Seen, ...]:
+    def of(self, layer: keras.Layer) -> tuple[Seen, ...]:
         """The calls of one layer, in order."""
         return tuple(seen for seen in self.seen if seen.layer is layer)
 
 
-def probe(model, x, mode="inference") -> Look:
+def probe(model: keras.Model, x: Any, mode: Mode = "inference") -> Look:
     """Run a model on one batch and measure the input of every batch normalization layer.
 
     No variable of the model changes: no weight, no moving statistic, no random state, no metric.
 
     Args:
-        model: A Keras model. If it is not built yet, it is built by a call on `x`.
-        x: One batch, as the model takes it: an array, or a dict or list of arrays.
-        mode: What the layers do.
+        model: a Keras model. If it is not built yet, it is built by a call on `x`.
+        x: one batch, as the model takes it: an array, or a dict or list of arrays.
+        mode: what the layers do.
 
             - "inference": what `predict` does;
             - "batch": as "inference", except that batch normalization layers that are not frozen
@@ -128,7 +131,7 @@ def probe(model, x, mode="inference") -> Look:
         A `Look`.
 
     Raises:
-        ValueError: If the mode is none of these, or if the model cannot be called on `x`.
+        ValueError: if the mode is none of these, or if the model cannot be called on `x`.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
@@ -149,17 +152,22 @@ class Probe:
     length of time or size of image is traced anew.
     """
 
-    def __init__(self, model, mode="inference", by_batch=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        mode: Mode = "inference",
+        by_batch: Iterable[keras.Layer] | None = None,
+    ) -> None:
         """Prepare to look at a model.
 
         Args:
-            model: A Keras model.
-            mode: See `probe`.
-            by_batch: Layers that normalize by the statistics of the batch whatever the mode says,
+            model: a Keras model.
+            mode: see `probe`.
+            by_batch: layers that normalize by the statistics of the batch whatever the mode says,
                 frozen ones too, and without the correction of batch renormalization.
 
         Raises:
-            ValueError: If the mode is none of "inference", "batch" and "training".
+            ValueError: if the mode is none of "inference", "batch" and "training".
         """
         if mode not in MODES:
             raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
@@ -168,20 +176,25 @@ class Probe:
         self._by_batch = frozenset(map(id, by_batch or ()))
         self._traces = {}
 
-    def moments(self, x, layers=None, statistics=None) -> tuple[Seen, ...]:
+    def moments(
+        self,
+        x: Any,
+        layers: Iterable[keras.Layer] | None = None,
+        statistics: Statistics | None = None,
+    ) -> tuple[Seen, ...]:
         """Measure what reaches batch normalization layers in one batch.
 
         Args:
-            x: One batch; see `probe`.
-            layers: The layers to look at; all by default. What only others need is not computed.
-            statistics: A dict from layers to (mean, variance), arrays [channels]: what those
+            x: one batch; see `probe`.
+            layers: the layers to look at; all by default. What only others need is not computed.
+            statistics: a dict from layers to (mean, variance), arrays [channels]: what those
                 layers are to normalize by, in the place of their moving statistics.
 
         Returns:
             One `Seen` for each call of these layers, in the order of the calls.
 
         Raises:
-            ValueError: If the model cannot be called on `x`.
+            ValueError: if the model cannot be called on `x`.
         """
         trace = self._trace(x)
         wanted = None if layers is None else {id(layer) for layer in layers}
@@ -192,32 +205,32 @@ class Probe:
         )
         return trace.run(x, statistics, picked, outputs=False)[0]
 
-    def outputs(self, x, statistics=None):
+    def outputs(self, x: Any, statistics: Statistics | None = None) -> Any:
         """Compute the model's outputs on one batch, in this mode.
 
         Args:
-            x: One batch; see `probe`.
-            statistics: As for `moments`.
+            x: one batch; see `probe`.
+            statistics: as for `moments`.
 
         Returns:
             NumPy arrays in the model's own structure.
 
         Raises:
-            ValueError: If the model cannot be called on `x`.
+            ValueError: if the model cannot be called on `x`.
         """
         return self._trace(x).run(x, statistics, (), outputs=True)[1]
 
-    def look(self, x, statistics=None) -> Look:
+    def look(self, x: Any, statistics: Statistics | None = None) -> Look:
         """Measure every layer and compute the outputs in one run; arguments as for `moments`."""
         trace = self._trace(x)
         seen, outputs = trace.run(x, statistics, tuple(range(len(trace.captured))), outputs=True)
         return Look(seen, outputs, trace.unreached)
 
-    def unreached(self, x) -> tuple[Unreached, ...]:
+    def unreached(self, x: Any) -> tuple[Unreached, ...]:
         """The layers whose input cannot be seen when the model is called on this batch."""
         return self._trace(x).unreached
 
-    def upstream(self, x) -> dict:
+    def upstream(self, x: Any) -> dict:
         """Tell which layers feed which.
 
         Returns:
@@ -236,7 +249,7 @@ class Probe:
             )
         return {layer: list(layers) for layer, layers in found.items()}
 
-    def _trace(self, x) -> _Trace:
+    def _trace(self, x: Any) -> _Trace:
         x = keras.tree.map_structure(tf.convert_to_tensor, x)
         leaves = keras.tree.flatten(x)
         specs = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
@@ -248,7 +261,7 @@ class Probe:
                 self._traces[key] = self._traced(x, specs)
         return self._traces[key]
 
-    def _traced(self, x, specs) -> _Trace:
+    def _traced(self, x: Any, specs: list[tf.TensorSpec]) -> _Trace:
         trace = _Trace(self._model, self._mode, self._by_batch, x, specs)
         if trace.unseen:
             # A tf.function inside the model hides its layers. As plain Python it may not.
@@ -278,7 +291,14 @@ class _Captured:
 class _Trace:
     """The graph of one forward pass on one form of batch, with hooks on what is to be seen."""
 
-    def __init__(self, model, mode, by_batch, x, specs):
+    def __init__(
+        self,
+        model: keras.Model,
+        mode: Mode,
+        by_batch: frozenset[int],
+        x: Any,
+        specs: list[tf.TensorSpec],
+    ) -> None:
         self.captured = []
         self.outputs = None
         self.unseen = set()  # ids of layers that were called where no hook sees what comes in
@@ -293,7 +313,7 @@ class _Trace:
             *[tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
         ]
 
-        def forward(*tensors):
+        def forward(*tensors: tf.Tensor) -> None:
             self._graph = tf.compat.v1.get_default_graph()
             inputs = keras.tree.pack_sequence_as(x, tensors[: len(specs)])
             feeds = zip(variables, tensors[len(specs) :], strict=True)
@@ -309,11 +329,13 @@ class _Trace:
         self.upstream = self._dependencies()
         self.unreached = tuple(self._unreached(model))
 
-    def run(self, x, statistics, picked, outputs):
+    def run(
+        self, x: Any, statistics: Statistics | None, picked: tuple[int, ...], outputs: bool
+    ) -> tuple[tuple[Seen, ...], Any]:
         """Run what is asked for: some captured calls, by number, and the outputs or not.
 
         Returns:
-            ``(seen, outputs)``: a tuple of `Seen`, and the outputs or None.
+            `(seen, outputs)`: a tuple of `Seen`, and the outputs or None.
         """
         fed = []
         for layer in self._layers:
@@ -337,7 +359,7 @@ class _Trace:
             lambda leaf: next(values) if tf.is_tensor(leaf) else leaf, self.outputs
         )
 
-    def _function_for(self, picked, outputs) -> Callable:
+    def _function_for(self, picked: tuple[int, ...], outputs: bool) -> Callable:
         """The part of the graph that computes this and nothing more."""
         key = picked, outputs
         if key not in self._pruned:
@@ -352,7 +374,7 @@ class _Trace:
         return self._pruned[key]
 
     @contextmanager
-    def _hooks(self, model) -> Iterator[None]:
+    def _hooks(self, model: keras.Model) -> Iterator[None]:
         hooks = {layer: self._seeing(layer) for layer in self._layers}
         if self._mode == "batch":
             # The model is called in training mode, so that each batch normalization layer gets
@@ -373,13 +395,13 @@ class _Trace:
                 if call is not None:
                     layer.__dict__["call"] = call
 
-    def _seeing(self, layer) -> Callable:
+    def _seeing(self, layer: keras.layers.BatchNormalization) -> Callable:
         """The hook on a batch normalization layer."""
         original = layer.call
         signature = inspect.signature(original)
 
         @functools.wraps(original)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> tf.Tensor:
             bound = signature.bind(*args, **kwargs)
             inputs = next(iter(bound.arguments.values()))
             training = bound.arguments.get("training") and layer.trainable
@@ -423,7 +445,7 @@ class _Trace:
             upstream.append(found & ~loop)
         return upstream
 
-    def _unreached(self, model) -> Iterator[Unreached]:
+    def _unreached(self, model: keras.Model) -> Iterator[Unreached]:
         seen = {id(captured.layer) for captured in self.captured}
         paths = layer_paths(model)
         for layer in batch_norms(model):
@@ -438,12 +460,12 @@ class _Trace:
                 yield Unreached(layer, paths[layer], reason, called=False)
 
 
-def _in_inference(original) -> Callable:
-    """A `call` that is told ``training=False``, whatever it is told."""
+def _in_inference(original: Callable) -> Callable:
+    """A `call` that is told `training=False`, whatever it is told."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.arguments["training"] = False
         return original(*bound.args, **bound.kwargs)
@@ -451,18 +473,20 @@ def _in_inference(original) -> Callable:
     return call
 
 
-def _normalize_by(layer, statistics):
+def _normalize_by(layer: keras.layers.BatchNormalization, statistics: Iterable) -> None:
     """Let a layer normalize by these statistics; inside a StatelessScope this assigns nothing."""
     for variable, value in zip((layer.moving_mean, layer.moving_variance), statistics, strict=True):
         variable.assign(tf.reshape(tf.cast(value, variable.dtype), variable.shape))
 
 
-def _renormalized(layer, mean, variance):
+def _renormalized(
+    layer: keras.layers.BatchNormalization, mean: tf.Tensor, variance: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The statistics by which `fit` normalizes a batch with this mean and variance.
 
-    They differ from the batch's own for batch renormalization, ``r * (x - mean) / std + d`` with
+    They differ from the batch's own for batch renormalization, `r * (x - mean) / std + d` with
     the r and d of Ioffe 2017, arXiv:1702.03275, equation 1, clipped. That is
-    ``(x - m) / s`` with ``s = std / r`` and ``m = mean - d * s``.
+    `(x - m) / s` with `s = std / r` and `m = mean - d * s`.
     """
     if not layer.renorm:
         return mean, variance
@@ -478,7 +502,9 @@ def _renormalized(layer, mean, variance):
     return mean - d * scale, scale * scale - layer.epsilon
 
 
-def _moments(x, mask, axis):
+def _moments(
+    x: tf.Tensor, mask: tf.Tensor | None, axis: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Count, mean and biased variance of each channel, [channels] float64, in the graph.
 
     A first mean in float32 is only a shift; what it misses is put right by the mean of the
@@ -489,7 +515,7 @@ def _moments(x, mask, axis):
     axis %= len(x.shape)
     axes = [other for other in range(len(x.shape)) if other != axis]
 
-    def total(values):
+    def total(values: tf.Tensor) -> tf.Tensor:
         if len(axes) > 2:
             values = tf.reduce_sum(values, axes[-1], keepdims=True)
         return tf.reduce_sum(tf.cast(values, tf.float64), axes)
@@ -513,7 +539,7 @@ def _moments(x, mask, axis):
     return count, mean, tf.maximum(squares - tf.square(correction), 0)
 
 
-def _rows(x, axes):
+def _rows(x: tf.Tensor, axes: list[int]) -> tf.Tensor:
     return tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), axes)), x.dtype)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -20,29 +21,31 @@ from tqdm import tqdm
 from bnutils._keras import keras
 from bnutils.doctor.batches import batches
 from bnutils.doctor.graph import batch_norms, layer_paths
-from bnutils.doctor.probe import Probe
+from bnutils.doctor.probe import Moments, Probe, Unreached
 from bnutils.doctor.report import table_html, table_text
 
 __all__ = ["Moved", "Recalibration", "recalibrate"]
 
-METHODS = ("layerwise", "one-pass")
+Method = Literal["layerwise", "one-pass"]
+METHODS = get_args(Method)
+_BN = keras.layers.BatchNormalization
 
 
 @dataclass(frozen=True)
 class Moved:
     """How far the statistics of one layer moved.
 
-    Channels are compared in units of the layer's new standard deviation, ``sqrt(variance +
-    epsilon)``: what the layer divides by.
+    Channels are compared in units of the layer's new standard deviation,
+    `sqrt(variance + epsilon)`: what the layer divides by.
 
     Attributes:
-        path: The layer's path in the model.
-        channels: Its number of channels.
-        values: The values each channel's statistics come from; the least over the channels.
-        calls: How often one forward pass calls the layer. The values of all calls are pooled.
-        mean_shift_max: The largest distance between old and new mean, in standard deviations.
-        mean_shift_median: The median distance.
-        variance_ratio: Old variance over new, epsilon added to both, in the channel where it is
+        path: the layer's path in the model.
+        channels: its number of channels.
+        values: the values each channel's statistics come from; the least over the channels.
+        calls: how often one forward pass calls the layer. The values of all calls are pooled.
+        mean_shift_max: the largest distance between old and new mean, in standard deviations.
+        mean_shift_median: the median distance.
+        variance_ratio: old variance over new, epsilon added to both, in the channel where it is
             farthest from 1. Below 1 the old variance was too small.
     """
 
@@ -61,10 +64,10 @@ class Recalibration:
 
     Attributes:
         method: "layerwise" or "one-pass".
-        rows: The rows of data.
-        passes: How often the data were gone through.
-        moved: One `Moved` for each layer, in the order of the model.
-        untouched: Paths of the layers that the model never calls, and that were left alone.
+        rows: the rows of data.
+        passes: how often the data were gone through.
+        moved: one `Moved` for each layer, in the order of the model.
+        untouched: paths of the layers that the model never calls, and that were left alone.
     """
 
     method: str
@@ -86,7 +89,7 @@ class Recalibration:
         """`to_dict` as a JSON text.
 
         Args:
-            indent: Spaces per level; None for one line.
+            indent: spaces per level; None for one line.
         """
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
@@ -103,7 +106,7 @@ class Recalibration:
     _heads = ("layer", "values", "mean (max)", "mean (median)", "variance")
 
     @property
-    def _rows(self):
+    def _rows(self) -> list[tuple[str, ...]]:
         return [
             (
                 moved.path,
@@ -116,12 +119,12 @@ class Recalibration:
         ]
 
     @property
-    def _headline(self):
+    def _headline(self) -> str:
         passes = f"{self.passes} pass{'es' if self.passes > 1 else ''}"
         return f"Recalibrated ({self.method}) on {self.rows:,} rows, in {passes}."
 
     @property
-    def _footnotes(self):
+    def _footnotes(self) -> list[str]:
         lines = [
             "Values: per channel. Mean: distance from old to new, in standard deviations.",
             "Variance: old over new, in the channel where it is farthest from 1.",
@@ -132,7 +135,14 @@ class Recalibration:
         return lines
 
 
-def recalibrate(model, data, *, batch_size=256, method="layerwise", progress=None) -> Recalibration:
+def recalibrate(
+    model: keras.Model,
+    data: Any,
+    *,
+    batch_size: int = 256,
+    method: Method = "layerwise",
+    progress: bool | None = None,
+) -> Recalibration:
     """Set the moving statistics of every batch normalization layer to those of the data.
 
     Weights, optimizer, random state and metrics stay as they are. Frozen layers are recalibrated
@@ -154,19 +164,19 @@ def recalibrate(model, data, *, batch_size=256, method="layerwise", progress=Non
     with the statistics of the batch flowing between them.
 
     Args:
-        model: A Keras model. If it is not built yet, it is built by a call on the first batch.
-        data: What the model takes, in any form that `bnutils.doctor.batches.batches` describes.
+        model: a Keras model. If it is not built yet, it is built by a call on the first batch.
+        data: what the model takes, in any form that `bnutils.doctor.batches.batches` describes.
             Targets and sample weights are not used. Take the training data, as the model meets
             them at inference: not augmented.
-        batch_size: Rows at a time, for arrays.
+        batch_size: rows at a time, for arrays.
         method: "layerwise" or "one-pass".
-        progress: Whether to show a progress bar; by default on a terminal only.
+        progress: whether to show a progress bar; by default on a terminal only.
 
     Returns:
         A `Recalibration`: how far the statistics of each layer moved.
 
     Raises:
-        ValueError: If an argument or the data are not what they should be; if the model has no
+        ValueError: if an argument or the data are not what they should be; if the model has no
             batch normalization layer, calls none, or hides one in an inner graph, where its input
             cannot be seen; if a statistic is not finite, or comes from fewer than 2 values.
             Whatever is raised, all statistics are then those from before.
@@ -227,14 +237,14 @@ def recalibrate(model, data, *, batch_size=256, method="layerwise", progress=Non
     return Recalibration(method, data.rows, len(rounds), moved, untouched)
 
 
-def _levels(upstream):
+def _levels(upstream: Mapping[_BN, list[_BN]]) -> list[tuple[list[_BN], list[_BN]]]:
     """Put layers in the order in which they can be measured.
 
     Args:
-        upstream: For each layer the layers whose output reaches it; see `Probe.upstream`.
+        upstream: for each layer the layers whose output reaches it; see `Probe.upstream`.
 
     Returns:
-        A list of rounds ``(layers, cyclic)``. What the layers of a round depend on is in earlier
+        A list of rounds `(layers, cyclic)`. What the layers of a round depend on is in earlier
         rounds, but for the cyclic ones, which depend on themselves or on each other.
     """
     reach = {layer: set(layers) for layer, layers in upstream.items()}
@@ -254,7 +264,7 @@ def _levels(upstream):
     return rounds
 
 
-def _check_reach(unreached):
+def _check_reach(unreached: Iterable[Unreached]) -> tuple[str, ...]:
     """Refuse layers that are called out of sight; give the paths of those never called."""
     hidden = [layer for layer in unreached if layer.called]
     if hidden:
@@ -266,7 +276,7 @@ def _check_reach(unreached):
     return tuple(layer.path for layer in unreached)
 
 
-def _check_finite(values, path, number):
+def _check_finite(values: np.ndarray, path: str, number: int) -> None:
     if not np.isfinite(values).all():
         channels = np.flatnonzero(~np.isfinite(values))
         raise ValueError(
@@ -275,14 +285,16 @@ def _check_finite(values, path, number):
         )
 
 
-def _check_count(count, path):
+def _check_count(count: float, path: str) -> None:
     if count < 2:
         raise ValueError(
             f"expected at least 2 values per channel in front of {path!r}, got {count:.0f}"
         )
 
 
-def _new_values(layer, moments, path):
+def _new_values(
+    layer: _BN, moments: Moments, path: str
+) -> Iterator[tuple[keras.Variable, np.ndarray]]:
     """The variables of a layer that hold statistics, with what they are to become."""
     std = np.sqrt(moments.variance + layer.epsilon)
     pairs = [(layer.moving_mean, moments.mean), (layer.moving_variance, moments.variance)]
@@ -303,7 +315,7 @@ def _new_values(layer, moments, path):
         yield variable, cast
 
 
-def _moved(layer, moments, path, calls):
+def _moved(layer: _BN, moments: Moments, path: str, calls: int) -> Moved:
     old_mean = layer.moving_mean.value.numpy().astype("float64")
     old_variance = layer.moving_variance.value.numpy().astype("float64")
     variance = moments.variance + layer.epsilon
@@ -323,7 +335,7 @@ def _moved(layer, moments, path, calls):
 
 
 @contextmanager
-def _all_or_none(variables) -> Iterator[None]:
+def _all_or_none(variables: list[keras.Variable]) -> Iterator[None]:
     """Put every variable back, bit for bit, if what happens inside is not finished."""
     before = [variable.value.numpy() for variable in variables]
     try:

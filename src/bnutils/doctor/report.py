@@ -74,9 +74,9 @@ class Diagnosis:
         _check_form("rule", self.rule, r"[a-z]+(-[a-z]+)*", "a name like 'stale-statistics'")
         _check_form("chapter", self.chapter, r"\d\d_[a-z_]+", "a name like '09_fine_tuning'")
         if self.level not in LEVELS:
-            raise ValueError(f"expected a level of {LEVELS}, received {self.level!r}")
+            raise ValueError(f"expected a level of {LEVELS}, got {self.level!r}")
         if not isinstance(self.layer, str):
-            raise ValueError(f"expected the path of a layer, received {self.layer!r}")
+            raise ValueError(f"expected the path of a layer, got {self.layer!r}")
         for name in ("evidence", "why", "repair"):
             _check_form(name, getattr(self, name), r"(?s).*\S.*", "a sentence")
 
@@ -112,19 +112,19 @@ class Report:
     def __post_init__(self) -> None:
         """Check every field and put the diagnoses in order."""
         if not isinstance(self.model, str):
-            raise ValueError(f"expected the name of a model, received {self.model!r}")
+            raise ValueError(f"expected the name of a model, got {self.model!r}")
         if type(self.batch_norms) is not int or self.batch_norms < 0:
-            raise ValueError(f"expected a number of layers, received {self.batch_norms!r}")
+            raise ValueError(f"expected a number of layers, got {self.batch_norms!r}")
         diagnoses = tuple(self.diagnoses)
         for diagnosis in diagnoses:
             if not isinstance(diagnosis, Diagnosis):
-                raise ValueError(f"expected a Diagnosis, received {diagnosis!r}")
+                raise ValueError(f"expected a Diagnosis, got {diagnosis!r}")
         ranked = sorted(diagnoses, key=lambda diagnosis: LEVELS.index(diagnosis.level))
         object.__setattr__(self, "diagnoses", tuple(ranked))
         for name in ("unwalked", "not_checked"):
             pairs = tuple(tuple(pair) for pair in getattr(self, name))
             if not all(len(pair) == 2 and all(isinstance(p, str) for p in pair) for pair in pairs):
-                raise ValueError(f"expected pairs of texts as {name}, received {pairs!r}")
+                raise ValueError(f"expected pairs of texts as {name}, got {pairs!r}")
             object.__setattr__(self, name, pairs)
 
     @property
@@ -327,7 +327,7 @@ def _checked_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[S
     rows = list(rows)
     for row in rows:
         if len(row) != len(heads):
-            raise ValueError(f"expected rows of {len(heads)} cells, received {row!r}")
+            raise ValueError(f"expected rows of {len(heads)} cells, got {row!r}")
     return rows
 
 
@@ -400,4 +400,4 @@ def _version(package: str) -> str:
 
 def _check_form(name: str, value: Any, pattern: str, form: str) -> None:
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise ValueError(f"expected {name} to be {form}, received {value!r}")
+        raise ValueError(f"expected {name} to be {form}, got {value!r}")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.batches import batches
+from bnutils.doctor.batches import Batches, batches
 from bnutils.doctor.dry_run import DryRun, dry_run
 from bnutils.doctor.graph import Call, batch_norms, layer_paths, walk
-from bnutils.doctor.probe import Moments, Probe
+from bnutils.doctor.probe import Moments, Probe, Seen
 from bnutils.doctor.rules import flow
 
-__all__ = ["Case", "Finding", "count", "listing", "values"]
+__all__ = ["BN", "Case", "Finding", "count", "listing", "values"]
+
+
+BN = keras.layers.BatchNormalization
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def values(variable) -> np.ndarray:
+def values(variable: keras.Variable) -> np.ndarray:
     """The values of a Keras variable, of one replica if there are several."""
     return tf.convert_to_tensor(variable).numpy()
 
@@ -89,7 +93,14 @@ class Case:
         large: whether the model is so large that few rows must do.
     """
 
-    def __init__(self, model, data=None, *, batch_size=None, train_size=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Any = None,
+        *,
+        batch_size: int | None = None,
+        train_size: int | None = None,
+    ) -> None:
         """Take the model and the data in.
 
         Args:
@@ -122,7 +133,7 @@ class Case:
         if source is not None and self.layers:
             self._draw(data, source, keras.tree.flatten(first)[0].shape)
 
-    def _draw(self, data, source, shape):
+    def _draw(self, data: Any, source: Batches, shape: Sequence[int]) -> None:
         """Take rows: from all over the data if they are arrays, from their start if not."""
         arrays = hasattr(data, "shape") or isinstance(data, list | tuple | dict)
         if not arrays and self.batch_size is None:
@@ -145,7 +156,7 @@ class Case:
         self.rows = len(order)
         self.x, self.y = _mapped(lambda *leaves: np.concatenate(leaves)[order], *parts)
 
-    def _load(self, shape):
+    def _load(self, shape: Sequence[int]) -> tuple[float, float]:
         """Multiplications, and numbers in the largest tensor, for one row of inputs."""
         work, largest = 1, float(np.prod(shape[1:]))
         for call in self.graph.calls:
@@ -167,11 +178,11 @@ class Case:
 
     # Names
 
-    def path(self, layer) -> str:
+    def path(self, layer: keras.Layer) -> str:
         """The path of a layer in the model."""
         return self._paths.get(layer, layer.name)
 
-    def by_parent(self, layers) -> dict[str, list]:
+    def by_parent(self, layers: Iterable[keras.Layer]) -> dict[str, list]:
         """Layers grouped by the path of what holds them; "" is the model itself."""
         groups = {}
         for layer in layers:
@@ -202,7 +213,7 @@ class Case:
         return _obeys_recorded_training()
 
     @property
-    def optimizer(self):
+    def optimizer(self) -> keras.optimizers.Optimizer | None:
         """The optimizer of a compiled model, out of its loss scaling; None if there is none."""
         optimizer = self.model.optimizer if self.model.compiled else None
         return getattr(optimizer, "inner_optimizer", optimizer)
@@ -233,7 +244,7 @@ class Case:
             found.add(names.get(name.replace("_", "").lower()))
         return found - {None}
 
-    def positions(self, layer) -> int | None:
+    def positions(self, layer: BN) -> int | None:
         """Values that one row gives each channel; None if neither model nor data tell."""
         calls = self.graph.of(layer)
         sizes = list(calls[0].inputs[0].shape) if calls else [None, None]
@@ -244,11 +255,11 @@ class Case:
             return int(self.moments[layer][0].count.min() / self.rows)
         return None
 
-    def dropout_before(self, layer) -> list[Call]:
+    def dropout_before(self, layer: BN) -> list[Call]:
         """The calls of dropout whose noise reaches a layer with its variance not yet reset."""
         bounded = flow.PROBABILITY | {"tanh", "hard_tanh", "softsign"}
 
-        def open_way(call):
+        def open_way(call: Call) -> bool:
             return not flow.normalizes(call) and flow.activation(call) not in bounded
 
         found = {}
@@ -258,7 +269,7 @@ class Case:
                     found[each] = None
         return list(found)
 
-    def has_bn_before(self, layer) -> bool:
+    def has_bn_before(self, layer: BN) -> bool:
         """Whether another batch normalization layer stands between the inputs and a layer."""
         return any(
             flow.is_bn(each)
@@ -266,12 +277,12 @@ class Case:
             for each in flow.upstream(self.graph, call.inputs[0], lambda each: True)
         )
 
-    def learns(self, layer) -> bool:
+    def learns(self, layer: BN) -> bool:
         """Whether `fit` lets the layer follow the batch."""
         calls = self.graph.of(layer)
         return layer.trainable and (not calls or any(map(self.follows_batch, calls)))
 
-    def fresh(self, layer) -> bool:
+    def fresh(self, layer: BN) -> bool:
         """Whether the moving statistics are exactly those of a new layer."""
         pairs = (
             (layer.moving_mean, layer.moving_mean_initializer),
@@ -279,7 +290,7 @@ class Case:
         )
         return all(_initial(variable, initializer) for variable, initializer in pairs)
 
-    def trained(self, layer) -> bool:
+    def trained(self, layer: BN) -> bool:
         """Whether gamma or beta of a layer are not those of a new layer."""
         return any(
             variable is not None and _initial(variable, initializer) is False
@@ -300,7 +311,7 @@ class Case:
             first = (str(error).splitlines() or [""])[0]
             return None, f"no training step could be tried: {type(error).__name__}: {first}"
 
-    def _first(self, leaf):
+    def _first(self, leaf: Any) -> Any:
         """As many rows as a training step should have: of a large model, very few."""
         return leaf[: 2 if self.large else LEAST_ROWS]
 
@@ -326,7 +337,7 @@ class Case:
         return self._by_batch.unreached(self.x)
 
     @functools.cached_property
-    def half(self):
+    def half(self) -> Any:
         """Half of the rows: how far they are from all tells how far all are from the truth."""
         return keras.tree.map_structure(lambda leaf: leaf[: self.rows // 2], self.x)
 
@@ -343,7 +354,7 @@ class Case:
         """The same for half of the rows by itself."""
         return _by_layer(self._by_batch.moments(self.half))
 
-    def noisy_inputs(self, layer) -> bool:
+    def noisy_inputs(self, layer: BN) -> bool:
         """Whether what reaches a layer in `fit` is changed at random on its way."""
         noise = keras.layers.Dropout | keras.layers.GaussianNoise | keras.layers.GaussianDropout
         return any(
@@ -372,7 +383,7 @@ class Case:
         """The same for half of the rows, with the statistics of that half."""
         return self._outputs(self.half, self.half_moments)
 
-    def _outputs(self, x, moments) -> list[np.ndarray]:
+    def _outputs(self, x: Any, moments: dict[BN, list[Moments]]) -> list[np.ndarray]:
         given = []
         for layer in filter(self.learns, moments):
             pooled = functools.reduce(Moments.merged, moments[layer])
@@ -384,25 +395,25 @@ class Case:
         return [np.asarray(leaf) for leaf in keras.tree.flatten(outputs)]
 
 
-def _mapped(function, *batches):
+def _mapped(function: Callable, *batches: Any) -> Any:
     """Apply a function to the arrays of batches (x, y), and leave None where there is no y."""
     return keras.tree.map_structure(
         lambda *leaves: None if leaves[0] is None else function(*leaves), *batches
     )
 
 
-def _by_layer(seen) -> dict:
+def _by_layer(seen: Iterable[Seen]) -> dict:
     found = {}
     for one in seen:
         found.setdefault(one.layer, []).append(one.moments)
     return found
 
 
-def _kernels(layer) -> list[tuple[int, ...]]:
+def _kernels(layer: keras.Layer) -> list[tuple[int, ...]]:
     return [tuple(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
 
 
-def _initial(variable, initializer) -> bool | None:
+def _initial(variable: keras.Variable, initializer: Any) -> bool | None:
     """Whether a variable has exactly its initial value; None if that value is random."""
     if not isinstance(
         initializer,
@@ -421,18 +432,18 @@ def _obeys_recorded_training() -> bool:
     """
     x = np.array([[1.0], [3.0]], "float32")
 
-    def moved(build):
+    def moved(build: Callable) -> bool:
         bn = keras.layers.BatchNormalization(name="asked_bn")
         inputs = keras.Input((1,), name="asked_input")
         model = keras.Model(inputs, build(bn)(inputs, training=False), name="asked")
         model(x, training=True)
         return bool(np.any(bn.moving_mean.numpy()))
 
-    def functional(bn):
+    def functional(bn: BN) -> keras.Model:
         inputs = keras.Input((1,), name="asked_inner_input")
         return keras.Model(inputs, bn(inputs), name="asked_inner")
 
-    def sequential(bn):
+    def sequential(bn: BN) -> keras.Model:
         return keras.Sequential([keras.Input((1,), name="asked_input"), bn], name="asked_inner")
 
     return not any(moved(build) for build in (lambda bn: bn, functional, sequential))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bnutils._keras import keras
 from bnutils.doctor.graph import Call, Graph, Tensor
@@ -173,7 +173,7 @@ def is_convolutional(call: Call) -> bool:
     return isinstance(call.layer, (*_CONVOLUTIONS, *_POOLING))
 
 
-def _known_name(layer) -> str:
+def _known_name(layer: keras.Layer) -> str:
     """The name of the Keras class that a layer is, or derives from."""
     known = (*_CONVOLUTIONS, *_POOLING)
     return next(parent.__name__ for parent in type(layer).__mro__ if parent in known)
@@ -184,7 +184,7 @@ def parameter_axis(layer: keras.layers.BatchNormalization) -> int:
     return layer.axis if layer.axis < 0 else layer.axis - layer.input_spec.ndim
 
 
-def upstream(graph: Graph, tensor: Tensor, go_on) -> Iterator[Call]:
+def upstream(graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool]) -> Iterator[Call]:
     """The calls behind a tensor, nearest first; `go_on(call)` says whether to look behind it."""
     waiting, seen = [tensor], set()
     while waiting:
@@ -197,7 +197,7 @@ def upstream(graph: Graph, tensor: Tensor, go_on) -> Iterator[Call]:
             waiting.extend(call.inputs)
 
 
-def downstream(graph: Graph, tensor: Tensor, go_on) -> Iterator[Call]:
+def downstream(graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool]) -> Iterator[Call]:
     """The calls ahead of a tensor, nearest first; `go_on(call)` says whether to look beyond it."""
     waiting, seen = [tensor], set()
     while waiting:

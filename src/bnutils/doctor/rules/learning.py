@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from bnutils.doctor.graph import layer_paths
+from bnutils._keras import keras
+from bnutils.doctor.dry_run import LayerStep
+from bnutils.doctor.graph import Call, layer_paths
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import FREEZE, Case, Finding, count, listing
+from bnutils.doctor.rules.case import BN, FREEZE, Case, Finding, count, listing
 
 _KEPT = "fit keeps the function that it traced before the flag was changed."
 
 
-def _changed(steps) -> str:
+def _changed(steps: Iterable[LayerStep]) -> str:
     """What a step changes, in words."""
     parts = (
         ("moving statistics", any(step.statistics_moved for step in steps)),
@@ -21,7 +23,7 @@ def _changed(steps) -> str:
     return listing(name for name, moved in parts if moved)
 
 
-def _grouped(case, steps):
+def _grouped(case: Case, steps: Iterable[LayerStep]) -> Iterator[tuple[str, str, list[LayerStep]]]:
     """(path, names, steps) for all steps of layers that stand in one place."""
     by_layer = {step.layer: step for step in steps}
     for parent, layers in case.by_parent(by_layer).items():
@@ -30,7 +32,7 @@ def _grouped(case, steps):
         yield path, names, [by_layer[layer] for layer in layers]
 
 
-def _disobeyed(case, step, why) -> Iterator[Finding]:
+def _disobeyed(case: Case, step: str, why: str) -> Iterator[Finding]:
     """Layers that say trainable=False and learn all the same."""
     frozen = [each for each in case.dry.learning if not each.layer.trainable]
     for path, names, steps in _grouped(case, frozen):
@@ -108,21 +110,21 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
         )
 
 
-def _parameters_frozen(layer) -> bool:
+def _parameters_frozen(layer: BN) -> bool:
     own = [variable for variable in (layer.gamma, layer.beta) if variable is not None]
     return bool(own) and not any(variable.trainable for variable in own)
 
 
-def _leaves(case) -> list:
+def _leaves(case: Case) -> list:
     """The layers of the model that hold weights themselves."""
     return [layer for layer in layer_paths(case.model) if layer.weights and not layer._layers]
 
 
-def _frozen(layer) -> bool:
+def _frozen(layer: keras.Layer) -> bool:
     return bool(layer.weights) and not layer.trainable_weights
 
 
-def _amid_frozen(case, steps) -> list:
+def _amid_frozen(case: Case, steps: list[LayerStep]) -> list:
     """The steps of layers whose neighbors, or all else in their nested model, are frozen."""
     amid = []
     for step in steps:
@@ -146,10 +148,10 @@ def _amid_frozen(case, steps) -> list:
     return amid
 
 
-def _neighbors(case, layer) -> tuple[list, list]:
+def _neighbors(case: Case, layer: BN) -> tuple[list, list]:
     """The nearest layers with weights before and after a layer."""
 
-    def open_way(call):
+    def open_way(call: Call) -> bool:
         return not flow.has_weights(call)
 
     before, after = [], []

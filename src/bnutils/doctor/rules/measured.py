@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 
 import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor.probe import Moments
-from bnutils.doctor.rules.case import Case, Finding, count, listing, short, values
+from bnutils.doctor.rules.case import BN, Case, Finding, count, listing, short, values
 
 # Distances of means are in standard deviations of the data, spreads are ratios of variances.
 FAR, VERY_FAR = 0.5, 1.0
@@ -18,11 +18,13 @@ MANY = 0.75  # of the channels with a tiny variance
 SIGMAS = 3.0  # a distance must be larger by so many standard errors
 
 
-def _pooled(parts) -> Moments:
+def _pooled(parts: Iterable[Moments]) -> Moments:
     return reduce(Moments.merged, parts)
 
 
-def _gaps(layer, mean, variance, moments) -> tuple[np.ndarray, np.ndarray]:
+def _gaps(
+    layer: BN, mean: np.ndarray, variance: np.ndarray, moments: Moments
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance of means in sd of the data, and log of the ratio of variances, per channel."""
     scale = moments.variance + layer.epsilon
     return (
@@ -31,7 +33,7 @@ def _gaps(layer, mean, variance, moments) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _noise(case, layer, number=None) -> tuple[float, float]:
+def _noise(case: Case, layer: BN, number: int | None = None) -> tuple[float, float]:
     """Standard errors of both distances: as far as half of the rows are from all of them."""
     half, full = (
         _pooled(seen[layer]) if number is None else seen[layer][number]
@@ -41,7 +43,7 @@ def _noise(case, layer, number=None) -> tuple[float, float]:
     return tuple(float(np.sqrt(np.mean(gap**2))) for gap in (mean, spread))
 
 
-def _moving(layer) -> tuple[np.ndarray, np.ndarray]:
+def _moving(layer: BN) -> tuple[np.ndarray, np.ndarray]:
     return tuple(
         values(variable).astype("float64")
         for variable in (layer.moving_mean, layer.moving_variance)
@@ -85,7 +87,9 @@ def stale_statistics(case: Case) -> Iterator[Finding]:
 LEVELS = ("", "warning", "error")
 
 
-def _stale(layer, shift, spread, noise) -> tuple[str, str]:
+def _stale(
+    layer: BN, shift: np.ndarray, spread: np.ndarray, noise: tuple[float, float]
+) -> tuple[str, str]:
     """(level or "", evidence) for one layer."""
     margin = [SIGMAS * each for each in noise]
     shift, ratio = np.abs(shift), np.abs(spread)
@@ -181,7 +185,7 @@ def shared_bn(case: Case) -> Iterator[Finding]:
         )
 
 
-def _apart(case, layer, seen) -> tuple[float, float, bool]:
+def _apart(case: Case, layer: BN, seen: list[Moments]) -> tuple[float, float, bool]:
     """The two calls that differ most: (rms distance of means, ratio of variances, too far)."""
     worst = (0.0, 1.0, False)
     for i, one in enumerate(seen):
@@ -261,7 +265,9 @@ def modes_disagree(case: Case) -> Iterator[Finding]:
         )
 
 
-def _disagreement(case, inference, batch, half) -> tuple[str, str]:
+def _disagreement(
+    case: Case, inference: np.ndarray, batch: np.ndarray, half: np.ndarray
+) -> tuple[str, str]:
     """(level or "", evidence) for outputs whose targets are not known."""
     classes = inference.ndim == 2 and inference.shape[1] > 1 and _scores_of_classes(case, batch)
     if classes:
@@ -289,12 +295,12 @@ def _disagreement(case, inference, batch, half) -> tuple[str, str]:
     return "error" if beyond[1] else "warning" if beyond[0] else "", evidence
 
 
-def _scores_of_classes(case, outputs) -> bool:
+def _scores_of_classes(case: Case, outputs: np.ndarray) -> bool:
     named = any("Crossentropy" in name for name in case.losses)
     return named or bool(np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
 
 
-def _score(case):
+def _score(case: Case) -> Callable[[np.ndarray, np.ndarray], tuple[str, str]] | None:
     """A function (inference, batch) -> (level, evidence) if the compiled loss can judge."""
     losses = keras.tree.flatten(case.model.loss) if case.model.compiled else []
     if case.y is None or len(losses) != 1 or len(keras.tree.flatten(case.y)) != 1:
@@ -305,13 +311,13 @@ def _score(case):
     if not name:
         return None
 
-    def per_row(outputs):
+    def per_row(outputs: np.ndarray) -> np.ndarray:
         given = y[..., None] if y.ndim == outputs.ndim - 1 and outputs.shape[-1] == 1 else y
         function = keras.losses.get(loss)
         lost = getattr(function, "call", function)(given, outputs)
         return np.asarray(lost, "float64").reshape(len(y), -1).mean(axis=1)
 
-    def right(outputs):
+    def right(outputs: np.ndarray) -> np.ndarray:
         if name == "BinaryCrossentropy":
             limit = 0.0 if getattr(loss, "from_logits", False) else 0.5
             return ((outputs > limit) == (y.reshape(outputs.shape) > 0.5)).reshape(len(y), -1)
@@ -319,7 +325,7 @@ def _score(case):
         picked = np.argmax(outputs, axis=-1)
         return (picked == wanted.reshape(picked.shape)).reshape(len(y), -1)
 
-    def judge(inference, batch):
+    def judge(inference: np.ndarray, batch: np.ndarray) -> tuple[str, str]:
         lost = per_row(inference) - per_row(batch)
         before, after = per_row(batch).mean(), per_row(inference).mean()
         numbers = (
@@ -350,7 +356,9 @@ def _score(case):
     return judge
 
 
-def _loss_of_the_mean(per_row, y, outputs) -> float:
+def _loss_of_the_mean(
+    per_row: Callable[[np.ndarray], np.ndarray], y: np.ndarray, outputs: np.ndarray
+) -> float:
     """The loss of the best constant prediction: the scale on which a loss is small."""
     constant = np.broadcast_to(np.mean(y, axis=0), (len(y), *np.shape(y)[1:]))
     return per_row(constant.reshape(outputs.shape).astype(outputs.dtype)).mean()

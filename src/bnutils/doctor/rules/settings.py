@@ -9,7 +9,7 @@ import numpy as np
 
 from bnutils._keras import tf
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import Case, Finding, count, listing, values
+from bnutils.doctor.rules.case import BN, Case, Finding, count, listing, values
 
 SMALL = 8  # values per channel below which the statistics of a batch are mostly noise
 
@@ -198,7 +198,7 @@ def half_precision_variables(case: Case) -> Iterator[Finding]:
         )
 
 
-def _spacing(dtype):
+def _spacing(dtype: str) -> tf.Tensor:
     one = tf.constant(1.0, dtype)
     bits = tf.bitcast(one, tf.uint16) + tf.constant(1, tf.uint16)
     return tf.cast(tf.bitcast(bits, dtype), "float32") - 1.0
@@ -274,7 +274,7 @@ def decayed_gamma_beta(case: Case) -> Iterator[Finding]:
             )
 
 
-def _regularized(case):
+def _regularized(case: Case) -> list[BN]:
     return [
         layer
         for layer in case.layers
@@ -286,11 +286,11 @@ def _regularized(case):
     ]
 
 
-def _decay(case):
+def _decay(case: Case) -> float | None:
     return getattr(case.optimizer, "weight_decay", None)
 
 
-def _decayed(case):
+def _decayed(case: Case) -> list[BN]:
     optimizer = case.optimizer
     if not _decay(case):
         return []

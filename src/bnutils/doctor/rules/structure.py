@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnutils._keras import keras
-from bnutils.doctor.graph import Call
+from bnutils.doctor.graph import Call, Tensor
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import FREEZE, Case, Finding, count, listing
+from bnutils.doctor.rules.case import BN, FREEZE, Case, Finding, count, listing
 
 # The losses of keras.losses that are made for regression or classification. Others, such as a
 # cosine similarity or a triplet loss, may well want a normalized embedding.
@@ -78,7 +78,7 @@ def _behind(case: Case, call: Call) -> Iterator[Call]:
     return flow.upstream(case.graph, call.inputs[0], lambda each: True)
 
 
-def _head(case: Case, call: Call):
+def _head(case: Case, call: Call) -> tuple[str, Tensor] | None:
     """Follow a BN forward; (softmax or sigmoid on the way or "", output) if it is the end."""
     tensor, bent = call.outputs[0], ""
     while True:
@@ -96,12 +96,12 @@ def _head(case: Case, call: Call):
         tensor = reader.outputs[0]
 
 
-def _parameters(layer) -> str:
+def _parameters(layer: BN) -> str:
     names = [name for name, there in (("gamma", layer.scale), ("beta", layer.center)) if there]
     return " and ".join(names) or "normalization"
 
 
-def _shape(tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     return f"({', '.join(str(size) for size in tensor.shape)})"
 
 
@@ -192,7 +192,7 @@ def wrong_axis(case: Case) -> Iterator[Finding]:
 def _channels(case: Case, call: Call) -> Call | None:
     """The nearest call, behind or else ahead, that says on which axis the channels are."""
 
-    def open_way(each):
+    def open_way(each: Call) -> bool:
         merging = flow.merges(each) and flow.activation(each) == "linear"
         bending = flow.activation(each) not in ("", "linear") and not flow.has_weights(each)
         return flow.channel_axis(each) is None and (
@@ -212,7 +212,7 @@ def _channels(case: Case, call: Call) -> Call | None:
         tensor = readers[0].outputs[0]
 
 
-def _channels_of(layer) -> int:
+def _channels_of(layer: BN) -> int:
     return layer.moving_mean.shape[0]
 
 
