@@ -1,7 +1,8 @@
 """From runs to evidence: studies, records, comparisons, intervals and claims."""
 
-from bnutils.evidence.claims import CLAIM_MIME, Claim, Finding
+from bnutils.evidence.claims import CLAIM_MIME, Claim, Finding, Hypothesis
 from bnutils.evidence.comparison import Comparison
+from bnutils.evidence.correction import holm
 from bnutils.evidence.intervals import (
     Interval,
     best_setting,
@@ -19,11 +20,13 @@ __all__ = [
     "Claim",
     "Comparison",
     "Finding",
+    "Hypothesis",
     "Interval",
     "Study",
     "Tolerance",
     "best_setting",
     "exact",
+    "holm",
     "interval",
     "paired_difference",
     "paired_ratio",

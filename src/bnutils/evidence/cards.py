@@ -1,0 +1,138 @@
+"""A claim as a card: the outcome first, then the effect, then how it was measured."""
+
+import html
+import textwrap
+from typing import Any
+
+from bnutils.evidence.claims import KINDS, Claim, Finding
+
+__all__ = ["as_html", "as_text", "choices", "details"]
+
+
+def as_text(claim: Claim) -> str:
+    """The card as text, at most 96 characters wide."""
+    lines = textwrap.wrap(
+        f"{claim.outcome.capitalize()}: {claim.claim}", 96, subsequent_indent="  "
+    )
+    lines += textwrap.wrap(
+        _sentence(claim.primary), 96, initial_indent="  ", subsequent_indent="    "
+    )
+    rows = [("said by", f"{claim.said_by} [{claim.source}]"), *_rows(claim)]
+    for name, text in rows:
+        lines += textwrap.wrap(text, 96, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16)
+    if claim.secondary:
+        lines.append("  also found")
+        for finding in claim.secondary:
+            lines += textwrap.wrap(
+                f"{_sentence(finding)}: {finding.outcome}",
+                96,
+                initial_indent="    ",
+                subsequent_indent="      ",
+            )
+    return "\n".join(lines)
+
+
+def as_html(claim: Claim) -> str:
+    """The card as HTML: one column, whatever the width; the details are folded."""
+    text = html.escape
+    kind = "" if claim.kind == "measured" and claim.edition == 2 else f" {_kind_html(claim)}"
+    edges = "".join(f'<p class="bn-claim-edge">{text(line)}</p>' for line in _edges(claim))
+    return "\n".join(
+        [
+            f'<section class="bn-claim" id="{claim.anchor}" aria-labelledby="{claim.anchor}-text"'
+            f' data-outcome="{_slug(claim.outcome)}" data-kind="{claim.kind}">',
+            f'<p class="bn-claim-outcome"><strong>{claim.outcome.capitalize()}</strong>{kind}</p>',
+            f'<p class="bn-claim-text" id="{claim.anchor}-text">{text(claim.claim)}</p>',
+            f'<p class="bn-claim-primary">{_finding_html(claim.primary)}</p>',
+            '<p class="bn-claim-source">Said by '
+            f'<cite data-key="{text(claim.source)}">{text(claim.said_by)}</cite></p>{edges}',
+            details(claim),
+            "</section>",
+        ]
+    )
+
+
+def details(claim: Claim) -> str:
+    """The folded part of a card, which the ledger shows too: setting, seeds, further findings."""
+    text = html.escape
+    rows = "".join(
+        f"<dt>{name.capitalize()}</dt><dd>{text(value)}</dd>" for name, value in _rows(claim)
+    )
+    more = ""
+    if claim.secondary:
+        items = "".join(
+            f'<li data-outcome="{_slug(finding.outcome)}">{_finding_html(finding)}: '
+            f"<em>{finding.outcome}</em></li>"
+            for finding in claim.secondary
+        )
+        more = f'<p>Also found:</p><ul class="bn-claim-findings">{items}</ul>'
+    return (
+        '<details class="bn-claim-more"><summary>How it was measured</summary>'
+        f'<dl class="bn-claim-details">{rows}</dl>{more}</details>'
+    )
+
+
+def choices(claim: Claim) -> list[str]:
+    """The settings chosen for each arm, such as "BN: learning rate 1 (in 90% of replicates)"."""
+    return [
+        f"{arm}: " + ", ".join(_choice(name, choice) for name, choice in settings.items())
+        for arm, settings in claim.chosen.items()
+    ]
+
+
+def _choice(name: str, choice: dict[str, Any]) -> str:
+    value = choice["value"] if isinstance(choice["value"], str) else f"{choice['value']:g}"
+    edge = "; at the edge of its grid" if choice["edge"] else ""
+    return f"{name.replace('_', ' ')} {value} (in {choice['share']:.0%} of replicates{edge})"
+
+
+def _rows(claim: Claim) -> list[tuple[str, str]]:
+    """Names and texts of the details."""
+    primary, effect = claim.primary, claim.primary.effect
+    kind = KINDS[claim.kind]
+    if claim.kind == "measured" and claim.edition == 1:
+        kind += " for the first edition, to be measured again"
+    rows = [("kind", kind)]
+    if primary.reason:
+        rows.append(("margin", f"{primary.margin_text}: {primary.reason}"))
+    rows.append(("setting", claim.setting))
+    if claim.chosen:
+        rows.append(("chosen", "; ".join(choices(claim))))
+    if not effect.is_exact:
+        draws = f", {claim.draws:,} draws or test examples" if claim.draws else ""
+        rows.append(("seeds", f"{claim.seeds}{draws}"))
+        rows.append(("interval", f"{100 * effect.confidence:g}%, {effect.method or 'of the mean'}"))
+    if claim.record:
+        rows.append(("record", ", ".join(claim.record)))
+    if claim.note:
+        rows.append(("note", claim.note))
+    return rows
+
+
+def _edges(claim: Claim) -> list[str]:
+    return [
+        f"The {setting.replace('_', ' ')} chosen for {arm} is at the edge of its grid."
+        for arm, setting in claim.edges
+    ]
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.label}: {finding.effect_text}, claimed {finding.claim_text}"
+
+
+def _finding_html(finding: Finding) -> str:
+    text = html.escape
+    return (
+        f"{text(finding.label)}: <strong>{text(finding.effect_text)}</strong>, "
+        f"claimed {text(finding.claim_text)}"
+    )
+
+
+def _kind_html(claim: Claim) -> str:
+    first = "first edition, to be measured again"
+    words = first if claim.kind == "measured" else KINDS[claim.kind]
+    return f'<span class="bn-claim-kind">{words}</span>'
+
+
+def _slug(outcome: str) -> str:
+    return outcome.replace(" ", "-")
