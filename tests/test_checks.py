@@ -214,8 +214,10 @@ def test_an_unknown_answer_gets_a_hint_and_not_the_truth(name):
     assert outcome.mistake is None
     assert exercise.hint in outcome.message
     # A number of the message that is the answer to all digits would give it away.
-    for about in [*exercise.mistakes.values(), Mistake(None, exercise.hint)]:
-        numbers = [float(n) for n in re.findall(r"\d+\.?\d*", about.message)]
+    assert set(exercise.hints) <= set(exercise.names)
+    about = [mistake.message for mistake in exercise.mistakes.values()]
+    for message in [*about, exercise.hint, *exercise.hints.values()]:
+        numbers = [float(n) for n in re.findall(r"\d+\.?\d*", message)]
         small = {0, 1, 5, 7, 100}  # stand in the questions themselves
         assert not {t for t in parts if not isinstance(t, str)} & set(numbers) - small
 
@@ -228,6 +230,8 @@ def test_an_unknown_answer_gets_a_hint_and_not_the_truth(name):
         ("4.1", (5300, 150), "look again at: of them not trained"),
         ("3.2", "perhaps", "'cannot tell'"),
         ("3.2", 0, "'cannot tell'"),
+        ("4.1", (1, 2, 3), "and 3 values came"),
+        ("4.1", 5300, "and 1 value came"),
     ],
 )
 def test_form_of_an_answer(name, given, part):
@@ -236,15 +240,41 @@ def test_form_of_an_answer(name, given, part):
     assert part in outcome.message
 
 
+def test_a_wrong_place_gets_its_own_hint():
+    means = checks.EXERCISES["7.2"].truth[:-1]
+    message = checks.answer("7.2", (*means, 2)).message
+    assert "look again at: how many. Count those" in message
+    assert "number of means" not in message
+    message = checks.answer("7.2", (*means[:-1], 1, 2)).message
+    assert "number of means" in message
+    assert "Count those" in message
+
+
+def test_rounding_and_percent():
+    assert checks.answer("2.2", (0.30, 0.99))
+    assert not checks.answer("2.2", (0.30, 1.0))
+    shares = value(checks.EXERCISES["1.1"].truth)
+    rounded = tuple(round(100 * share) for share in shares)
+    assert checks.answer("1.1", rounded).mistake == "percent"
+
+
 def test_forms_that_mean_the_same():
     assert checks.answer("4.1", np.array([5300, 200]))
     assert checks.answer("4.1", [np.int64(5300), 200.0])
     assert checks.answer("3.2", " Cannot Tell ")
 
 
-def test_unknown_exercise():
-    with pytest.raises(ValueError, match=r"one of 1\.1, .* got '99.1'"):
-        checks.answer("99.1", 0)
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("99.1", KeyError, r"of a chapter, one of 1, 2, 3, .*, 13, got '99.1'"),
+        ("2.9", KeyError, r"of chapter 2, one of 2\.1, 2\.2, 2\.3, 2\.4, got '2.9'"),
+        (2.1, TypeError, r'as a text, as in answer\("4\.1", value\), got 2\.1'),
+    ],
+)
+def test_an_exercise_that_is_not_there(name, error, message):
+    with pytest.raises(error, match=message):
+        checks.answer(name, 0)
 
 
 # ---- The placement of layers --------------------------------------------------------------------

@@ -221,21 +221,29 @@ def answer(exercise: str, value: Any) -> Outcome:
     """Check the answer to an exercise of a chapter.
 
     Args:
-        exercise: chapter and number, as in "4.1".
+        exercise: chapter and number as a text, as in "4.1".
         value: what the exercise asks for: a number, a choice, a tuple of these, or a function.
 
     Returns:
         The outcome.
 
     Raises:
-        ValueError: there is no such exercise.
+        TypeError: the exercise is not a text.
+        KeyError: there is no such exercise.
 
     Example:
         >>> answer("4.1", (5000 + 4 * 100, 2 * 100)).mistake
         '100-too-many'
     """
-    if exercise not in _ANSWERS:
-        raise ValueError(
-            f"expected the number of an exercise, one of {', '.join(_ANSWERS)}; got {exercise!r}"
+    if not isinstance(exercise, str):
+        raise TypeError(
+            f'expected the exercise as a text, as in answer("4.1", value), got {exercise!r}'
         )
+    if exercise not in _ANSWERS:
+        chapter = exercise.partition(".")[0]
+        near = [name for name in _ANSWERS if name.startswith(f"{chapter}.")]
+        chapters = dict.fromkeys(name.partition(".")[0] for name in _ANSWERS)
+        where = f"chapter {chapter}" if near else "a chapter"
+        known = ", ".join(near or chapters)
+        raise KeyError(f"expected an exercise of {where}, one of {known}, got {exercise!r}")
     return _ANSWERS[exercise].check(value)

@@ -69,10 +69,12 @@ class Mistake:
     Attributes:
         wrong: the wrong function or value; or a list of them, where a mistake has several forms.
         message: one sentence that says what is wrong, and one that says why it matters.
+        tolerance: how far a number may lie from it; that of the answer if None.
     """
 
     wrong: Any
     message: str
+    tolerance: float | None = None
 
     @property
     def forms(self) -> list:
@@ -339,14 +341,16 @@ class Answer:
             without arguments computes the value.
         hint: what to look at again, said of a wrong answer that is not known.
         names: what the places of a tuple mean.
+        hints: the same for single places by name, said where only such places are wrong.
         choices: what a text may be.
-        tolerance: how far a number may lie from the truth, from a mistake as well.
+        tolerance: how far a number may lie from the truth, and from a mistake.
     """
 
     truth: Any
     mistakes: Mapping[str, Mistake]
     hint: str
     names: tuple[str, ...] = ()
+    hints: Mapping[str, str] = field(default_factory=dict)
     choices: tuple[str, ...] = ()
     tolerance: float = 1e-6
 
@@ -355,7 +359,8 @@ class Answer:
         given, truth = _flat(value), self._truth
         if len(given) != len(truth):
             wanted = f"({', '.join(self.names)})" if self.names else "one value"
-            return named("wrong-form", f"The answer is {wanted}, and {len(given)} values came.")
+            came = "1 value" if len(given) == 1 else f"{len(given)} values"
+            return named("wrong-form", f"The answer is {wanted}, and {came} came.")
         for one, other in zip(given, truth, strict=True):
             if isinstance(other, str) and one not in map(str.lower, self.choices):
                 return named("wrong-form", f"Choose one of: {', '.join(map(repr, self.choices))}.")
@@ -367,28 +372,32 @@ class Answer:
             (self._distance(given, pattern), name)
             for name, mistake in self.mistakes.items()
             for pattern in map(_flat, map(_value, mistake.forms))
-            if self._match(given, pattern)
+            if self._match(given, pattern, mistake.tolerance)
         ]:
             name = min(known)[1]
             return named(name, self.mistakes[name].message)
         wrong = [not self._near(*pair) for pair in zip(given, truth, strict=True)]
         if self.names and not all(wrong):
-            at = ", ".join(n for n, bad in zip(self.names, wrong, strict=True) if bad)
-            return Outcome(False, None, f"Part of it is right; look again at: {at}. {self.hint}")
+            at = [name for name, bad in zip(self.names, wrong, strict=True) if bad]
+            hint = " ".join(dict.fromkeys(self.hints.get(name, self.hint) for name in at))
+            look = f"Part of it is right; look again at: {', '.join(at)}."
+            return Outcome(False, None, f"{look} {hint}")
         return Outcome(False, None, self.hint)
 
     @cached_property
     def _truth(self) -> list:
         return _flat(_value(self.truth))
 
-    def _near(self, one: Any, other: Any) -> bool:
+    def _near(self, one: Any, other: Any, tolerance: float | None = None) -> bool:
         if other is ANY or isinstance(other, str) or isinstance(one, str):
             return other is ANY or one == other
+        tolerance = self.tolerance if tolerance is None else tolerance
         both_nan = np.isnan(one) and np.isnan(other)
-        return bool(both_nan or abs(one - other) <= self.tolerance)
+        return bool(both_nan or abs(one - other) <= tolerance)
 
-    def _match(self, given: list, pattern: list) -> bool:
-        return all(self._near(one, other) for one, other in zip(given, pattern, strict=True))
+    def _match(self, given: list, pattern: list, tolerance: float | None = None) -> bool:
+        pairs = zip(given, pattern, strict=True)
+        return all(self._near(one, other, tolerance) for one, other in pairs)
 
     def _distance(self, given: list, pattern: list) -> float:
         pairs = zip(given, pattern, strict=True)

@@ -45,6 +45,7 @@ EXERCISES = {
             "percent": Mistake(
                 lambda: (100 * _saturated(1.0), ANY),
                 "These are percentages. Shares lie between 0 and 1.",
+                tolerance=5,
             ),
             "other-end": Mistake(
                 lambda: (1 - _saturated(1.0), 1 - _saturated(0.1)),

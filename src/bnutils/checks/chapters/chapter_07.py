@@ -178,6 +178,10 @@ EXERCISES = {
     "7.2": Answer(
         truth=(*_MEANS, 3),
         names=("BN", "ghost batches", "layer", "group", "instance", "how many"),
+        hints={
+            "how many": "Count those of the five whose means never average over examples: for "
+            "each, look for the axis of the images among those averaged over."
+        },
         tolerance=0,
         mistakes={
             "per-pixel": Mistake(
