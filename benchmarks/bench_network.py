@@ -25,7 +25,7 @@ import keras
 from sklearn.datasets import load_digits
 
 from bnutils.keras_nets import twin
-from bnutils.network import SGD, fit, mlp, softmax_cross_entropy
+from bnutils.network import SGD, BatchNorm, fit, mlp, softmax_cross_entropy
 
 WIDTHS = [64, 64, 64, 64, 10]
 BATCH, STEPS_PER_EPOCH, EPOCHS = 60, 23, 13
@@ -45,19 +45,19 @@ RUNS = (1, 10, 100)
 TARGET = 4
 
 
-def engine(x, y, runs, batch_norm):
+def engine(x, y, runs, norm):
     """Build and train a stack of runs; CPU seconds for each run."""
     start = time.process_time()
-    net = mlp(WIDTHS, seeds=range(runs), batch_norm=batch_norm)
+    net = mlp(WIDTHS, seeds=range(runs), norm=norm)
     rule = SGD(0.1)
     fit(net, x, y, loss=softmax_cross_entropy, optimizer=rule, steps=STEPS, batch_size=BATCH)
     return (time.process_time() - start) / runs
 
 
-def keras_fit(x, y, mode, batch_norm):
+def keras_fit(x, y, mode, norm):
     """Build, compile and train a Keras model, then train it again; CPU seconds for each."""
     start = time.process_time()
-    model = twin(mlp(WIDTHS, seeds=[0], batch_norm=batch_norm))
+    model = twin(mlp(WIDTHS, seeds=[0], norm=norm))
     weights = model.get_weights()
     model.compile(
         optimizer=keras.optimizers.SGD(0.1),
@@ -78,19 +78,19 @@ def main():
     x = (x[: BATCH * STEPS_PER_EPOCH] / 16).astype("float32")
     y = y[: len(x)]
     missed = False
-    for batch_norm in (False, True):
+    for norm in (None, BatchNorm()):
         times = {}
         for _ in range(rounds):
             for runs in RUNS:
                 name = f"NumPy engine, {runs} run{'s' * (runs > 1)} at once"
-                times.setdefault(name, []).append(engine(x, y, runs, batch_norm))
+                times.setdefault(name, []).append(engine(x, y, runs, norm))
             for mode, options in MODES.items():
-                new, again = keras_fit(x, y, options, batch_norm)
+                new, again = keras_fit(x, y, options, norm)
                 times.setdefault(f"{mode}: a new model", []).append(new)
                 times.setdefault(f"{mode}: fit again", []).append(again)
         best = {name: min(values) for name, values in times.items()}
         ours = best["NumPy engine, 10 runs at once"]
-        print(f"\n{'with' if batch_norm else 'without'} batch normalization, {STEPS} steps a run")
+        print(f"\n{'with' if norm else 'without'} batch normalization, {STEPS} steps a run")
         print(f"{'':62}{'runs/s':>8}{'ms/step':>9}{'ratio to 10 at once':>21}")
         for name, value in best.items():
             print(f"{name:62}{1 / value:8.2f}{value / STEPS * 1e3:9.3f}{value / ours:21.2f}")

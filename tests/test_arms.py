@@ -8,7 +8,7 @@ from bnutils.arms import Arm, compare
 
 RUNS = network.grid(seed=range(3), learning_rate=[0.01, 0.3])
 SMALL = {"hidden": [16], "steps": 30, "batch_size": 50}
-ARMS = {"no BN": {}, "BN": {"batch_norm": True}}
+ARMS = {"no BN": {}, "BN": {"norm": network.BatchNorm()}}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def trained(digits):
 
 
 def test_an_arm_is_the_engine_trained_by_hand(digits, trained):
-    net = network.mlp([64, 16, 10], seeds=RUNS.seed, batch_norm=True)
+    net = network.mlp([64, 16, 10], seeds=RUNS.seed, norm=network.BatchNorm())
     sgd = network.SGD(RUNS.learning_rate)
     x, y = digits.train.x, digits.train.y
     loss = network.softmax_cross_entropy

@@ -1,7 +1,8 @@
 """The book's networks in Keras. Needs TensorFlow, and starts it without its greeting on stderr."""
 
 from bnutils._keras import keras
-from bnutils.network import Activation, BatchRenorm, Dense, Dropout, GhostBatchNorm, GroupNorm
+from bnutils.network import Activation, Dense, Dropout
+from bnutils.network.norm_layers import BatchRenormLayer, GhostBatchNormLayer, GroupNormLayer
 
 __all__ = ["twin"]
 
@@ -23,7 +24,7 @@ def twin(net, run=0):
     if not 0 <= run < net.runs:
         raise ValueError(f"expected run to be from 0 to {net.runs - 1}, got {run}")
     dtype = str(net.dtype)
-    model = keras.Sequential([keras.Input((net.inputs,), dtype=dtype)])
+    model = keras.Sequential([keras.Input(net.input_shape, dtype=dtype)])
     for name, layer in zip(net.names, net.layers, strict=True):
         if isinstance(layer, Dense):
             units = layer.kernel.shape[-1]
@@ -37,14 +38,14 @@ def twin(net, run=0):
             rate = float(layer.rate[run])
             model.add(keras.layers.Dropout(rate, name=name, dtype=dtype))
             weights = []
-        elif isinstance(layer, GroupNorm):
+        elif isinstance(layer, GroupNormLayer):
             model.add(
                 keras.layers.GroupNormalization(
                     layer.groups, epsilon=layer.epsilon, name=name, dtype=dtype
                 )
             )
             weights = [layer.gamma[run], layer.beta[run]]
-        elif isinstance(layer, (GhostBatchNorm, BatchRenorm)):
+        elif isinstance(layer, (GhostBatchNormLayer, BatchRenormLayer)):
             raise ValueError(f"expected layers that Keras has, got {type(layer).__name__}")
         else:
             model.add(

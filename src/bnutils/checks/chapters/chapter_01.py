@@ -104,7 +104,7 @@ EXERCISES = {
             ),
             "neither-learns": Mistake(
                 (1 / 10, 1 / 10),
-                "Neither network learned. Does one of the arms have `batch_norm=True`? BN does not "
+                "Neither network learned. Does one of the arms have a `norm`? BN does not "
                 "see the scale of the weights before it.",
             ),
         },
