@@ -2,13 +2,18 @@
 
 Directives for MyST pages:
 
-- `{claims-summary}`: one sentence with the number of claims and of each verdict;
+- `{claims-summary}`: how many claims there are of each kind, and what became of the measured ones;
 - `{article-claims}`: the original article's claims and what became of each;
 - `{claims-ledger}`: every claim, chapter by chapter.
+
+All outcomes on these pages are corrected together (`bnutils.evidence.holm`). A card can't know the
+other claims, so a sentence is added to it here where the correction changes its outcome. The site
+also gets `claims.json`, the ledger as data.
 """
 
 import html
 import json
+import subprocess
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +23,24 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from bnutils.evidence import CLAIM_MIME, Claim
+from bnutils.evidence import CLAIM_MIME, Claim, cards, holm
 
 logger = logging.getLogger(__name__)
 
 NOTEBOOKS = "notebooks"
+RECORDS = "src/bnutils/records"
 ARTICLE = "book/article.yml"
-VERDICTS = ("holds", "holds in part", "does not hold here")
+WORDS = {  # in a sentence after their number
+    "shown": "shown",
+    "contrary shown": "with the contrary shown",
+    "no difference": "without a difference that matters",
+    "undecided": "undecided",
+}
+OTHER_KINDS = {
+    "identity": "exact identities",
+    "version": "facts about the installed version",
+    "construction": "what is true by construction",
+}
 
 
 class Ledger:
@@ -35,18 +51,19 @@ class Ledger:
 
     Attributes:
         claims: by name, the claim and the stem of its chapter's file, in reading order.
+        outcomes: by name, the outcome after the common correction.
         troubles: what is wrong with them, in sentences; empty if nothing is.
     """
 
     def __init__(self, root: Path) -> None:
-        """Read the notebooks."""
+        """Read the notebooks, the article and the histories of the records."""
         self.root = root
         self.claims: dict[str, tuple[Claim, str]] = {}
         self.troubles: list[str] = []
         for path in sorted((root / NOTEBOOKS).glob("*.ipynb")):
-            for record in _records(path):
+            for data in _recorded(path):
                 try:
-                    claim = Claim.from_json(record)
+                    claim = Claim.from_json(data)
                 except ValueError as error:
                     self.troubles.append(f"{path.name}: {error}")
                     continue
@@ -54,22 +71,114 @@ class Ledger:
                     first = self.claims[claim.name][1]
                     self.troubles.append(f"claim {claim.name!r} is in {first} and in {path.stem}")
                 self.claims[claim.name] = claim, path.stem
-        for row in self.article:
-            unknown = [name for name in row["claims"] if name not in self.claims]
-            if unknown or not row["claims"]:
-                self.troubles.append(f"{ARTICLE}: {row['says']!r} names no claim, or {unknown}")
+        self.outcomes = holm(claim for claim, _ in self.claims.values())
+        self.commits = {name: self._commits(claim) for name, (claim, _) in self.claims.items()}
+        self._check_article()
 
     @cached_property
     def article(self) -> list[dict]:
         """What the original article says, each with the names of the claims that test it."""
         return yaml.safe_load((self.root / ARTICLE).read_text(encoding="utf-8"))
 
-    def verdicts(self, names=None) -> Counter:
-        """How many claims have each verdict; of all claims, or of those named."""
-        return Counter(self.claims[name][0].verdict for name in names or self.claims)
+    def _check_article(self) -> None:
+        for row in self.article:
+            where = f"{ARTICLE}: {row['says']!r}"
+            if unknown := [name for name in row["claims"] if name not in self.claims]:
+                self.troubles.append(f"{where} names {unknown}, which no chapter tests")
+            if bool(row["claims"]) == bool(row.get("reason", "").strip()):
+                self.troubles.append(f"{where} needs claims, or the reason for none")
+
+    def _commits(self, claim: Claim) -> tuple[str | None, str | None]:
+        """The commits at which the margin was stated and the record was made."""
+        margin, record = claim.margin_commit, claim.record_commit
+        if not claim.record:
+            return margin, record
+        try:
+            histories = {name: self._history(name) for name in claim.record}
+        except (OSError, ValueError, KeyError) as error:
+            self.troubles.append(f"claim {claim.name!r}: {error}")
+            return margin, record
+        # The record that holds the margin is the one that was made to judge it.
+        stated = [name for name, past in histories.items() if claim.name in past["margins"]]
+        if not stated:
+            self.troubles.append(
+                f"claim {claim.name!r}: no record of {list(claim.record)} holds its margin, so it "
+                "was not stated before"
+            )
+            return margin, record
+        if histories[stated[0]]["margins"][claim.name] != claim.digest:
+            self.troubles.append(
+                f"claim {claim.name!r}: its margin is another than the one that the record "
+                f"{stated[0]!r} was made with"
+            )
+        return margin or histories[stated[0]]["commit"], record or self._added(stated[0])
+
+    def _history(self, name: str) -> dict:
+        from bnutils.evidence import record
+
+        return record.provenance(record.read(self.root / RECORDS / f"{name}.nc"))
+
+    def _added(self, name: str) -> str | None:
+        """The commit that brought a record as it is; None without git or its history."""
+
+        def git(*arguments):
+            command = ["git", "-C", str(self.root), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+            return done.stdout.strip()
+
+        try:
+            if git("rev-parse", "--is-shallow-repository") == "true":
+                return None
+            return git("log", "-1", "--format=%h", "--abbrev=12", "--", f"{RECORDS}/{name}.nc")
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    def count(self, kind: str) -> Counter:
+        """How many claims of a kind have each outcome, after the correction."""
+        return Counter(
+            self.outcomes[name] for name, (claim, _) in self.claims.items() if claim.kind == kind
+        )
+
+    def to_json(self) -> list[dict]:
+        """The ledger as plain data, one entry a claim."""
+        rows = []
+        for name, (claim, chapter) in self.claims.items():
+            primary, effect = claim.primary, claim.primary.effect
+            ends = {
+                end: value if abs(value := getattr(effect, end)) != float("inf") else None
+                for end in ("mean", "low", "high")
+            }
+            margin_commit, record_commit = self.commits[name]
+            rows.append(
+                {
+                    "name": name,
+                    "claim": claim.claim,
+                    "chapter": int(chapter[:2]),
+                    "kind": claim.kind,
+                    "outcome": self.outcomes[name],
+                    "outcome_without_correction": claim.outcome,
+                    "source": claim.source,
+                    "edition": claim.edition,
+                    "primary": {
+                        "label": primary.label,
+                        **ends,
+                        "margin": primary.margin,
+                        "null": primary.null,
+                        "claimed": primary.claimed,
+                        "scale": effect.scale,
+                        "seeds": claim.seeds,
+                        "draws": claim.draws,
+                    },
+                    "chosen": claim.chosen,
+                    "record": list(claim.record),
+                    "margin_commit": margin_commit,
+                    "record_commit": record_commit,
+                }
+            )
+        return rows
 
 
-def _records(path: Path):
+def _recorded(path: Path):
     """The claims in a notebook's outputs, as they were recorded."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
@@ -77,92 +186,183 @@ def _records(path: Path):
                 yield output["data"][CLAIM_MIME]
 
 
-def _table(heads, rows, kind) -> str:
-    """A table as MyST text; the cells may hold markup."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    lines = "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *cells])
-    return f"```{{div}} bn-ledger bn-{kind}\n\n{lines}\n```"
-
-
-def _card(claim: Claim, chapter: str) -> str:
-    """A link to the claim's card. The card is HTML, whose anchors MyST does not know."""
-    address = f"../{NOTEBOOKS}/{chapter}.html#{claim.anchor}"
-    return f'<a href="{address}">{html.escape(claim.claim)}</a>'
-
-
-def _verdict(claim: Claim) -> str:
-    return f'<strong data-verdict="{claim.verdict.replace(" ", "-")}">{claim.verdict}</strong>'
-
-
 class _LedgerDirective(SphinxDirective):
-    """Renders MyST text made from the ledger where the directive stands."""
+    """Puts HTML made from the ledger where the directive stands.
+
+    It is HTML and not MyST text, so that nothing in a claim can be taken for markup.
+    """
 
     def run(self) -> list[nodes.Node]:
-        """Render, and build this page again whenever a notebook changes."""
-        for path in sorted((Path(self.env.srcdir) / NOTEBOOKS).glob("*.ipynb")):
+        """Render, and build this page again whenever a notebook or a record changes."""
+        root = Path(self.env.srcdir)
+        for path in (*(root / NOTEBOOKS).glob("*.ipynb"), *(root / RECORDS).glob("*.nc")):
             self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(self.text(self.env.bn_ledger))
+        self.env.note_dependency(str(root / ARTICLE))
+        return self.nodes(self.env.bn_ledger)
+
+
+def _raw(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
 
 
 class Summary(_LedgerDirective):
     """`{claims-summary}`."""
 
-    def text(self, ledger: Ledger) -> str:
-        """One sentence."""
-        count = ledger.verdicts()
-        holds, part, fails = (count[verdict] for verdict in VERDICTS)
-        return (
-            f"Of the **{count.total()} claims** measured in this book, **{holds} hold**, "
-            f"**{part} hold in part**, and **{fails} do not hold** here."
+    def nodes(self, ledger: Ledger) -> list[nodes.Node]:
+        """A paragraph with the counts."""
+        return [_raw(f'<p class="bn-ledger-summary">{summary(ledger)}</p>')]
+
+
+def summary(ledger: Ledger) -> str:
+    """How many claims there are of each kind, and what became of the measured ones."""
+    measured = ledger.count("measured")
+    outcomes = _listed([f"<strong>{measured[key]}</strong> {WORDS[key]}" for key in WORDS])
+    text = f"This book measures <strong>{measured.total()} claims</strong>: {outcomes}."
+    early = sum(
+        claim.edition == 1 for claim, _ in ledger.claims.values() if claim.kind == "measured"
+    )
+    if early:
+        text += (
+            " Measured for the first edition, without a margin, and to be measured again: "
+            f"<strong>{early}</strong>."
         )
+    others = {kind: ledger.count(kind).total() for kind in OTHER_KINDS}
+    if any(others.values()):
+        listed = _listed([f"{OTHER_KINDS[kind]} ({n})" for kind, n in others.items() if n])
+        text += f" Counted apart: {listed}."
+    return text
+
+
+def _listed(parts: list[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 class Article(_LedgerDirective):
     """`{article-claims}`."""
 
-    def text(self, ledger: Ledger) -> str:
-        """A table: what the article says, and the verdict of each claim that tests it."""
-        rows = []
-        for row in ledger.article:
-            tests = [ledger.claims[name] for name in row["claims"] if name in ledger.claims]
-            lines = [f"{_verdict(claim)}: {_card(claim, chapter)}" for claim, chapter in tests]
-            rows.append([row["says"], "<br>".join(lines)])
-        return _table(["The article says", "Measured here"], rows, "article")
+    def nodes(self, ledger: Ledger) -> list[nodes.Node]:
+        """A list: what the article says, and the outcome of each claim that tests it."""
+        return [_raw(article(ledger))]
+
+
+def article(ledger: Ledger) -> str:
+    """What the article says, and what became of it."""
+    rows = []
+    for row in ledger.article:
+        tests = [name for name in row["claims"] if name in ledger.claims]
+        found = [f"{_outcome(ledger, name)}: {_link(*ledger.claims[name])}" for name in tests]
+        if not found:
+            found = [f"<strong>Not tested</strong>: {html.escape(row.get('reason', ''))}"]
+        items = "".join(f"<li>{line}</li>" for line in found)
+        rows.append(f"<dt>{html.escape(row['says'])}</dt><dd><ul>{items}</ul></dd>")
+    return f'<dl class="bn-ledger-article">{"".join(rows)}</dl>'
 
 
 class Full(_LedgerDirective):
     """`{claims-ledger}`."""
 
-    def text(self, ledger: Ledger) -> str:
-        """A table for each chapter."""
-        heads = ["Claim, and who says so", "Measured here", "Verdict", "Would have refuted it"]
-        parts = []
+    def nodes(self, ledger: Ledger) -> list[nodes.Node]:
+        """A section for each chapter."""
+        sections = []
         for stem in dict.fromkeys(chapter for _, chapter in ledger.claims.values()):
-            claims = [claim for claim, chapter in ledger.claims.values() if chapter == stem]
-            rows = [[_says(c, stem), _measured(c), _verdict(c), c.refuted_by] for c in claims]
-            title = (
-                f"### Chapter {int(stem[:2])}\n\nIn [this chapter](../{NOTEBOOKS}/{stem}.ipynb):"
-            )
-            parts.append(f"{title}\n\n{_table(heads, rows, 'full')}")
-        return "\n\n".join(parts)
+            title = f"Chapter {int(stem[:2])}"
+            section = nodes.section(ids=[title.lower().replace(" ", "-")], names=[title.lower()])
+            section += nodes.title(title, title)
+            names = [name for name, (_, chapter) in ledger.claims.items() if chapter == stem]
+            section += _raw("\n".join(entry(ledger, name) for name in names))
+            sections.append(section)
+        return sections
 
 
-def _says(claim: Claim, chapter: str) -> str:
-    source = f'<cite data-key="{claim.source}">{html.escape(claim.said_by)}</cite>'
-    return f"{_card(claim, chapter)}<br>{source}"
+def entry(ledger: Ledger, name: str) -> str:
+    """One claim of the ledger: outcome, claim, source and effect; the rest is folded."""
+    claim, chapter = ledger.claims[name]
+    changed = correction(claim, ledger.outcomes[name])
+    margin, record = ledger.commits[name]
+    rows = []
+    if claim.kind == "measured":
+        rows.append(("without correction", claim.outcome))
+    if margin:
+        dirty = " and changes that were not committed" if margin.endswith("+") else ""
+        rows.append(("margin stated", f"at commit {margin.rstrip('+')}{dirty}"))
+    if record:
+        rows.append(("record made", f"in commit {record}"))
+    return "\n".join(
+        [
+            f'<section class="bn-claim bn-ledger-claim" data-kind="{claim.kind}"'
+            f' data-outcome="{_slug(ledger.outcomes[name])}">',
+            f'<p class="bn-claim-outcome">{_outcome(ledger, name)}{cards.kind_html(claim)}</p>',
+            f'<p class="bn-claim-text">{_link(claim, chapter)}</p>',
+            f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}</p>',
+            f'<p class="bn-claim-source">Said by {cards.source_html(claim)}</p>{changed}'
+            f"{cards.edges_html(claim)}",
+            cards.details(claim, rows),
+            "</section>",
+        ]
+    )
 
 
-def _measured(claim: Claim) -> str:
-    lines = [html.escape(f"{finding.label}: {finding.effect_text}") for finding in claim.findings]
-    seeds = f"{claim.seeds} seeds" if claim.seeds else "exact, no seeds"
-    return "<br>".join([*lines, f"<em>{seeds}</em>"])
+def correction(claim: Claim, outcome: str) -> str:
+    """A sentence, as HTML, where the common correction changes the outcome; else nothing."""
+    if outcome == claim.outcome:
+        return ""
+    return (
+        f'<p class="bn-claim-correction">Alone it is <em>{claim.outcome}</em>; corrected together '
+        f"with the other measured claims of the book (Holm), <em>{outcome}</em>.</p>"
+    )
+
+
+def _link(claim: Claim, chapter: str) -> str:
+    """A link to the claim's card. The card is HTML, whose anchors MyST does not know."""
+    address = f"../{NOTEBOOKS}/{chapter}.html#{claim.anchor}"
+    return f'<a href="{address}">{html.escape(claim.claim)}</a>'
+
+
+def _outcome(ledger: Ledger, name: str) -> str:
+    outcome = ledger.outcomes[name]
+    return f'<strong data-outcome="{_slug(outcome)}">{outcome.capitalize()}</strong>'
+
+
+def _slug(outcome: str) -> str:
+    return outcome.replace(" ", "-")
+
+
+def mark_cards(app, page, template, context, doctree) -> None:
+    """Say on a card that the common correction changes its outcome."""
+    for name, (claim, chapter) in app.env.bn_ledger.claims.items():
+        sentence = app.env.bn_marks[name]
+        if sentence and page == f"{NOTEBOOKS}/{chapter}":
+            start = context["body"].index(f'id="{claim.anchor}"')
+            end = context["body"].index("</p>", start) + len("</p>")
+            context["body"] = context["body"][:end] + sentence + context["body"][end:]
 
 
 def read_ledger(app) -> None:
     """Read the claims before the pages; what is wrong with them is a warning, and so an error."""
-    app.env.bn_ledger = Ledger(Path(app.srcdir))
+    app.env.bn_before = getattr(app.env, "bn_marks", {})
+    app.env.bn_ledger = ledger = Ledger(Path(app.srcdir))
+    app.env.bn_marks = {
+        name: correction(claim, ledger.outcomes[name]) for name, (claim, _) in ledger.claims.items()
+    }
     for trouble in app.env.bn_ledger.troubles:
         logger.warning("ledger: %s", trouble)
+
+
+def pages_to_mark(app, env, added, changed, removed) -> list[str]:
+    """Chapters that did not change, but whose cards say something else of the correction now."""
+    return [
+        f"{NOTEBOOKS}/{chapter}"
+        for name, (_, chapter) in env.bn_ledger.claims.items()
+        if env.bn_marks[name] != env.bn_before.get(name, "")
+    ]
+
+
+def write_claims(app, exception) -> None:
+    """Write the ledger as data beside the pages."""
+    if exception is None and app.builder.format == "html":
+        text = json.dumps(app.env.bn_ledger.to_json(), ensure_ascii=False, indent=1)
+        (Path(app.outdir) / "claims.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def setup(app):
@@ -171,4 +371,7 @@ def setup(app):
     app.add_directive("article-claims", Article)
     app.add_directive("claims-ledger", Full)
     app.connect("builder-inited", read_ledger)
+    app.connect("env-get-outdated", pages_to_mark)
+    app.connect("html-page-context", mark_cards)
+    app.connect("build-finished", write_claims)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,11 +2,21 @@
 
 import html
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from bnutils.evidence.claims import KINDS, Claim, Finding
 
-__all__ = ["as_html", "as_text", "choices", "details"]
+__all__ = [
+    "as_html",
+    "as_text",
+    "choices",
+    "details",
+    "edges_html",
+    "finding_html",
+    "kind_html",
+    "source_html",
+]
 
 
 def as_text(claim: Claim) -> str:
@@ -35,33 +45,37 @@ def as_text(claim: Claim) -> str:
 def as_html(claim: Claim) -> str:
     """The card as HTML: one column, whatever the width; the details are folded."""
     text = html.escape
-    kind = "" if claim.kind == "measured" and claim.edition == 2 else f" {_kind_html(claim)}"
-    edges = "".join(f'<p class="bn-claim-edge">{text(line)}</p>' for line in _edges(claim))
+    kind = kind_html(claim)
     return "\n".join(
         [
             f'<section class="bn-claim" id="{claim.anchor}" aria-labelledby="{claim.anchor}-text"'
             f' data-outcome="{_slug(claim.outcome)}" data-kind="{claim.kind}">',
             f'<p class="bn-claim-outcome"><strong>{claim.outcome.capitalize()}</strong>{kind}</p>',
             f'<p class="bn-claim-text" id="{claim.anchor}-text">{text(claim.claim)}</p>',
-            f'<p class="bn-claim-primary">{_finding_html(claim.primary)}</p>',
-            '<p class="bn-claim-source">Said by '
-            f'<cite data-key="{text(claim.source)}">{text(claim.said_by)}</cite></p>{edges}',
+            f'<p class="bn-claim-primary">{finding_html(claim.primary)}</p>',
+            f'<p class="bn-claim-source">Said by {source_html(claim)}</p>{edges_html(claim)}',
             details(claim),
             "</section>",
         ]
     )
 
 
-def details(claim: Claim) -> str:
-    """The folded part of a card, which the ledger shows too: setting, seeds, further findings."""
+def details(claim: Claim, more_rows: Sequence[tuple[str, str]] = ()) -> str:
+    """The folded part of a card, as HTML: setting, seeds, further findings.
+
+    Args:
+        claim: the claim.
+        more_rows: names and texts that the ledger knows and the card does not.
+    """
     text = html.escape
     rows = "".join(
-        f"<dt>{name.capitalize()}</dt><dd>{text(value)}</dd>" for name, value in _rows(claim)
+        f"<dt>{text(name.capitalize())}</dt><dd>{text(value)}</dd>"
+        for name, value in [*_rows(claim), *more_rows]
     )
     more = ""
     if claim.secondary:
         items = "".join(
-            f'<li data-outcome="{_slug(finding.outcome)}">{_finding_html(finding)}: '
+            f'<li data-outcome="{_slug(finding.outcome)}">{finding_html(finding)}: '
             f"<em>{finding.outcome}</em></li>"
             for finding in claim.secondary
         )
@@ -70,6 +84,38 @@ def details(claim: Claim) -> str:
         '<details class="bn-claim-more"><summary>How it was measured</summary>'
         f'<dl class="bn-claim-details">{rows}</dl>{more}</details>'
     )
+
+
+def edges_html(claim: Claim) -> str:
+    """A warning for each setting that was chosen at the edge of its grid."""
+    return "".join(
+        f'<p class="bn-claim-edge">The {html.escape(setting.replace("_", " "))} chosen for '
+        f"{html.escape(arm)} is at the edge of its grid.</p>"
+        for arm, setting in claim.edges
+    )
+
+
+def finding_html(finding: Finding) -> str:
+    """What was measured, how large it was, and where it was claimed to be."""
+    text = html.escape
+    return (
+        f"{text(finding.label)}: <strong>{text(finding.effect_text)}</strong>, "
+        f"claimed {text(finding.claim_text)}"
+    )
+
+
+def kind_html(claim: Claim) -> str:
+    """What kind of claim it is; empty for one that was measured for this edition."""
+    if claim.kind == "measured" and claim.edition == 2:
+        return ""
+    first = "first edition, to be measured again"
+    words = first if claim.kind == "measured" else KINDS[claim.kind]
+    return f' <span class="bn-claim-kind">{words}</span>'
+
+
+def source_html(claim: Claim) -> str:
+    """Who said so. The site turns it into a link to the bibliography."""
+    return f'<cite data-key="{html.escape(claim.source)}">{html.escape(claim.said_by)}</cite>'
 
 
 def choices(claim: Claim) -> list[str]:
@@ -109,29 +155,8 @@ def _rows(claim: Claim) -> list[tuple[str, str]]:
     return rows
 
 
-def _edges(claim: Claim) -> list[str]:
-    return [
-        f"The {setting.replace('_', ' ')} chosen for {arm} is at the edge of its grid."
-        for arm, setting in claim.edges
-    ]
-
-
 def _sentence(finding: Finding) -> str:
     return f"{finding.label}: {finding.effect_text}, claimed {finding.claim_text}"
-
-
-def _finding_html(finding: Finding) -> str:
-    text = html.escape
-    return (
-        f"{text(finding.label)}: <strong>{text(finding.effect_text)}</strong>, "
-        f"claimed {text(finding.claim_text)}"
-    )
-
-
-def _kind_html(claim: Claim) -> str:
-    first = "first edition, to be measured again"
-    words = first if claim.kind == "measured" else KINDS[claim.kind]
-    return f'<span class="bn-claim-kind">{words}</span>'
 
 
 def _slug(outcome: str) -> str:
