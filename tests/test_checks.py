@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bnutils import checks, norm
-from bnutils.checks import EXERCISES, MISTAKES, Mistake, Outcome
+from bnutils.checks import EXERCISES, MISTAKES, Outcome
 from bnutils.checks.engine import ANY, Answer, Function
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -141,6 +141,15 @@ def test_environment_file_points_at_the_lock():
     assert listed == {"pip": ["-r requirements.lock"]}
 
 
+def test_readme_snippets_print_what_they_show():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
+    assert snippets
+    for code, shown in snippets:
+        assert ("print(" in code) == bool(shown)
+        assert in_fresh_python(code) == shown.strip()
+
+
 @pytest.mark.parametrize("requirement", DIRECT, ids=lambda r: r.name)
 def test_readme_gives_the_reason_of_each_dependency(requirement):
     assert f"| {requirement.name} |" in (ROOT / "README.md").read_text(encoding="utf-8")

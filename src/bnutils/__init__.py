@@ -16,6 +16,7 @@ Experiments and evidence:
     evidence: from runs to intervals to claims.
     studies: the experiments of the chapters, by name, and what they measured.
     plots: the look of every figure.
+    progress: a progress bar for people, and none for machines.
 
 For the reader:
     checks: exercises that answer back.
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         network,
         norm,
         plots,
+        progress,
         studies,
     )
 
@@ -66,6 +68,7 @@ __all__ = [
     "network",
     "norm",
     "plots",
+    "progress",
     "studies",
 ]
 
