@@ -63,31 +63,41 @@ class Tolerance:
     compared closely at its start, and in the mean over all else after it.
 
     Args:
-        close: largest absolute difference of a single number, where numbers are compared singly.
-        steps: up to which "step" numbers are compared singly; None for all, also where there is
-            no axis of that name.
-        mean: largest difference of the means over all that is not compared singly.
+        close: largest difference of a single number; None compares no single numbers.
+        relative: what is allowed beside it, as a share of the number on record.
+        steps: up to which "step" numbers are compared singly; None for all.
+        mean: largest difference of the means over all that is not compared singly; None leaves it
+            alone.
     """
 
-    close: float
+    close: float | None = None
+    relative: float = 0.0
     steps: int | None = None
     mean: float | None = None
 
     def differences(self, old: xr.DataArray, new: xr.DataArray) -> Iterator[str]:
         """Say in a sentence each what is further apart than this allows."""
-        early, late = (old, new), None
         if self.steps is not None:
             here = old["step"] <= self.steps
-            early = old.sel(step=here), new.sel(step=here)
-            late = old.sel(step=~here), new.sel(step=~here)
-        a, b = (np.asarray(part.values, dtype=float) for part in early)
-        apart = np.where(np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b))
-        apart[a == b] = 0.0  # also where both are infinite
-        if not (apart <= self.close).all():
-            worst = np.nanmax(np.where(np.isnan(apart), np.inf, apart))
-            yield f"{old.name}: expected differences up to {self.close:g}, got {worst:.3g}"
-        if late is not None and self.mean is not None and late[0].size:
-            off = abs(float(np.nanmean(late[0])) - float(np.nanmean(late[1])))
+            yield from self._singly(old.sel(step=here), new.sel(step=here))
+            yield from self._in_the_mean(old.sel(step=~here), new.sel(step=~here))
+        elif self.close is not None:
+            yield from self._singly(old, new)
+        else:
+            yield from self._in_the_mean(old, new)
+
+    def _singly(self, old: xr.DataArray, new: xr.DataArray) -> Iterator[str]:
+        a, b = (np.asarray(part.values, dtype=float) for part in (old, new))
+        same = (a == b) | (np.isnan(a) & np.isnan(b))  # infinite values are, too
+        apart = np.abs(np.where(same, 0.0, a) - np.where(same, 0.0, b))
+        allowed = self.close + self.relative * np.abs(np.where(same, 0.0, a))
+        if not (apart <= allowed).all():
+            worst = np.where(np.isnan(apart), np.inf, apart - allowed).max()
+            yield f"{old.name}: numbers differ by {worst:.3g} more than {self} allows"
+
+    def _in_the_mean(self, old: xr.DataArray, new: xr.DataArray) -> Iterator[str]:
+        if self.mean is not None and old.size:
+            off = abs(float(old.mean()) - float(new.mean()))
             if not off <= self.mean:
                 yield f"{old.name}: expected means up to {self.mean:g} apart, got {off:.3g}"
 

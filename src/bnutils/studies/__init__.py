@@ -1,0 +1,112 @@
+"""The book's experiments, by name: their settings, what they measured, and the claims they test.
+
+Example:
+    >>> from bnutils import studies
+    >>> record = studies.load("gradients")  # what was recorded, at once
+    >>> record["kernel"].dims
+    ('arm', 'network', 'seed', 'layer')
+    >>> live = studies.get("gradients").run(seed=[0, 1], network=["tanh"])  # computed here and now
+    >>> live["kernel"].dims == record["kernel"].dims
+    True
+    >>> studies.claim("vanishing-gradients").outcome
+    'shown'
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bnutils.evidence import Claim, Hypothesis, Study
+
+__all__ = ["claim", "claims", "get", "hypothesis", "load", "names"]
+
+RECORDS = Path(__file__).parents[1] / "records"
+CHAPTERS = ("chapter_01", "chapter_06", "chapter_07")
+
+
+@cache
+def _chapters() -> tuple[ModuleType, ...]:
+    return tuple(import_module(f"bnutils.studies.{name}") for name in CHAPTERS)
+
+
+@cache
+def _studies() -> dict[str, Study]:
+    return {study.name: study for chapter in _chapters() for study in chapter.STUDIES}
+
+
+@cache
+def _claims() -> dict[str, ModuleType]:
+    return {name: chapter for chapter in _chapters() for name in chapter.CLAIMS}
+
+
+def names() -> list[str]:
+    """The names of all studies, in the order of the chapters."""
+    return list(_studies())
+
+
+def get(name: str) -> Study:
+    """A study by its name.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    if name not in _studies():
+        raise KeyError(f"{name}: expected one of {names()}")
+    return _studies()[name]
+
+
+def load(name: str) -> xr.Dataset:
+    """What a study measured: its record.
+
+    Args:
+        name: of the study.
+
+    Returns:
+        An `xarray.Dataset` as `Study.run` gives it, with its provenance.
+
+    Raises:
+        KeyError: there is no such study.
+        FileNotFoundError: it has no record yet.
+        bnutils.evidence.record.RecordError: the file is damaged or was changed.
+    """
+    get(name)
+    return _read(RECORDS / f"{name}.nc").copy()
+
+
+@cache
+def _read(path: Path) -> xr.Dataset:
+    from bnutils.evidence.record import read
+
+    return read(path)
+
+
+def claims() -> list[str]:
+    """The names of the claims that studies test."""
+    return list(_claims())
+
+
+def hypothesis(name: str) -> Hypothesis:
+    """What was said about a claim, with its margin, before its record was made.
+
+    Raises:
+        KeyError: no study tests a claim of that name.
+    """
+    if name not in _claims():
+        raise KeyError(f"{name}: expected one of {claims()}")
+    return _claims()[name].HYPOTHESES[name]
+
+
+def claim(name: str) -> Claim:
+    """A claim, judged from the records.
+
+    Raises:
+        KeyError: no study tests a claim of that name.
+    """
+    return hypothesis(name) and _claims()[name].CLAIMS[name]()

@@ -1,0 +1,827 @@
+"""Chapter 1: saturation, gradients, initial scale, drift, and the race.
+
+Each seed stands for a whole replicate: its own initial weights, its own mini-batches, and its own
+split of the images into training, validation and test parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bnutils import data, network
+from bnutils.evidence import (
+    Claim,
+    Comparison,
+    Finding,
+    Hypothesis,
+    Study,
+    Tolerance,
+    interval,
+    paired_difference,
+    paired_ratio,
+)
+from bnutils.studies import load
+
+ARMS = ["no BN", "BN"]
+PARTS = ["validation", "test"]
+MNIST_OVERLAP = 500 / 4000  # test over training images
+DIGITS_OVERLAP = 400 / 1097
+
+Settings = Mapping[str, Any]
+
+
+def normalization(arm: str, **options: Any) -> network.BatchNorm | None:
+    """What an arm puts before its activations."""
+    return network.BatchNorm(**options) if arm == "BN" else None
+
+
+def accuracies(net: network.Network, dataset: data.Dataset) -> np.ndarray:
+    """Accuracy on the validation and the test part, [runs, 2]."""
+    parts = (getattr(dataset, part) for part in PARTS)
+    return np.stack([network.accuracy(net, part.x, part.y) for part in parts], axis=1)
+
+
+# ---------------------------------------------------------------------------- before the first step
+
+NETWORKS = {
+    "sigmoid": ("sigmoid", "lecun"),
+    "tanh": ("tanh", "lecun"),
+    "ReLU": ("relu", "he"),
+    "ReLU, weights too large": ("relu", 2 * np.sqrt(2 / 64)),
+}
+
+
+def gradients_block(settings: Settings) -> xr.Dataset:
+    """Size of the loss's gradient in each of the hidden layers, for one arm and one network."""
+    activation, initializer = NETWORKS[settings["network"]]
+    seeds, depth = settings["seed"], settings["depth"]
+    digits = data.digits(dtype=np.float64).train
+    rows = [np.random.default_rng([seed, 3]).permutation(len(digits))[:128] for seed in seeds]
+    x, y = digits.x[np.stack(rows)], digits.y[np.stack(rows)]
+    net = network.mlp(
+        [64] * (depth + 1) + [10],
+        seeds=seeds,
+        activation=activation,
+        initializer=initializer,
+        norm=normalization(settings["arm"], epsilon=1e-5),
+        dtype=np.float64,
+    )
+    kernels = net.kernel_gradients(x, y, network.softmax_cross_entropy)[:-1]
+    signals = net.signal_gradients(x, y, network.softmax_cross_entropy)[:-1]
+    sizes = {
+        "kernel": [np.linalg.norm(g, axis=(1, 2)) for g in kernels],
+        "signal": [np.linalg.norm(g, axis=(1, 2)) for _, g in signals],
+    }
+    return xr.Dataset(
+        {name: (("seed", "layer"), np.log10(size).T) for name, size in sizes.items()},
+        {"seed": list(seeds), "layer": range(1, depth + 1)},
+    )
+
+
+def saturation_block(settings: Settings) -> xr.Dataset:
+    """Share of sigmoids within 0.05 of a wall in the last hidden layer, before training."""
+    seed, scales = settings["seed"], settings["initial_scale"]
+    images = data.mnist(split=seed).validation.x
+    net = network.mlp(
+        [784, 100, 100, 100, 10],
+        seeds=[seed] * len(scales),
+        activation="sigmoid",
+        initializer=np.array(scales),
+        norm=normalization(settings["arm"]),
+    )
+    outputs = dict(net.activations(images, training=True))["sigmoid_3"]
+    share = ((outputs < 0.05) | (outputs > 0.95)).mean(axis=(1, 2))
+    return xr.Dataset({"saturated": ("initial_scale", share)}, {"initial_scale": list(scales)})
+
+
+# ----------------------------------------------------------------------------------------- the race
+
+MOMENTA = [0.9, 0.99]
+EPSILON = 1e-3
+
+
+class Averages:
+    """Moving statistics with the momenta of `MOMENTA`, kept beside one training.
+
+    They change no weight, only what the network says at test time, so one training serves all.
+    """
+
+    def __init__(self, net: network.Network) -> None:
+        """Start as the layers start."""
+        self.layers = net.batch_norms
+        self.kept = [
+            [[layer.moving_mean, layer.moving_variance] for layer in self.layers] for _ in MOMENTA
+        ]
+
+    def update(self) -> None:
+        """Follow the batch that the layers have just seen."""
+        for momentum, kept in zip(MOMENTA, self.kept, strict=True):
+            for layer, pair in zip(self.layers, kept, strict=True):
+                statistics = layer._cache.mean, layer._cache.variance
+                for i, new in enumerate(statistics):
+                    pair[i] = momentum * pair[i] + (1 - momentum) * new
+
+    def install(self, index: int) -> None:
+        """Let the layers predict with the averages of one momentum."""
+        for layer, (mean, variance) in zip(self.layers, self.kept[index], strict=True):
+            layer.moving_mean, layer.moving_variance = mean, variance
+
+
+def recorded_steps(steps: int) -> list[int]:
+    """When a race is looked at: often at first, then every 50 steps."""
+    return sorted({*range(0, min(200, steps), 10), *range(200, steps, 50), steps})
+
+
+def race_block(settings: Settings) -> xr.Dataset:
+    """Train one arm from one initial scale at all rates; accuracy, loss and drift on the way."""
+    seed, rates = settings["seed"], settings["learning_rate"]
+    dataset = data.mnist(split=seed)
+    scale, initializer = settings["initial_scale"], settings["initializer"]
+    net = network.mlp(
+        [784, 100, 100, 100, 10],
+        seeds=[seed] * len(rates),
+        activation=settings["activation"],
+        initializer=scale if initializer == "normal" else initializer,
+        norm=normalization(settings["arm"], epsilon=EPSILON),
+    )
+    if initializer != "normal":  # the scale is then a multiple of the initializer's
+        for layer in net.layers:
+            if isinstance(layer, network.Dense):
+                layer.kernel *= scale
+
+    times, averages = recorded_steps(settings["steps"]), Averages(net)
+    watch = DriftWatch(net, settings["activation"], dataset.validation.x[:200])
+    curves: list[np.ndarray] = []
+
+    def look() -> None:
+        scores = []
+        for index in range(len(MOMENTA)):
+            averages.install(index)
+            scores.append(accuracies(net, dataset))
+        curves.append(np.stack(scores, axis=-1))
+        watch.look()
+
+    def after_step(net: network.Network, step: int) -> None:
+        averages.update()
+        if step in times:
+            look()
+
+    look()
+    history = network.fit(
+        net,
+        dataset.train.x,
+        dataset.train.y,
+        loss=network.softmax_cross_entropy,
+        optimizer=network.SGD(np.array(rates)),
+        steps=settings["steps"],
+        batch_size=settings["batch_size"],
+        after_step=after_step,
+    )
+    losses = history["loss"][:, [max(time - 1, 0) for time in times]]
+    return xr.Dataset(
+        {
+            "accuracy": (
+                ("step", "learning_rate", "part", "momentum"),
+                np.array(curves, np.float32),
+            ),
+            "loss": (("learning_rate", "step"), losses),
+            "path": (("learning_rate", "seen"), watch.paths().astype(np.float32)),
+        },
+        {
+            "step": times,
+            "learning_rate": list(rates),
+            "part": PARTS,
+            "momentum": MOMENTA,
+            "seen": ["weights held", "weights learning"],
+        },
+    )
+
+
+class DriftWatch:
+    """How far the input of ten units of the last hidden layer wanders while the network trains.
+
+    A unit's weighted input z holds its own weights, which it changes itself. What the layers below
+    do to it shows when these weights are held as they were at the start. With BN, what enters the
+    activation is z normalized over the images.
+    """
+
+    def __init__(self, net: network.Network, activation: str, images: np.ndarray) -> None:
+        """Keep the weights of now."""
+        self.net, self.images, self.below = net, images, f"{activation}_2"
+        self.held = dict(zip(net.names, net.layers, strict=True))["dense_3"].kernel[..., :10].copy()
+        self.seen: list[list[np.ndarray]] = []
+
+    def look(self) -> None:
+        """Note the 15th, 50th and 85th percentile over the images."""
+        outputs = dict(self.net.activations(self.images, training=True))
+        with np.errstate(all="ignore"):
+            held = outputs[self.below] @ self.held
+            if self.net.batch_norms:
+                sd = np.sqrt(held.var(axis=1, keepdims=True) + EPSILON)
+                held = (held - held.mean(axis=1, keepdims=True)) / sd
+            own = outputs["bn_3" if self.net.batch_norms else "dense_3"][..., :10]
+            percentiles = [np.percentile(z, [15, 50, 85], axis=1) for z in (held, own)]
+        self.seen.append(percentiles)
+
+    def paths(self) -> np.ndarray:
+        """Path of the median in units of the mean width of the middle 70 %, [runs, held or own]."""
+        low, median, high = np.moveaxis(np.array(self.seen), 2, 0)  # [times, held or own, runs, 10]
+        with np.errstate(all="ignore"):
+            path = np.abs(np.diff(median, axis=0)).sum(axis=0) / (high - low).mean(axis=0)
+        return path.mean(axis=-1).T
+
+
+# ------------------------------------------------------------------------------------------ the map
+
+
+def map_block(settings: Settings) -> xr.Dataset:
+    """Train at every pair of initial scale and learning rate."""
+    dataset = data.digits(split=settings["seed"])
+    runs = network.grid(
+        initial_scale=settings["initial_scale"], learning_rate=settings["learning_rate"]
+    )
+    net = network.mlp(
+        [64, 64, 64, 64, 10],
+        seeds=[settings["seed"]] * len(runs),
+        activation=settings["activation"],
+        initializer=runs.initial_scale,
+        norm=normalization(settings["arm"], momentum=0.9),
+    )
+    return _trained(net, dataset, runs, settings)
+
+
+def scales_block(settings: Settings) -> xr.Dataset:
+    """Train with a scale of its own for the hidden layers and for the output layer."""
+    dataset = data.digits(split=settings["seed"])
+    names = ("hidden_scale", "output_scale", "learning_rate")
+    runs = network.grid(**{name: settings[name] for name in names})
+    net = network.mlp(
+        [64, 64, 64, 64, 10],
+        seeds=[settings["seed"]] * len(runs),
+        activation="relu",
+        initializer=runs.hidden_scale,
+        norm=normalization(settings["arm"], momentum=0.9),
+    )
+    net.layers[-1].kernel *= (runs.output_scale / runs.hidden_scale)[:, None, None]
+    return _trained(net, dataset, runs, settings)
+
+
+def _trained(
+    net: network.Network, dataset: data.Dataset, runs: network.Grid, settings: Settings
+) -> xr.Dataset:
+    history = network.fit(
+        net,
+        dataset.train.x,
+        dataset.train.y,
+        loss=network.softmax_cross_entropy,
+        optimizer=network.SGD(runs.learning_rate),
+        steps=settings["steps"],
+        batch_size=settings["batch_size"],
+    )
+    names = runs.names
+    score = runs.reshape(accuracies(net, dataset).astype(np.float32))
+    early = runs.reshape(history["loss"][:, :5])
+    return xr.Dataset(
+        {
+            "accuracy": ((*names, "part"), score),
+            "loss": ((*names, "step"), early),
+        },
+        {name: list(settings[name]) for name in names} | {"part": PARTS, "step": range(1, 6)},
+    )
+
+
+# --------------------------------------------------------------------------------------- hypotheses
+
+_RACE = (
+    "MNIST (5,000 images, split anew for each seed into 4,000, 500 and 500), three hidden layers "
+    "of 100, batches of 60, gradient descent. Each network and each replicate has the initial "
+    "scale and the learning rate that were best on its validation images"
+)
+_FASTER = (
+    "a third of the steps saved is what a user would notice; less, the next choice of a rate "
+    "makes up for"
+)
+
+HYPOTHESES = {
+    each.name: each
+    for each in [
+        Hypothesis(
+            name="saturation",
+            claim="With BN, sigmoid networks do not start out saturated.",
+            kind="construction",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 1",
+            label="share saturated without BN − with BN, initial sd 1",
+            margin=0.25,
+            reason="a quarter of the neurons",
+            spec=".2f",
+            setting="MNIST, three hidden layers of 100 sigmoids, initial sd 1, before training",
+        ),
+        Hypothesis(
+            name="saturated-start",
+            claim="A saturated start slows the training of a sigmoid network.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 1; Glorot and Bengio 2010",
+            label="steps to 80%, no BN, initial sd 1 ÷ best initial sd",
+            scale="log",
+            margin=1.5,
+            reason=_FASTER,
+            spec=".1f",
+            setting=f"{_RACE}; here the scale is held at 1 in one of the two",
+        ),
+        Hypothesis(
+            name="vanishing-gradients",
+            claim="BN helps against vanishing gradients.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 1",
+            label="decades that the gradient loses over 20 layers of sigmoids, no BN − BN",
+            margin=1.0,
+            reason="a factor of ten between the first layer and the last",
+            spec=".1f",
+            setting="digits, 20 hidden layers of 64 sigmoids, initial scale of LeCun, a batch of "
+            "128, before training; gradient of the loss by the weights",
+        ),
+        Hypothesis(
+            name="level-gradients",
+            claim="BN may bring the singular values of a layer's Jacobian close to 1, so that "
+            "gradients keep their size.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 3.3, as a conjecture",
+            label="decades that the gradient grows from the last to the first of 20 ReLU "
+            "layers, BN",
+            claimed="within",
+            margin=1.0,
+            reason="a factor of ten over 20 layers, 13% a layer, is still close to 1",
+            spec=".2f",
+            setting="digits, 20 hidden layers of 64 ReLU, He's initial scale, a batch of 128, "
+            "before training; gradient of the loss by the weights",
+        ),
+        Hypothesis(
+            name="initial-scale",
+            claim="With BN, training depends much less on the scale of the initial weights.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, abstract",
+            label="decades of initial scale at which a ReLU network trains, BN − no BN",
+            margin=1.0,
+            reason="one more decade: whoever is wrong by a factor of three still trains",
+            spec=".1f",
+            setting="digits (split anew for each seed), three hidden layers of 64 ReLU, 400 steps "
+            "of 60, nine scales half a decade apart; a scale trains if it reaches 90% on test "
+            "images at its best of nine rates, chosen on validation images",
+        ),
+        Hypothesis(
+            name="wider-land",
+            claim="With BN, more pairs of learning rate and initial scale train.",
+            kind="measured",
+            source="bjorck2018",
+            said_by="Bjorck et al. 2018, of learning rates; here of both",
+            label="pairs of scale and rate of 81 at which a ReLU network trains, BN ÷ no BN",
+            scale="log",
+            margin=1.5,
+            reason="half as many again",
+            spec=".1f",
+            setting="as for the initial scale; a pair trains if it reaches 90% on test images",
+        ),
+        Hypothesis(
+            name="drift",
+            claim="With BN, the inputs of a layer drift less while the network trains.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 4.1 and figure 1 (b, c)",
+            label="path of the median input of a sigmoid, its own weights held, no BN ÷ BN",
+            scale="log",
+            margin=1.5,
+            reason="a path half as long again could be seen in the paper's figure",
+            spec=".1f",
+            setting=f"{_RACE}. Ten sigmoids of the last hidden layer, 200 images, 1,500 steps; "
+            "path in units of the width of the middle 70%",
+        ),
+        Hypothesis(
+            name="faster-training",
+            claim="BN speeds up the training of a sigmoid network.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 4.1 and figure 1 (a)",
+            label="steps to 80%, no BN ÷ BN",
+            scale="log",
+            margin=1.5,
+            reason=_FASTER,
+            spec=".1f",
+            setting=f"{_RACE}. Sigmoids, 1,500 steps, momentum of the moving averages 0.9",
+        ),
+        Hypothesis(
+            name="faster-training-relu",
+            claim="BN also speeds up a ReLU network with good initial weights.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 4.2, of large image classifiers",
+            label="steps to 90%, no BN ÷ BN",
+            scale="log",
+            margin=1.5,
+            reason=f"{_FASTER}. At 90%, since 80% is reached within a few records",
+            spec=".1f",
+            setting=f"{_RACE}. ReLU, scales in multiples of He's, 600 steps, momentum of the "
+            "moving averages 0.9",
+        ),
+        Hypothesis(
+            name="better-in-the-end",
+            claim="A sigmoid network with BN ends up more accurate.",
+            kind="measured",
+            source="ioffe2015",
+            said_by="Ioffe and Szegedy 2015, section 4.1",
+            label="test accuracy after 1,500 steps, BN − no BN",
+            margin=0.02,
+            reason="two points: 500 test images of a pool of 5,000 can't tell less apart",
+            setting=f"{_RACE}. Sigmoids",
+        ),
+    ]
+}
+
+_CURVE = {
+    "accuracy": Tolerance(close=0.02, steps=50, mean=0.02),
+    "loss": Tolerance(close=1e-2, relative=1e-2, steps=50),
+    "path": Tolerance(mean=1.0),
+}
+
+
+def _said(*names: str) -> tuple[Hypothesis, ...]:
+    return tuple(HYPOTHESES[name] for name in names)
+
+
+STUDIES = (
+    Study(
+        name="saturation",
+        question="How many sigmoids are stuck before training?",
+        block=saturation_block,
+        dims={"arm": ARMS, "initial_scale": [0.05, 0.1, 0.2, 0.5, 1.0, 2.0], "seed": range(20)},
+        together=["initial_scale"],
+        tolerances={"saturated": Tolerance(1e-3)},
+        hypotheses=_said("saturation"),
+    ),
+    Study(
+        name="gradients",
+        question="How large are gradients in each of 20 layers, before training?",
+        block=gradients_block,
+        dims={"arm": ARMS, "network": list(NETWORKS), "seed": range(20)},
+        together=["seed"],
+        fixed={"depth": 20},
+        tolerances={"kernel": Tolerance(1e-6), "signal": Tolerance(1e-6)},
+        hypotheses=_said("vanishing-gradients", "level-gradients"),
+    ),
+    Study(
+        name="race",
+        question="How fast does a sigmoid network learn, with BN and without?",
+        block=race_block,
+        dims={
+            "arm": ARMS,
+            "initial_scale": [0.05, 0.1, 0.2, 0.5, 1.0],
+            "learning_rate": [0.1, 0.3, 1.0, 3.0, 10.0],
+            "seed": range(20),
+        },
+        together=["learning_rate"],
+        fixed={"activation": "sigmoid", "initializer": "normal", "steps": 1500, "batch_size": 60},
+        tolerances=_CURVE,
+        overlap=MNIST_OVERLAP,
+        hypotheses=_said("saturated-start", "drift", "faster-training", "better-in-the-end"),
+    ),
+    Study(
+        name="race-relu",
+        question="And a ReLU network?",
+        block=race_block,
+        dims={
+            "arm": ARMS,
+            "initial_scale": [0.25, 0.5, 1.0, 2.0, 4.0],
+            "learning_rate": [0.01, 0.03, 0.1, 0.3, 1.0],
+            "seed": range(20),
+        },
+        together=["learning_rate"],
+        fixed={"activation": "relu", "initializer": "he", "steps": 600, "batch_size": 60},
+        tolerances=_CURVE,
+        overlap=MNIST_OVERLAP,
+        hypotheses=_said("faster-training-relu"),
+    ),
+    Study(
+        name="map",
+        question="Which pairs of initial scale and learning rate train?",
+        block=map_block,
+        dims={
+            "activation": ["sigmoid", "tanh", "relu"],
+            "arm": ARMS,
+            "initial_scale": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+            "learning_rate": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+            "seed": range(20),
+        },
+        together=["initial_scale", "learning_rate"],
+        fixed={"steps": 400, "batch_size": 60},
+        tolerances={
+            "accuracy": Tolerance(mean=0.02),
+            "loss": Tolerance(close=1e-3, relative=1e-2),
+        },
+        overlap=DIGITS_OVERLAP,
+        hypotheses=_said("initial-scale", "wider-land"),
+    ),
+    Study(
+        name="two-scales",
+        question="Is it the scale of the hidden layers or of the output layer?",
+        block=scales_block,
+        dims={
+            "arm": ARMS,
+            "hidden_scale": [0.01, 0.1, 1.0, 10.0],
+            "output_scale": [0.001, 0.01, 0.1, 1.0, 10.0],
+            "learning_rate": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
+            "seed": range(20),
+        },
+        together=["hidden_scale", "output_scale", "learning_rate"],
+        fixed={"steps": 400, "batch_size": 60},
+        tolerances={"accuracy": Tolerance(mean=0.02), "loss": Tolerance(close=1e-3, relative=1e-2)},
+        overlap=DIGITS_OVERLAP,
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------- claims
+
+CHOOSE = ("initial_scale", "learning_rate")
+TRAINS = 0.9  # the accuracy that a setting must reach to count as one that trains
+
+
+def race_to(level: float, record: str = "race", momentum: float = 0.9) -> Comparison:
+    """Steps to an accuracy in one of the races, each arm at its best scale and rate."""
+    return Comparison.of_steps(load(record), "accuracy", level, CHOOSE, momentum=momentum)
+
+
+def ends(record: str = "race", momentum: float = 0.9) -> Comparison:
+    """Accuracy at the end of one of the races."""
+    races = load(record)
+    last = int(races["step"][-1])
+    return Comparison(races, "accuracy", CHOOSE, momentum=momentum, step=last)
+
+
+def _choices(compared: Comparison, **settings: Any) -> dict[str, Any]:
+    return {arm: compared.chosen(arm, **settings) for arm in compared.arms}
+
+
+def _ratio(label: str, effect: Any) -> Finding:
+    return Finding(label, effect, margin=1.5, reason=_FASTER, spec=".1f")
+
+
+def saturation() -> Claim:
+    """Shares of saturated sigmoids at an initial standard deviation of 1."""
+    share = load("saturation")["saturated"].sel(initial_scale=1.0)
+    without, with_bn = (share.sel(arm=arm).values for arm in ARMS)
+    return HYPOTHESES["saturation"].judge(
+        paired_difference(without, with_bn),
+        [
+            Finding("share saturated without BN", interval(without), null=0.5, spec=".2f"),
+            Finding("share saturated with BN", interval(with_bn), "below", null=0.1, spec=".2f"),
+        ],
+        record="saturation",
+    )
+
+
+def saturated_start() -> Claim:
+    """The plain network from a saturated start against itself from its best start."""
+    race = race_to(0.8)
+    chosen, saturated = race.values("no BN"), race.values("no BN", initial_scale=1.0)
+    effect = paired_ratio(saturated, chosen, overlap=race.overlap)
+    late = ends()
+    loss = paired_difference(
+        late.values("no BN"), late.values("no BN", initial_scale=1.0), overlap=late.overlap
+    )
+    with_bn = race.values("BN", initial_scale=1.0), race.values("BN")
+    return HYPOTHESES["saturated-start"].judge(
+        effect,
+        [
+            Finding(
+                "accuracy after 1,500 steps, best start − saturated start",
+                loss,
+                margin=0.02,
+                reason="two points",
+            ),
+            _ratio(
+                "steps to 80% with BN, initial sd 1 ÷ best initial sd",
+                paired_ratio(*with_bn, overlap=race.overlap),
+            ),
+        ],
+        chosen={
+            "best start": race.chosen("no BN"),
+            "saturated start": race.chosen("no BN", initial_scale=1.0),
+        },
+        draws=20,
+        record="race",
+    )
+
+
+def _decades(size: str, kind: str, arm: str) -> np.ndarray:
+    """Powers of ten from the last hidden layer's gradient to the first's, by seed."""
+    layers = load("gradients")[size].sel(network=kind, arm=arm)
+    return (layers.isel(layer=0) - layers.isel(layer=-1)).values
+
+
+def vanishing_gradients() -> Claim:
+    """What is lost over 20 layers, without BN and with it."""
+    lost = {arm: -_decades("kernel", "sigmoid", arm) for arm in ARMS}
+    large = load("gradients")["signal"].sel(network="ReLU, weights too large").max("layer")
+    return HYPOTHESES["vanishing-gradients"].judge(
+        paired_difference(lost["no BN"], lost["BN"]),
+        [
+            Finding("decades lost, sigmoid, BN", interval(lost["BN"]), "within", 1.0, spec=".1f"),
+            Finding(
+                "decades that the largest gradient by z is lower with BN, ReLU with weights too "
+                "large",
+                paired_difference(large.sel(arm="no BN").values, large.sel(arm="BN").values),
+                margin=1.0,
+                spec=".1f",
+            ),
+        ],
+        record="gradients",
+    )
+
+
+def level_gradients() -> Claim:
+    """Ioffe and Szegedy's conjecture, against Yang et al.'s theorem."""
+    grown = {
+        kind: {arm: interval(_decades("kernel", kind, arm)) for arm in ARMS}
+        for kind in ("ReLU", "tanh")
+    }
+    return HYPOTHESES["level-gradients"].judge(
+        grown["ReLU"]["BN"],
+        [
+            Finding(
+                f"decades of growth, {kind}, {arm}", grown[kind][arm], "within", 1.0, spec=".2f"
+            )
+            for kind, arm in [("ReLU", "no BN"), ("tanh", "BN"), ("tanh", "no BN")]
+        ],
+        record="gradients",
+        note="Yang et al. 2019 prove that the gradient grows by a factor of sqrt(pi / (pi - 1)) a "
+        f"layer in wide random ReLU networks with BN: {19 * np.log10(np.pi / (np.pi - 1)) / 2:.2f} "
+        "decades over 19 layers.",
+    )
+
+
+def trains(activation: str, *, pairs: bool) -> dict[str, np.ndarray]:
+    """How many settings train, by seed.
+
+    Args:
+        activation: of the network.
+        pairs: count pairs of scale and rate; else decades of scale, each at its best rate.
+    """
+    record = load("map").sel(activation=activation)
+    if pairs:
+        good = record["accuracy"].sel(part="test") >= TRAINS
+        return {arm: good.sel(arm=arm).sum(CHOOSE).values.astype(float) for arm in ARMS}
+    compared = Comparison(record, "accuracy", ["learning_rate"])
+    return {arm: (compared.values(arm) >= TRAINS).sum("initial_scale").values / 2 for arm in ARMS}
+
+
+def initial_scale() -> Claim:
+    """Decades of initial scale at which a network trains."""
+    decades = {kind: trains(kind, pairs=False) for kind in ("relu", "sigmoid", "tanh")}
+    gains = {
+        kind: paired_difference(each["BN"], each["no BN"], overlap=DIGITS_OVERLAP)
+        for kind, each in decades.items()
+    }
+    label = "decades of initial scale, BN − no BN"
+    return HYPOTHESES["initial-scale"].judge(
+        gains.pop("relu"),
+        [Finding(f"{label}, {k}", gain, margin=1.0, spec=".1f") for k, gain in gains.items()],
+        draws=20,
+        record="map",
+    )
+
+
+def wider_land() -> Claim:
+    """Pairs of scale and rate at which a network trains."""
+    ratios = {}
+    for kind in ("relu", "sigmoid", "tanh"):
+        pairs = trains(kind, pairs=True)
+        ratios[kind] = paired_ratio(pairs["BN"], pairs["no BN"], overlap=DIGITS_OVERLAP)
+    return HYPOTHESES["wider-land"].judge(
+        ratios.pop("relu"),
+        [
+            Finding(f"pairs that train, BN ÷ no BN, {k}", ratio, margin=1.5, spec=".1f")
+            for k, ratio in ratios.items()
+        ],
+        draws=20,
+        record="map",
+    )
+
+
+def drift() -> Claim:
+    """How far the input of a sigmoid wanders."""
+    late = ends()
+    paths = {arm: late.at_chosen("path", arm) for arm in ARMS}
+
+    def shorter(seen: str) -> Any:
+        arms = (paths[arm].sel(seen=seen).values for arm in ARMS)
+        return paired_ratio(*arms, overlap=late.overlap)
+
+    return HYPOTHESES["drift"].judge(
+        shorter("weights held"),
+        [
+            Finding(
+                "the same with the sigmoid's own weights learning, no BN ÷ BN",
+                shorter("weights learning"),
+                margin=1.5,
+                spec=".1f",
+            )
+        ],
+        chosen=_choices(late),
+        draws=20,
+        record="race",
+    )
+
+
+def faster_training() -> Claim:
+    """The race of sigmoid networks."""
+    race, slow = race_to(0.8), race_to(0.8, momentum=0.99)
+    equal = {"initial_scale": 0.1, "learning_rate": 1.0}
+    return HYPOTHESES["faster-training"].judge(
+        race.ratio("no BN", "BN"),
+        [
+            _ratio("steps to 90%, no BN ÷ BN", race_to(0.9).ratio("no BN", "BN")),
+            _ratio(
+                "steps to 80% with moving averages of momentum 0.99, no BN ÷ BN",
+                slow.ratio("no BN", "BN"),
+            ),
+            _ratio(
+                "steps to 80%, both at initial sd 0.1 and rate 1, no BN ÷ BN",
+                race.ratio("no BN", "BN", **equal),
+            ),
+            _ratio(
+                "steps to 80%, both at initial sd 0.1, each at its best rate, no BN ÷ BN",
+                race.ratio("no BN", "BN", initial_scale=0.1),
+            ),
+        ],
+        chosen=_choices(race),
+        draws=20,
+        record="race",
+    )
+
+
+def faster_training_relu() -> Claim:
+    """The race of ReLU networks."""
+    race = race_to(0.9, "race-relu")
+    slow = race_to(0.9, "race-relu", momentum=0.99)
+    return HYPOTHESES["faster-training-relu"].judge(
+        race.ratio("no BN", "BN"),
+        [
+            _ratio("steps to 80%, no BN ÷ BN", race_to(0.8, "race-relu").ratio("no BN", "BN")),
+            _ratio(
+                "steps to 90% with moving averages of momentum 0.99, no BN ÷ BN",
+                slow.ratio("no BN", "BN"),
+            ),
+            _ratio(
+                "steps to 90%, both at He's scale and rate 0.1, no BN ÷ BN",
+                race.ratio("no BN", "BN", initial_scale=1.0, learning_rate=0.1),
+            ),
+            Finding(
+                "test accuracy after 600 steps, BN − no BN",
+                ends("race-relu").gain("BN", "no BN"),
+                margin=0.02,
+            ),
+        ],
+        chosen=_choices(race),
+        draws=20,
+        record="race-relu",
+    )
+
+
+def better_in_the_end() -> Claim:
+    """Accuracy after the race."""
+    late = ends()
+    return HYPOTHESES["better-in-the-end"].judge(
+        late.gain("BN", "no BN"),
+        [
+            Finding(
+                "the same with moving averages of momentum 0.99",
+                ends(momentum=0.99).gain("BN", "no BN"),
+                margin=0.02,
+            )
+        ],
+        chosen=_choices(late),
+        draws=20,
+        record="race",
+    )
+
+
+CLAIMS = {
+    "saturation": saturation,
+    "saturated-start": saturated_start,
+    "vanishing-gradients": vanishing_gradients,
+    "level-gradients": level_gradients,
+    "initial-scale": initial_scale,
+    "wider-land": wider_land,
+    "drift": drift,
+    "faster-training": faster_training,
+    "faster-training-relu": faster_training_relu,
+    "better-in-the-end": better_in_the_end,
+}

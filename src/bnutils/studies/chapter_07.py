@@ -1,0 +1,617 @@
+"""Chapter 7: small batches, ghost batches, batches whose examples are alike.
+
+Each seed stands for a whole replicate: its own initial weights, its own mini-batches, and its own
+split of the digits. Accuracy is measured with statistics recomputed over the training images
+(`Network.recalibrate`), so that the moving averages, which are chapter 6's subject, have no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bnutils import data, network
+from bnutils.evidence import (
+    Claim,
+    Comparison,
+    Finding,
+    Hypothesis,
+    Study,
+    Tolerance,
+    paired_difference,
+)
+from bnutils.studies import load
+
+PARTS = ["validation", "test"]
+DIGITS_OVERLAP = 400 / 1097  # test over training images
+TRAIN = 1097
+
+DENSE = {
+    "no BN": None,
+    "BN": network.BatchNorm(),
+    "layer norm": network.LayerNorm(),
+    "group norm": network.GroupNorm(6),
+    "batch renorm": network.BatchRenorm(3.0, 5.0),
+}
+CONVOLUTIONAL = {
+    "no BN": None,
+    "BN": network.BatchNorm(),
+    "group norm": network.GroupNorm(4),
+}
+
+Settings = Mapping[str, Any]
+
+
+def build(settings: Settings, norm: network.Norm | None) -> network.Network:
+    """The chapter's dense network, or its convolutional one, a run for each rate."""
+    seeds = [settings["seed"]] * len(settings["learning_rate"])
+    if settings["network"] == "dense":
+        return network.mlp([64, 48, 48, 10], seeds=seeds, norm=norm)
+    return network.cnn((8, 8, 1), filters=[8, 16], outputs=10, seeds=seeds, norm=norm)
+
+
+def inputs(settings: Settings, x: np.ndarray) -> np.ndarray:
+    """Images as rows of pixels, or as pictures for convolutions."""
+    return x if settings["network"] == "dense" else x.reshape(-1, 8, 8, 1)
+
+
+def accuracies(net: network.Network, dataset: data.Dataset, settings: Settings) -> np.ndarray:
+    """Accuracy on the validation and the test part with recomputed statistics, [runs, 2]."""
+    if net.batch_norms:
+        net.recalibrate(inputs(settings, dataset.train.x))
+    parts = (getattr(dataset, part) for part in PARTS)
+    scores = [network.accuracy(net, inputs(settings, part.x), part.y) for part in parts]
+    return np.stack(scores, axis=1).astype(np.float32)
+
+
+def sizes_block(settings: Settings) -> xr.Dataset:
+    """Train one arm with one batch size at all rates, for so many passes and so many steps."""
+    dataset = data.digits(split=settings["seed"])
+    arms = DENSE if settings["network"] == "dense" else CONVOLUTIONAL
+    net = build(settings, arms[settings["arm"]])
+    size = settings["batch_size"]
+    after = {
+        **{("passes", n): n * TRAIN // size for n in settings["passes"]},
+        **{("steps", n): n for n in settings["steps"]},
+    }
+    if isinstance(arms[settings["arm"]], network.BatchRenorm):
+        net.recalibrate(inputs(settings, dataset.train.x))
+    scores, losses = _trained(net, dataset, settings, size, sorted(set(after.values())))
+    found = {
+        f"after_{unit}": (
+            (unit, "learning_rate", "part"),
+            np.stack([scores[after[unit, n]] for n in settings[unit]]),
+        )
+        for unit in ("passes", "steps")
+    }
+    return xr.Dataset(
+        {**found, "loss": (("learning_rate", "step"), losses[:, :5])},
+        {
+            "passes": list(settings["passes"]),
+            "steps": list(settings["steps"]),
+            "learning_rate": list(settings["learning_rate"]),
+            "part": PARTS,
+            "step": range(1, 6),
+        },
+    )
+
+
+def ghosts_block(settings: Settings) -> xr.Dataset:
+    """Train with gradients from large batches and statistics from parts of them."""
+    dataset = data.digits(split=settings["seed"])
+    net = build(settings, network.GhostBatchNorm(settings["ghost_size"]))
+    size = settings["batch_size"]
+    after = [n * TRAIN // size for n in settings["passes"]]
+    scores, losses = _trained(net, dataset, settings, size, after)
+    return xr.Dataset(
+        {
+            "accuracy": (
+                ("passes", "learning_rate", "part"),
+                np.stack([scores[step] for step in after]),
+            ),
+            "loss": (("learning_rate", "step"), losses[:, :5]),
+        },
+        {
+            "passes": list(settings["passes"]),
+            "learning_rate": list(settings["learning_rate"]),
+            "part": PARTS,
+            "step": range(1, 6),
+        },
+    )
+
+
+def _trained(
+    net: network.Network, dataset: data.Dataset, settings: Settings, size: int, times: list[int]
+) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Train, and measure accuracy after each of the given numbers of steps.
+
+    Recomputing the statistics must not touch training, so the moving ones are put back: batch
+    renormalization trains with them.
+    """
+    scores = {}
+
+    def after_step(net: network.Network, step: int) -> None:
+        if step in times:
+            kept = [(bn, bn.moving_mean, bn.moving_variance) for bn in net.batch_norms]
+            scores[step] = accuracies(net, dataset, settings)
+            for bn, mean, variance in kept:
+                bn.moving_mean, bn.moving_variance = mean, variance
+
+    history = network.fit(
+        net,
+        inputs(settings, dataset.train.x),
+        dataset.train.y,
+        loss=network.softmax_cross_entropy,
+        optimizer=network.SGD(np.array(settings["learning_rate"])),
+        steps=max(times),
+        batch_size=size,
+        after_step=after_step,
+    )
+    return scores, history["loss"]
+
+
+def alike_batches(labels: np.ndarray, seed: int, classes: int, size: int) -> Iterator[np.ndarray]:
+    """Rows of one batch after the other, each from a few randomly chosen classes."""
+    order = np.random.default_rng([seed, 7])
+    while True:
+        chosen = order.permutation(10)[:classes]
+        yield order.choice(np.flatnonzero(np.isin(labels, chosen)), size, replace=False)
+
+
+def alike_block(settings: Settings) -> xr.Dataset:
+    """Train on batches whose examples are of few classes; test on all, with both statistics."""
+    dataset = data.digits(split=settings["seed"])
+    train, size = dataset.train, settings["batch_size"]
+    norm = DENSE[settings["arm"]]
+    net = build(settings, norm)
+    if isinstance(norm, network.BatchRenorm):
+        net.recalibrate(train.x)
+    optimizer = network.SGD(np.array(settings["learning_rate"]))
+    optimizer.build(net.weights, net.columns)
+    batches = alike_batches(train.y, settings["seed"], settings["classes"], size)
+    losses = []
+    for _, rows in zip(range(settings["updates"]), batches, strict=False):
+        outputs = net(train.x[rows], training=True)
+        loss, gradient = network.softmax_cross_entropy(outputs, train.y[rows])
+        net.backward(gradient)
+        with np.errstate(all="ignore"):
+            optimizer.step(net.weights, net.gradients)
+        losses.append(loss)
+    parts = (getattr(dataset, part) for part in PARTS)
+    moving = np.stack([network.accuracy(net, part.x, part.y) for part in parts], axis=1)
+    scores = np.stack([moving, accuracies(net, dataset, settings)], axis=1)
+    return xr.Dataset(
+        {
+            "accuracy": (("learning_rate", "statistics", "part"), scores.astype(np.float32)),
+            "loss": (("learning_rate", "step"), np.stack(losses[:5], axis=1)),
+        },
+        {
+            "learning_rate": list(settings["learning_rate"]),
+            "statistics": ["moving", "recomputed"],
+            "part": PARTS,
+            "step": range(1, 6),
+        },
+    )
+
+
+# -- hypotheses -----------------------------------------------------------------------------------
+
+_TWO_POINTS = (
+    "two points: 400 test images of a pool of 1,797 can't tell less apart, and less would not "
+    "make one change the normalization"
+)
+_DIGITS = (
+    "digits (1,797 images, split anew for each seed into 1,097, 300 and 400), gradient descent, "
+    "statistics recomputed after training, each replicate at the rate that was best on its "
+    "validation images"
+)
+_DENSE = f"{_DIGITS}; 64-48-48-10 ReLU"
+_CONV = f"{_DIGITS}; two convolutions of 8 and 16 channels, max pooling, global average, ReLU"
+_PASSES = 30
+
+HYPOTHESES = {
+    each.name: each
+    for each in [
+        Hypothesis(
+            name="bn-small-batches",
+            claim="The error of BN increases rapidly when the batch becomes smaller.",
+            kind="measured",
+            source="wu2018",
+            said_by="Wu and He 2018, abstract, of large image classifiers",
+            label="accuracy of BN, batch 32 − batch 2, after 30 passes, dense network",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting=_DENSE,
+        ),
+        Hypothesis(
+            name="bn-small-batches-conv",
+            claim="The error of BN increases rapidly when the batch becomes smaller, in a "
+            "convolutional network.",
+            kind="measured",
+            source="wu2018",
+            said_by="Wu and He 2018, abstract, of large image classifiers",
+            label="accuracy of BN, batch 32 − batch 2, after 30 passes, convolutional network",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting=_CONV,
+        ),
+        Hypothesis(
+            name="group-norm-any-batch",
+            claim="The accuracy of group normalization is stable in a wide range of batch sizes.",
+            kind="measured",
+            source="wu2018",
+            said_by="Wu and He 2018, abstract",
+            label="accuracy of group norm, batch 32 − batch 2, after 30 passes, dense network",
+            claimed="within",
+            margin=0.02,
+            reason=f"{_TWO_POINTS}; the same margin as for BN",
+            setting=f"{_DENSE}, 6 groups of 8 neurons",
+        ),
+        Hypothesis(
+            name="it-is-the-statistics",
+            claim="Small batches hurt BN because its statistics are inaccurate.",
+            kind="measured",
+            source="wu2018",
+            said_by="Wu and He 2018, abstract",
+            label="accuracy with gradients from 128 images, statistics from 128 − from 2",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting=f"{_DENSE}, batches of 128 in ghost batches, 60 passes",
+        ),
+        Hypothesis(
+            name="batches-of-32-or-64",
+            claim="Statistics from 32 or 64 examples are enough for BN.",
+            kind="measured",
+            source="article",
+            said_by="the article this book grew from, as advice",
+            label="accuracy with gradients from 128 images, statistics from 128 − from 32",
+            claimed="within",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting=f"{_DENSE}, batches of 128 in ghost batches, 60 passes",
+        ),
+        Hypothesis(
+            name="bn-correlated-batches",
+            claim="BN is less effective when the examples of a batch are not independent.",
+            kind="measured",
+            source="ioffe2017",
+            said_by="Ioffe 2017, abstract",
+            label="accuracy lost by batches of two digits instead of ten, BN − no BN",
+            margin=0.02,
+            reason=f"{_TWO_POINTS}. What the plain network loses is no fault of BN",
+            setting=f"{_DENSE}, 600 steps of 32 images of few classes",
+        ),
+        Hypothesis(
+            name="renorm-correlated-batches",
+            claim="Batch renormalization does better than BN when the examples of a batch are not "
+            "independent.",
+            kind="measured",
+            source="ioffe2017",
+            said_by="Ioffe 2017, abstract",
+            label="accuracy with batches of two digits, batch renorm − BN",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting=f"{_DENSE}, 600 steps of 32 images of few classes",
+        ),
+        Hypothesis(
+            name="renorm-small-batches",
+            claim="Batch renormalization does better than BN when batches are small.",
+            kind="measured",
+            source="ioffe2017",
+            said_by="Ioffe 2017, abstract",
+            label="accuracy with batches of 4, after 30 passes, batch renorm − BN",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting=f"{_DENSE}; renormalization starts with the statistics of the training images",
+        ),
+    ]
+}
+
+
+def _said(*names: str) -> tuple[Hypothesis, ...]:
+    return tuple(HYPOTHESES[name] for name in names)
+
+
+_TOLERANCES = {"loss": Tolerance(close=1e-3, relative=1e-2)}
+_ACCURACY = Tolerance(mean=0.03)
+
+STUDIES = (
+    Study(
+        name="batch-sizes",
+        question="How does accuracy depend on the batch size, at equal passes and at equal steps?",
+        block=sizes_block,
+        dims={
+            "arm": list(DENSE),
+            "batch_size": [2, 4, 8, 16, 32, 64],
+            "learning_rate": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
+            "seed": range(20),
+        },
+        together=["learning_rate"],
+        fixed={"network": "dense", "passes": [1, 3, 10, 30], "steps": [50, 150, 500, 1500]},
+        tolerances={**_TOLERANCES, "after_passes": _ACCURACY, "after_steps": _ACCURACY},
+        overlap=DIGITS_OVERLAP,
+        hypotheses=_said("bn-small-batches", "group-norm-any-batch", "renorm-small-batches"),
+    ),
+    Study(
+        name="batch-sizes-conv",
+        question="And in a convolutional network?",
+        block=sizes_block,
+        dims={
+            "arm": list(CONVOLUTIONAL),
+            "batch_size": [2, 4, 8, 16, 32],
+            "learning_rate": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
+            "seed": range(10),
+        },
+        together=["learning_rate"],
+        fixed={"network": "convolutional", "passes": [1, 3, 10, 30], "steps": [50, 150, 500]},
+        tolerances={**_TOLERANCES, "after_passes": _ACCURACY, "after_steps": _ACCURACY},
+        overlap=DIGITS_OVERLAP,
+        hypotheses=_said("bn-small-batches-conv"),
+    ),
+    Study(
+        name="ghosts",
+        question="Is it the noise of the gradient, or that of the statistics?",
+        block=ghosts_block,
+        dims={
+            "ghost_size": [2, 4, 8, 16, 32, 64, 128],
+            "learning_rate": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+            "seed": range(20),
+        },
+        together=["learning_rate"],
+        fixed={"network": "dense", "batch_size": 128, "passes": [5, 20, 60]},
+        tolerances={**_TOLERANCES, "accuracy": _ACCURACY},
+        overlap=DIGITS_OVERLAP,
+        hypotheses=_said("it-is-the-statistics", "batches-of-32-or-64"),
+    ),
+    Study(
+        name="alike",
+        question="What if the examples of a batch are alike?",
+        block=alike_block,
+        dims={
+            "arm": ["no BN", "BN", "group norm", "batch renorm"],
+            "classes": [10, 5, 2, 1],
+            "learning_rate": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
+            "seed": range(20),
+        },
+        together=["learning_rate"],
+        fixed={"network": "dense", "batch_size": 32, "updates": 600},
+        tolerances={**_TOLERANCES, "accuracy": _ACCURACY},
+        overlap=DIGITS_OVERLAP,
+        hypotheses=_said("bn-correlated-batches", "renorm-correlated-batches"),
+    ),
+)
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+
+def sizes(
+    record: str = "batch-sizes", unit: str = "passes", amount: int | None = None
+) -> Comparison:
+    """Accuracy by batch size, after equal passes or equal steps (by default the most)."""
+    sizes = load(record)
+    amount = int(sizes[unit][-1]) if amount is None else amount
+    return Comparison(sizes, f"after_{unit}", ["learning_rate"], **{unit: amount})
+
+
+def lost(compared: Comparison, arm: str, small: int, large: int = 32) -> Any:
+    """Accuracy of an arm with large batches minus that with small ones."""
+    values = compared.values(arm)
+    pair = values.sel(batch_size=large).values, values.sel(batch_size=small).values
+    return paired_difference(*pair, overlap=compared.overlap)
+
+
+def _points(label: str, effect: Any, claimed: str = "above") -> Finding:
+    return Finding(label, effect, claimed, margin=0.02, reason="two points")
+
+
+def _chosen(record: str, arms: list[str], score: str, batch_sizes: list[int], **where: Any) -> dict:
+    """The rates chosen by each arm at each of some batch sizes."""
+    chosen = {}
+    for size in batch_sizes:
+        compared = Comparison(load(record), score, ["learning_rate"], batch_size=size, **where)
+        chosen |= {f"{arm}, batch {size}": compared.chosen(arm) for arm in arms}
+    return chosen
+
+
+def bn_small_batches() -> Claim:
+    """BN against itself at 32, dense."""
+    after = sizes()
+    equal_steps = sizes(unit="steps")
+    return HYPOTHESES["bn-small-batches"].judge(
+        lost(after, "BN", 2),
+        [
+            *(_points(f"the same, batch 32 − batch {m}", lost(after, "BN", m)) for m in (4, 8, 16)),
+            _points("after 1,500 steps, batch 32 − batch 2", lost(equal_steps, "BN", 2)),
+            _points("no BN after 30 passes, batch 32 − batch 2", lost(after, "no BN", 2)),
+        ],
+        chosen=_chosen("batch-sizes", ["BN"], "after_passes", [2, 32], passes=_PASSES),
+        draws=20,
+        record="batch-sizes",
+    )
+
+
+def bn_small_batches_conv() -> Claim:
+    """BN against itself at 32, convolutional."""
+    after = sizes("batch-sizes-conv")
+    equal_steps = sizes("batch-sizes-conv", unit="steps")
+    return HYPOTHESES["bn-small-batches-conv"].judge(
+        lost(after, "BN", 2),
+        [
+            _points("the same, batch 32 − batch 4", lost(after, "BN", 4)),
+            _points("after 500 steps, batch 32 − batch 2", lost(equal_steps, "BN", 2)),
+            _points("no BN after 30 passes, batch 32 − batch 2", lost(after, "no BN", 2)),
+            _points("group norm after 30 passes, batch 32 − batch 2", lost(after, "group norm", 2)),
+        ],
+        chosen=_chosen("batch-sizes-conv", ["BN"], "after_passes", [2, 32], passes=_PASSES),
+        draws=10,
+        record="batch-sizes-conv",
+    )
+
+
+def group_norm_any_batch() -> Claim:
+    """Group norm by the rule that BN is judged by."""
+    after, steps = sizes(), sizes(unit="steps")
+    conv = sizes("batch-sizes-conv")
+    name = "group norm"
+    return HYPOTHESES["group-norm-any-batch"].judge(
+        lost(after, name, 2),
+        [
+            *(
+                _points(f"the same, batch 32 − batch {m}", lost(after, name, m), "within")
+                for m in (4, 8, 16)
+            ),
+            _points("after 1,500 steps, batch 32 − batch 2", lost(steps, name, 2), "within"),
+            _points("convolutional, 30 passes, batch 32 − batch 2", lost(conv, name, 2), "within"),
+            _points("BN by the same rule, dense, 30 passes", lost(after, "BN", 2), "within"),
+        ],
+        chosen=_chosen("batch-sizes", [name], "after_passes", [2, 32], passes=_PASSES),
+        draws=20,
+        record=["batch-sizes", "batch-sizes-conv"],
+    )
+
+
+def ghosts(passes: int = 60) -> Comparison:
+    """Accuracy by the number of images that share their statistics."""
+    record = load("ghosts").expand_dims(arm=["BN"])
+    return Comparison(record, "accuracy", ["learning_rate"], passes=passes)
+
+
+def _fewer(size: int, passes: int = 60) -> Any:
+    compared = ghosts(passes)
+    values = compared.values("BN")
+    pair = values.sel(ghost_size=128).values, values.sel(ghost_size=size).values
+    return paired_difference(*pair, overlap=compared.overlap)
+
+
+def _ghost_rates(*sizes: int) -> dict:
+    record = load("ghosts").expand_dims(arm=["BN"])
+    return {
+        f"statistics from {size}": Comparison(
+            record, "accuracy", ["learning_rate"], passes=60, ghost_size=size
+        ).chosen("BN")
+        for size in sizes
+    }
+
+
+def it_is_the_statistics() -> Claim:
+    """Statistics from two images, gradient from 128."""
+    plain = lost(sizes(), "no BN", 2)
+    return HYPOTHESES["it-is-the-statistics"].judge(
+        _fewer(2),
+        [
+            *(_points(f"statistics from 128 − from {m}", _fewer(m)) for m in (4, 8, 16)),
+            _points("the noise of the gradient alone: no BN, batch 32 − batch 2", plain, "within"),
+        ],
+        chosen=_ghost_rates(2, 128),
+        draws=20,
+        record=["ghosts", "batch-sizes"],
+    )
+
+
+def batches_of_32_or_64() -> Claim:
+    """Whether more than 32 help."""
+    return HYPOTHESES["batches-of-32-or-64"].judge(
+        _fewer(32),
+        [
+            _points("statistics from 128 − from 64", _fewer(64), "within"),
+            _points("statistics from 128 − from 32, after 20 passes", _fewer(32, 20), "within"),
+        ],
+        chosen=_ghost_rates(32, 128),
+        draws=20,
+        record="ghosts",
+    )
+
+
+def alike(statistics: str = "recomputed") -> Comparison:
+    """Accuracy by the number of classes in a batch."""
+    return Comparison(load("alike"), "accuracy", ["learning_rate"], statistics=statistics)
+
+
+def _alike_rates(arms: list[str], classes: list[int]) -> dict:
+    chosen = {}
+    for number in classes:
+        compared = Comparison(
+            load("alike"),
+            "accuracy",
+            ["learning_rate"],
+            statistics="recomputed",
+            classes=number,
+        )
+        chosen |= {f"{arm}, {number} classes": compared.chosen(arm) for arm in arms}
+    return chosen
+
+
+def bn_correlated_batches() -> Claim:
+    """What BN loses beyond what the plain network loses."""
+
+    def cost(arm: str, classes: int, compared: Comparison) -> np.ndarray:
+        values = compared.values(arm)
+        return (values.sel(classes=10) - values.sel(classes=classes)).values
+
+    recomputed, moving = alike(), alike("moving")
+
+    def beyond(classes: int, compared: Comparison) -> Any:
+        pair = cost("BN", classes, compared), cost("no BN", classes, compared)
+        return paired_difference(*pair, overlap=compared.overlap)
+
+    return HYPOTHESES["bn-correlated-batches"].judge(
+        beyond(2, recomputed),
+        [
+            _points("the same, five digits", beyond(5, recomputed)),
+            _points("the same, one digit", beyond(1, recomputed)),
+            _points("two digits, with the moving statistics of training", beyond(2, moving)),
+        ],
+        chosen=_alike_rates(["no BN", "BN"], [10, 2]),
+        draws=20,
+        record="alike",
+    )
+
+
+def renorm_correlated_batches() -> Claim:
+    """Batch renormalization against BN."""
+    recomputed, moving = alike(), alike("moving")
+    gain = recomputed.gain("batch renorm", "BN")
+    gain_moving = moving.gain("batch renorm", "BN")
+    by_group = recomputed.gain("batch renorm", "group norm")
+    classes = load("alike")["classes"].values.tolist()
+    return HYPOTHESES["renorm-correlated-batches"].judge(
+        gain[classes.index(2)],
+        [
+            _points("the same, five digits", gain[classes.index(5)]),
+            _points("the same, one digit", gain[classes.index(1)]),
+            _points("two digits, with the moving statistics", gain_moving[classes.index(2)]),
+            _points("two digits, batch renorm − group norm", by_group[classes.index(2)]),
+        ],
+        chosen=_alike_rates(["BN", "batch renorm"], [2]),
+        draws=20,
+        record="alike",
+    )
+
+
+def renorm_small_batches() -> Claim:
+    """Batch renormalization against BN in small batches."""
+    gain = sizes().gain("batch renorm", "BN")
+    order = load("batch-sizes")["batch_size"].values.tolist()
+    return HYPOTHESES["renorm-small-batches"].judge(
+        gain[order.index(4)],
+        [_points(f"the same, batches of {m}", gain[order.index(m)]) for m in (2, 8)],
+        chosen=_chosen("batch-sizes", ["BN", "batch renorm"], "after_passes", [4], passes=_PASSES),
+        draws=20,
+        record="batch-sizes",
+    )
+
+
+CLAIMS = {
+    "bn-small-batches": bn_small_batches,
+    "bn-small-batches-conv": bn_small_batches_conv,
+    "group-norm-any-batch": group_norm_any_batch,
+    "it-is-the-statistics": it_is_the_statistics,
+    "batches-of-32-or-64": batches_of_32_or_64,
+    "bn-correlated-batches": bn_correlated_batches,
+    "renorm-correlated-batches": renorm_correlated_batches,
+    "renorm-small-batches": renorm_small_batches,
+}
