@@ -1,0 +1,331 @@
+"""Studies and their records: complete, whole, made with these settings, and computed again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from bnutils import network, studies
+from bnutils.evidence import Study, Tolerance, provenance
+from bnutils.evidence.record import RecordError, digest, read, write
+
+NAMES = studies.names()
+
+
+# ---------------------------------------------------------------------- the records of the book
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_computed_again_is_as_recorded(name):
+    assert studies.get(name).check(studies.load(name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_record_is_that_of_its_study_whole_and_finite_in_size(name):
+    study, record = studies.get(name), studies.load(name)
+    history = provenance(record)
+    assert history["fingerprint"] == study.fingerprint, f"run `make studies NAME={name}`"
+    assert dict(record.sizes).items() >= {k: len(v) for k, v in study.dims.items()}.items()
+    assert set(record.data_vars) == set(study.tolerances)
+    assert (studies.RECORDS / f"{name}.nc").stat().st_size <= 1.5e6
+
+
+def test_every_record_has_a_study_and_together_they_are_small():
+    files = {path.stem: path.stat().st_size for path in studies.RECORDS.glob("*")}
+    assert set(files) == set(NAMES)
+    assert sum(files.values()) <= 25e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_record_tells_how_it_came_about(name):
+    history = provenance(studies.load(name))
+    assert history["versions"]["numpy"]
+    assert history["cpu_seconds"] > 0
+    assert history["processor"]
+    assert history["date"] >= "2026-11-25"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_margins_were_stated_before_the_record_and_have_not_moved(name):
+    history = provenance(studies.load(name))
+    assert not history["commit"].endswith("+"), "computed from code that no commit holds"
+    stated = {each.name: each.digest for each in studies.get(name).hypotheses}
+    assert history["margins"] == stated
+
+
+def test_claims_are_tested_by_studies_that_name_them():
+    named = {each.name for name in NAMES for each in studies.get(name).hypotheses}
+    assert named == set(studies.claims())
+
+
+@pytest.mark.parametrize("name", studies.claims())
+def test_a_claim_is_judged_from_the_records_that_hold_its_margin(name):
+    claim = studies.claim(name)
+    assert claim.name == name
+    assert claim.digest == studies.hypothesis(name).digest
+    assert any(name in provenance(studies.load(record))["margins"] for record in claim.record)
+
+
+def test_unknown_names_are_told_the_known_ones():
+    for ask in (studies.get, studies.load, studies.claim):
+        with pytest.raises(KeyError, match=r"nope: expected one of \['"):
+            ask("nope")
+
+
+# ------------------------------------------------------------------------------ how a study runs
+
+
+def block(settings):
+    draws = np.random.default_rng(settings["seed"]).normal(size=(len(settings["size"]), 3))
+    return xr.Dataset(
+        {"score": (("size", "step"), draws * settings["factor"])},
+        {"size": list(settings["size"]), "step": [10, 20, 30]},
+    )
+
+
+@pytest.fixture
+def study():
+    return Study(
+        name="tiny",
+        question="What is it?",
+        block=block,
+        dims={"arm": ["a", "b"], "size": [1, 5], "seed": range(4)},
+        together=["size"],
+        fixed={"factor": 2.0},
+        tolerances={"score": Tolerance(1e-12)},
+    )
+
+
+@pytest.fixture
+def record(study):
+    return study.run(workers=1)
+
+
+def test_a_record_has_an_axis_for_each_setting(study, record):
+    assert dict(record.sizes) == {"arm": 2, "size": 2, "seed": 4, "step": 3}
+    for i, settings in enumerate(study.blocks()):
+        here = {"arm": settings["arm"], "seed": settings["seed"]}
+        np.testing.assert_array_equal(record["score"].sel(here), block(settings)["score"], str(i))
+    assert provenance(record)["settings"]["fixed"] == {"factor": 2.0}
+
+
+def test_changed_settings_give_the_same_kind_of_array(study, record):
+    live = study.run(seed=[9], size=[5], factor=1.0, workers=1)
+    assert live["score"].dims == record["score"].dims
+    assert dict(live.sizes) == {"arm": 2, "size": 1, "seed": 1, "step": 3}
+    assert provenance(live)["fingerprint"] != study.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"sede": [1]}, KeyError, "sede: expected a setting of 'tiny'.*did you mean 'seed'"),
+        ({"seed": 3}, ValueError, r"sequence of values for 'seed', such as \[3\]"),
+        ({"arm": "a"}, ValueError, r"such as \['a'\]"),
+        ({"seed": []}, ValueError, "expected values for 'seed'"),
+        ({"seed": [1, 1]}, ValueError, "each once"),
+    ],
+)
+def test_settings_are_checked_before_anything_runs(study, changed, error, message):
+    with pytest.raises(error, match=message):
+        replace(study, block=None).run(**changed)
+
+
+def test_the_fingerprint_follows_settings_revision_and_engine(study, monkeypatch):
+    others = [
+        study.with_settings(factor=3.0),
+        study.with_settings(seed=range(5)),
+        replace(study, revision=2),
+        replace(study, name="other"),
+    ]
+    assert len({each.fingerprint for each in [study, *others]}) == 5
+    assert replace(study, question="And?").fingerprint == study.fingerprint
+    before = study.fingerprint
+    monkeypatch.setattr(network, "REVISION", network.REVISION + 1)
+    assert study.fingerprint != before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_numbers_do_not_depend_on_the_workers(workers):
+    gradients = studies.get("gradients")
+    changed = {"seed": [0, 1], "network": ["sigmoid", "ReLU"]}
+    run = gradients.run(**changed, workers=workers)
+    assert digest(run) == digest(gradients.run(**changed, workers=1))
+
+
+def test_a_stopped_run_goes_on_where_it_was(study, tmp_path):
+    asked = []
+
+    def stops(settings):
+        asked.append(settings["seed"])
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return block(settings)
+
+    halting = replace(study, block=stops)
+    with pytest.raises(KeyboardInterrupt):
+        halting.run(workers=1, store=tmp_path)
+    whole = halting.run(workers=1, store=tmp_path)
+    assert len(asked) == 6 + 8 - 5
+    assert digest(whole) == digest(study.run(workers=1))
+
+
+def test_half_a_block_is_never_taken_for_a_whole_one(study, record, tmp_path):
+    study.run(workers=1, store=tmp_path)
+    blocks = sorted(tmp_path.rglob("*.nc"))
+    assert len(blocks) == 8
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-100])
+    blocks[1].write_bytes(b"")
+    blocks[2].rename(blocks[2].with_suffix(".part"))
+    assert digest(study.run(workers=1, store=tmp_path)) == digest(record)
+
+
+def test_another_setting_does_not_find_the_blocks_of_this_one(study, tmp_path):
+    study.run(workers=1, store=tmp_path)
+    other = study.run(workers=1, store=tmp_path, factor=5.0)
+    assert digest(other) == digest(study.run(workers=1, factor=5.0))
+
+
+def test_a_killed_run_leaves_whole_blocks_and_is_resumed(tmp_path):
+    command = [sys.executable, "-m", "bnutils.studies.__main__", "--help"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout
+    code = (
+        "import sys; from pathlib import Path; from bnutils import studies;"
+        "studies.get('saturation').run(seed=range(200), workers=1, store=Path(sys.argv[1]))"
+    )
+    victim = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.rglob("*.nc"))) < 5 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        victim.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        victim.wait()
+    left = sorted(tmp_path.rglob("*.nc"))
+    assert 5 <= len(left) < 400
+    for path in left:
+        with xr.open_dataset(path, engine="h5netcdf") as file:
+            file.load()
+
+
+# ------------------------------------------------------------------------- what a check notices
+
+
+def test_a_changed_number_is_noticed_when_the_record_is_read(record, tmp_path):
+    path = tmp_path / "tiny.nc"
+    write(record, path)
+    assert digest(read(path)) == digest(record)
+    changed = record.copy(deep=True)
+    changed["score"][0, 0, 0, 0] += 1e-9
+    write(changed, path)
+    with pytest.raises(RecordError, match="changed after they were measured"):
+        read(path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other"])
+def test_a_damaged_file_is_no_record(record, tmp_path, damage):
+    path = tmp_path / "tiny.nc"
+    write(record, path)
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("not a record")
+    elif damage == "flipped":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    else:
+        xr.Dataset({"x": 1}).to_netcdf(path, engine="h5netcdf")
+    try:
+        again = read(path)
+    except RecordError:
+        return
+    assert digest(again) == digest(record), "read as if nothing were wrong"
+
+
+def test_writing_leaves_nothing_half_done(record, tmp_path, monkeypatch):
+    path = tmp_path / "tiny.nc"
+    write(record, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write(record * 2, path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.nc"]
+
+
+def test_a_check_refuses_the_record_of_other_settings(study, record):
+    with pytest.raises(ValueError, match="expected a record of 'tiny' with the fingerprint"):
+        study.with_settings(factor=3.0).check(record)
+
+
+def test_a_check_notices_another_computation(study, record):
+    assert study.check(record) == []
+    wrong = replace(study, block=lambda s: block(s) * 1.000001)
+    found = wrong.check(record, block=3)
+    assert len(found) == 1
+    assert "'arm': 'a', 'seed': 3" in found[0]
+    assert "score: numbers differ" in found[0]
+
+
+def test_a_sign_in_the_engine_is_noticed(monkeypatch):
+    small = studies.get("alike").with_settings(
+        seed=[0], arm=["BN"], classes=[10], learning_rate=[0.1], updates=6
+    )
+    record = small.run(workers=1)
+    assert small.check(record) == []
+    right = network.Dense.backward
+
+    def wrong(self, dy, **options):
+        dx = right(self, dy, **options)
+        return None if dx is None else -dx
+
+    monkeypatch.setattr(network.Dense, "backward", wrong)
+    assert small.check(record)
+
+
+def test_tolerances_compare_starts_singly_and_ends_in_the_mean():
+    old = xr.DataArray([[1.0, 2.0, np.nan]], {"step": [1, 2, 3]}, ("seed", "step"), "loss")
+    tolerance = Tolerance(close=0.01, steps=2, mean=0.5)
+    assert list(tolerance.differences(old, old)) == []
+    assert list(tolerance.differences(old, old + 0.1))
+    late = xr.DataArray([[0.0, 1.0, 1.0]], {"step": [1, 5, 6]}, ("seed", "step"), "loss")
+    assert list(tolerance.differences(late, late + np.array([0, 0.9, 0]))) == []
+    assert list(tolerance.differences(late, late + np.array([0, 0.9, 0.9])))
+    assert list(tolerance.differences(late, late.where(late["step"] > 1)))  # NaN where none was
+    assert list(Tolerance(relative=0.1, close=0).differences(late, late * 1.2))
+    assert list(Tolerance(relative=0.1, close=0).differences(late, late * 1.05)) == []
+
+
+def test_a_record_without_history_is_none():
+    with pytest.raises(KeyError, match="expected a record"):
+        provenance(xr.Dataset())
+
+
+def test_a_dask_cluster_gives_the_same_record(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    gradients = studies.get("gradients")
+    changed = {"seed": [0], "network": ["sigmoid"]}
+    with (
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            local_directory=tmp_path,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        run = gradients.run(**changed, client=client)
+    assert json.loads(run.attrs["provenance"])["digest"] == digest(
+        gradients.run(**changed, workers=1)
+    )
