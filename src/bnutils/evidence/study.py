@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import platform
 import subprocess
 import time
@@ -39,10 +38,10 @@ import joblib
 import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from bnutils import network
 from bnutils.evidence import record as records
+from bnutils.progress import bar
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -206,8 +205,8 @@ class Study:
 
         Args:
             workers: processes; None for one each core, but no more than there are blocks.
-            progress: whether to show a bar with the time left; None shows one for work that takes
-                longer than two seconds, unless BNUTILS_PROGRESS is 0.
+            progress: whether to show a bar with the time left; None shows one for long work that
+                somebody watches, see `bnutils.progress`.
             store: a folder that keeps each finished block. A run that was stopped goes on from
                 there.
             client: a `distributed.Client`; the blocks go to its cluster.
@@ -230,17 +229,13 @@ class Study:
         if folder is not None:
             done = dict(_stored(folder, len(blocks)))
         left = [index for index in range(len(blocks)) if index not in done]
-        silent = os.environ.get("BNUTILS_PROGRESS") == "0" if progress is None else not progress
-        with tqdm(
-            total=len(blocks), initial=len(done), desc=study.name, unit="block", delay=2,
-            disable=silent,
-        ) as bar:  # fmt: skip
+        with bar(len(left), unit="block", label=study.name, show=progress) as shown:
             tasks = [(index, blocks[index]) for index in left]
             for index, result, seconds in _computed(study.block, tasks, workers, client):
                 done[index] = result, seconds
                 if folder is not None:
                     records.write(result.assign_attrs(seconds=seconds), _file(folder, index))
-                bar.update()
+                shown.update()
         results = [done[index][0] for index in range(len(blocks))]
         record = study._joined(results)
         seconds = sum(seconds for _, seconds in done.values())
