@@ -22,12 +22,20 @@ Example:
     >>> history["loss"].shape, runs.reshape(accuracy(net, x, y)).shape
     ((6, 20), (3, 2))
 
-What a network is made of, and how it is normalized, is said to `mlp`; `fit` trains it.
+`mlp` builds dense and `cnn` convolutional networks, `norm=` says how they are normalized, and `fit`
+trains them.
 `REVISION` is raised whenever the numbers that this engine computes change. What was measured with
 it keeps the number, so that it can be told whether it would come out again.
 """
 
-from bnutils.network.builders import mlp
+from bnutils.network.builders import cnn, mlp
+from bnutils.network.convolutions import (
+    AveragePool2D,
+    Conv2D,
+    Flatten,
+    GlobalAveragePool2D,
+    MaxPool2D,
+)
 from bnutils.network.grid import Grid, grid
 from bnutils.network.layers import Activation, Dense, Dropout, sigmoid
 from bnutils.network.losses import (
@@ -54,19 +62,25 @@ __all__ = [
     "SGD",
     "Activation",
     "Adam",
+    "AveragePool2D",
     "BatchNorm",
     "BatchRenorm",
+    "Conv2D",
     "Dense",
     "Dropout",
+    "Flatten",
     "GhostBatchNorm",
+    "GlobalAveragePool2D",
     "Grid",
     "GroupNorm",
     "History",
     "LayerNorm",
+    "MaxPool2D",
     "Network",
     "Norm",
     "Optimizer",
     "accuracy",
+    "cnn",
     "evaluate",
     "fit",
     "grid",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from bnutils.network.convolutions import (
+    AveragePool2D,
+    Conv2D,
+    Flatten,
+    GlobalAveragePool2D,
+    MaxPool2D,
+    Windows,
+)
 from bnutils.network.layers import Activation, Dense, Dropout
 from bnutils.network.model import Network
 from bnutils.network.norm_layers import Layer
 from bnutils.network.norms import Norm
 from bnutils.norm import BatchNorm as BatchNormLayer
 
-__all__ = ["INITIALIZERS", "check_seeds", "mlp"]
+__all__ = ["INITIALIZERS", "check_seeds", "cnn", "mlp"]
 
 INITIALIZERS = {
     "he": lambda inputs, units: (2 / inputs) ** 0.5,
@@ -85,6 +94,99 @@ def mlp(
     return stack.build()
 
 
+def cnn(
+    shape: tuple[int, int, int],
+    *,
+    filters: Sequence[int],
+    outputs: int,
+    seeds: ArrayLike,
+    kernel_size: int | Sequence[int] = 3,
+    strides: int | Sequence[int] = 1,
+    padding: str = "same",
+    pool: int | Sequence[int] = 2,
+    pooling: str = "max",
+    head: str = "average",
+    activation: str = "relu",
+    initializer: str | ArrayLike = "he",
+    norm: Norm | None = None,
+    norm_position: str = "before",
+    input_norm: Norm | None = None,
+    output_norm: Norm | None = None,
+    dropout: ArrayLike = 0.0,
+    use_bias: bool | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Network:
+    """Build a convolutional network, one copy for each run.
+
+    Each convolution is followed by the norm, the activation and pooling; at the end stand an
+    average over the image, or all its pixels in a row, and a dense layer. Kernels are drawn as in
+    `mlp`; the inputs and units of the initial scale are the pixels of a kernel times the channels
+    that enter and leave.
+
+    Args:
+        shape: Rows, columns and channels of an image.
+        filters: The number of channels that leave each convolution.
+        outputs: The number of outputs.
+        seeds: As for `mlp`.
+        kernel_size: Rows, and columns, of each kernel: a number, or one for each convolution.
+        strides: Steps of each kernel: a number, or one for each convolution.
+        padding: Of the convolutions, "same" or "valid".
+        pool: Rows, and columns, of each pooling window: a number, or one for each convolution; 1
+            does not pool.
+        pooling: "max" or "average".
+        head: "average" (over the image) or "flatten", before the dense layer.
+        activation: As for `mlp`.
+        initializer: As for `mlp`.
+        norm: How every convolution is normalized. BN takes the statistics of each channel over
+            batch, rows and columns, `GroupNorm` and `LayerNorm` those of each example.
+        norm_position: As for `mlp`.
+        input_norm: As for `mlp`.
+        output_norm: As for `mlp`.
+        dropout: As for `mlp`; it follows pooling.
+        use_bias: As for `mlp`.
+        dtype: As for `mlp`.
+
+    Returns:
+        A `Network` for images [batch, rows, columns, channels], or with a runs axis before.
+
+    Raises:
+        ValueError: If an argument is not one of the above, a norm does not fit a layer, or an image
+            has become smaller than a window.
+
+    Example:
+        >>> from bnutils.network import BatchNorm
+        >>> cnn((8, 8, 1), filters=[8], outputs=10, seeds=range(5), norm=BatchNorm())
+        Network(conv_1, bn_1, relu_1, pool_1, average, dense_2; 5 runs)
+    """
+    shape, filters = tuple(int(n) for n in shape), [int(n) for n in filters]
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"expected a shape of rows, columns and channels, got {shape}")
+    if not filters or min(*filters, outputs) < 1:
+        raise ValueError(f"expected positive filters and outputs, got {filters} and {outputs}")
+    if pooling not in ("max", "average") or head not in ("average", "flatten"):
+        raise ValueError(
+            f"expected pooling 'max' or 'average' and head 'average' or 'flatten', "
+            f"got {pooling!r} and {head!r}"
+        )
+    _check_norms(norm_position, norm=norm, input_norm=input_norm, output_norm=output_norm)
+    sizes, steps, pools = (
+        _for_each(value, len(filters), name)
+        for value, name in ((kernel_size, "kernel_size"), (strides, "strides"), (pool, "pool"))
+    )
+    stack = _Stack(shape, seeds, initializer, dropout, use_bias, dtype)
+    stack.normalize(0, input_norm, "the input")
+    layers = zip(filters, sizes, steps, pools, strict=True)
+    for i, (units, size, step, window) in enumerate(layers, start=1):
+        followed_by = norm if norm_position == "before" else None
+        stack.convolution(i, units, Windows(size, step, padding), followed_by)
+        stack.finish(i, activation, norm, norm_position, f"conv_{i}", (window, pooling))
+    stack.head(head)
+    last = len(filters) + 1
+    stack.dense(last, int(outputs), output_norm)
+    stack.normalize(last, output_norm, f"dense_{last}")
+    return stack.build()
+
+
 class _Stack:
     """A plan of layers. It is checked while it grows; `build` then makes all of them.
 
@@ -132,6 +234,34 @@ class _Stack:
 
         self.add(f"dense_{i}", make, (units,))
 
+    def convolution(self, i: int, filters: int, windows: Windows, followed_by: Norm | None) -> None:
+        """Plan a convolution."""
+        shape = *windows.size, self.shape[-1], filters
+        pixels = windows.size[0] * windows.size[1]
+        deviation = self._deviation(pixels * self.shape[-1], pixels * filters)
+        biased = self._biased(followed_by)
+
+        def make() -> Conv2D:
+            bias = np.zeros((self.runs, 1, filters), self.dtype) if biased else None
+            kernel = self._draw(shape, deviation)
+            return Conv2D(kernel, bias, windows.strides, windows.padding)
+
+        self.add(f"conv_{i}", make, (*self._places(f"conv_{i}", windows), filters))
+
+    def head(self, head: str) -> None:
+        """Plan what makes a row of an image."""
+        if head == "average":
+            self.add("average", GlobalAveragePool2D, self.shape[-1:])
+        else:
+            self.add("flatten", Flatten, (math.prod(self.shape),))
+
+    def _places(self, name: str, windows: Windows) -> tuple[int, int]:
+        """Rows and columns behind a layer with windows."""
+        try:
+            return windows.places(self.shape[:2])
+        except ValueError as error:
+            raise ValueError(f"{error} before {name}") from None
+
     def normalize(self, i: int, norm: Norm | None, what: str) -> None:
         """Plan a normalization, if there is one, of a layer of that name."""
         if norm is not None:
@@ -139,14 +269,27 @@ class _Stack:
             units = self.shape[-1]
             self.add(f"{norm.prefix}_{i}", lambda: norm.build(self.runs, units, self.dtype))
 
-    def finish(self, i: int, activation: str, norm: Norm | None, position: str, what: str) -> None:
-        """Plan what follows a hidden layer: normalization, activation, dropout."""
+    def finish(
+        self,
+        i: int,
+        activation: str,
+        norm: Norm | None,
+        position: str,
+        what: str,
+        pool: tuple[int, str] = (1, "max"),
+    ) -> None:
+        """Plan what follows a hidden layer: normalization, activation, pooling, dropout."""
         Activation(activation)
         if position == "before":
             self.normalize(i, norm, what)
         self.add(f"{activation}_{i}", lambda: Activation(activation))
         if position == "after":
             self.normalize(i, norm, what)
+        size, pooling = pool
+        if size > 1:
+            kind = {"max": MaxPool2D, "average": AveragePool2D}[pooling]
+            places = self._places(f"pool_{i}", Windows(size, size))
+            self.add(f"pool_{i}", lambda: kind(size), (*places, self.shape[-1]))
         if self._rates.any():
             rate = np.broadcast_to(self._rates, self.runs).astype(self.dtype)
             self.add(f"dropout_{i}", lambda: Dropout(rate, self.seeds, i))
@@ -195,6 +338,17 @@ def _check_norms(norm_position: str, **norms: Norm | None) -> None:
         raise ValueError(
             f"expected {name} to be None or a normalization, got {norm!r}: pass {hint}"
         )
+
+
+def _for_each(value: int | Sequence[int], count: int, name: str) -> list[int]:
+    """One number for each convolution."""
+    values = [int(v) for v in (value if np.ndim(value) else [value] * count)]
+    if len(values) != count or min(values) < 1:
+        raise ValueError(
+            f"expected {name} to be one positive number or {count}, one for each convolution, "
+            f"got {value!r}"
+        )
+    return values
 
 
 def check_seeds(seeds: ArrayLike) -> np.ndarray:

@@ -7,7 +7,7 @@ moving statistics of its own, [runs, units].
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -96,7 +96,7 @@ class GhostBatchNormLayer(BatchNorm):
         **options: Of `bnutils.norm.BatchNorm`.
     """
 
-    def __init__(self, size: int, **options) -> None:
+    def __init__(self, size: int, **options: Any) -> None:
         """Set up the layer; its arrays are assigned before the first call."""
         super().__init__(**options)
         self.size = size
@@ -161,7 +161,7 @@ class BatchRenormLayer(BatchNorm):
         **options: Of `bnutils.norm.BatchNorm`.
     """
 
-    def __init__(self, r_max: float, d_max: float, **options) -> None:
+    def __init__(self, r_max: float, d_max: float, **options: Any) -> None:
         """Set up the layer; its arrays are assigned before the first call."""
         super().__init__(**options)
         self.r_max, self.d_max = r_max, d_max

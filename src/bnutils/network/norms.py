@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class _OfBatches(Norm):
         layer.moving_variance = np.ones((runs, units), dtype)
         return layer
 
-    def _layer(self, **options) -> BatchNormLayer:
+    def _layer(self, **options: Any) -> BatchNormLayer:
         return BatchNormLayer(**options)
 
 
@@ -135,7 +135,7 @@ class GhostBatchNorm(_OfBatches):
         if self.size < 2:
             raise ValueError(f"expected ghost batches of 2 or more rows, got size={self.size!r}")
 
-    def _layer(self, **options) -> BatchNormLayer:
+    def _layer(self, **options: Any) -> BatchNormLayer:
         return norm_layers.GhostBatchNormLayer(self.size, **options)
 
 
@@ -165,7 +165,7 @@ class BatchRenorm(_OfBatches):
                 f"d_max={self.d_max!r}"
             )
 
-    def _layer(self, **options) -> BatchNormLayer:
+    def _layer(self, **options: Any) -> BatchNormLayer:
         return norm_layers.BatchRenormLayer(self.r_max, self.d_max, **options)
 
 

@@ -197,10 +197,14 @@ def check_fit(
         raise ValueError(f"expected at least one step, got {steps}")
     if not 1 <= batch_size <= rows:
         raise ValueError(f"expected batch_size from 1 to {rows} rows, got {batch_size}")
-    if batch_size == 1 and net.batch_norms:
-        raise ValueError(
-            "expected batch_size of 2 or more, got 1: with one row BN returns beta for any input"
-        )
+    if batch_size == 1:
+        try:
+            net.activations(x[:1] if net.is_shared(x) else x[:, :1], training=True)
+        except ValueError as error:
+            raise ValueError(
+                "expected batch_size of 2 or more, got 1: with one row BN returns beta for any "
+                "input"
+            ) from error
     for layer in net.layers:
         if isinstance(layer, GhostBatchNormLayer) and batch_size % layer.size:
             raise ValueError(
