@@ -3,6 +3,7 @@
 Directives for MyST pages:
 
 - `{run-times}`: what each chapter costs to run, from book/run_times.json;
+- `{records}`: how each record came about, from the record itself;
 - `{versions}`: the packages of pyproject.toml, at the versions of requirements.lock.
 """
 
@@ -14,6 +15,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from bnutils import studies
+from bnutils.evidence import provenance
 
 TIMES = "book/run_times.json"
 PROJECT = "pyproject.toml"
@@ -53,6 +57,41 @@ class RunTimes(_Made):
         yield f"| | all | {sum(times.get(path.stem, 0) for path in chapters)} |"
 
 
+class Records(_Made):
+    """`{records}`."""
+
+    def lines(self):
+        """A definition for each study: its question, its settings, and where and when it ran."""
+        for name in studies.names():
+            self.env.note_dependency(str(studies.RECORDS / f"{name}.nc"))
+            study, history = studies.get(name), provenance(studies.load(name))
+            grids = "; ".join(
+                f"{dim.replace('_', ' ')}: {_shown(values)}" for dim, values in study.dims.items()
+            )
+            versions = ", ".join(
+                f"{package} {history['versions'][package]}" for package in ("numpy", "bnutils")
+            )
+            ran = (
+                f"{history['date']}, commit `{history['commit']}`, {history['processor']}, "
+                f"{versions}, {history['cpu_seconds']:,.0f} CPU seconds"
+            )
+            yield f"{name}"
+            yield f": {study.question}"
+            yield ""
+            yield f"  {grids}."
+            yield ""
+            yield f"  {ran}."
+            yield from (f"\n  *Changed:* {change}" for change in history["changes"])
+            yield ""
+
+
+def _shown(values) -> str:
+    """The values of a setting; a long run of whole numbers by its ends."""
+    if len(values) > 5 and values == tuple(range(values[0], values[0] + len(values))):
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(str, values))
+
+
 class Versions(_Made):
     """`{versions}`."""
 
@@ -80,5 +119,6 @@ def locked(lock: str) -> dict[str, str]:
 def setup(app):
     """Connect the directives; Sphinx calls this."""
     app.add_directive("run-times", RunTimes)
+    app.add_directive("records", Records)
     app.add_directive("versions", Versions)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
