@@ -58,10 +58,10 @@ def bar(
     """Make a progress bar, to be used in a `with` statement.
 
     Args:
-        total: How many units of work there are.
-        unit: What one of them is called.
-        label: What is being done, in front of the bar.
-        show: Whether to draw it; None asks `watched`.
+        total: how many units of work there are.
+        unit: what one of them is called.
+        label: what is being done, in front of the bar.
+        show: whether to draw it; None asks `watched`.
 
     Returns:
         A context manager that gives an object with `update(n=1)`.

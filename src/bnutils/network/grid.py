@@ -16,8 +16,8 @@ class Grid:
     Made by `grid`. Each name is an attribute: an array [runs].
 
     Attributes:
-        names: The names, in order.
-        shape: How many values each name has, in the same order.
+        names: the names, in order.
+        shape: how many values each name has, in the same order.
     """
 
     def __init__(self, values: Mapping[str, np.ndarray]) -> None:
@@ -51,7 +51,7 @@ class Grid:
             The same values, with one axis for each name in place of the runs axis.
 
         Raises:
-            ValueError: If the first axis of `a` is not the runs axis.
+            ValueError: if the first axis of `a` is not the runs axis.
         """
         a = np.asarray(a)
         if a.shape[:1] != (len(self),):
@@ -69,7 +69,7 @@ def grid(**values: Sequence) -> Grid:
         A `Grid`.
 
     Raises:
-        ValueError: If no name is given, a sequence is empty or not one-dimensional, or a name is
+        ValueError: if no name is given, a sequence is empty or not one-dimensional, or a name is
             one that `Grid` uses itself.
 
     Example:

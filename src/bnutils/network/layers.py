@@ -53,7 +53,7 @@ class Dense:
 
         Args:
             x: Array [batch, inputs], shared by all runs, or [runs, batch, inputs].
-            training: Whether `backward` will follow.
+            training: whether `backward` will follow.
 
         Returns:
             Array [runs, batch, units].
@@ -69,7 +69,7 @@ class Dense:
 
         Args:
             dy: Array [runs, batch, units], the gradient of the output.
-            input_gradient: Whether the gradient of the input is wanted. The first layer of a
+            input_gradient: whether the gradient of the input is wanted. The first layer of a
                 network does not need it.
 
         Returns:

@@ -50,10 +50,10 @@ def check_loss(loss: Loss) -> None:
     """Refuse what is no loss, and say which one is meant.
 
     Args:
-        loss: What was given as a loss.
+        loss: what was given as a loss.
 
     Raises:
-        ValueError: If it is not a function.
+        ValueError: if it is not a function.
     """
     if callable(loss):
         return
@@ -73,7 +73,7 @@ def softmax_cross_entropy(logits: np.ndarray, labels: ArrayLike) -> tuple[np.nda
         The loss, array [runs], and its gradient for the logits, array [runs, batch, classes].
 
     Raises:
-        ValueError: If a shape does not fit, or a label is no class.
+        ValueError: if a shape does not fit, or a label is no class.
     """
     runs, batch, classes = logits.shape
     labels = np.asarray(labels)
@@ -109,7 +109,7 @@ def sigmoid_cross_entropy(logits: np.ndarray, labels: ArrayLike) -> tuple[np.nda
         The loss, array [runs], and its gradient for the logits, array [runs, batch, 1].
 
     Raises:
-        ValueError: If a shape does not fit, or a label is neither 0 nor 1.
+        ValueError: if a shape does not fit, or a label is neither 0 nor 1.
     """
     if logits.shape[-1] != 1:
         raise ValueError(f"expected one logit for each row, got the shape {logits.shape}")
@@ -140,7 +140,7 @@ def squared_error(outputs: np.ndarray, targets: ArrayLike) -> tuple[np.ndarray, 
         The loss, array [runs], and its gradient for the outputs, array [runs, batch, k].
 
     Raises:
-        ValueError: If the shape of the targets does not fit.
+        ValueError: if the shape of the targets does not fit.
     """
     with np.errstate(all="ignore"):
         d = outputs - _targets(outputs, targets)
@@ -168,7 +168,7 @@ def accuracy(net: Network, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     An output that is not a number predicts nothing and counts as wrong.
 
     Args:
-        net: A `Network` whose outputs are the logits of the classes, or one logit.
+        net: a `Network` whose outputs are the logits of the classes, or one logit.
         x: Array [rows, ...], shared by all runs, or [runs, rows, ...].
         y: Integer labels, array [rows] or [runs, rows].
 
@@ -176,7 +176,7 @@ def accuracy(net: Network, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         Array [runs].
 
     Raises:
-        ValueError: If the labels don't fit the rows.
+        ValueError: if the labels don't fit the rows.
     """
     logits = net(x)
     y = np.asarray(y)
@@ -193,7 +193,7 @@ def evaluate(net: Network, x: ArrayLike, y: ArrayLike, loss: Loss) -> np.ndarray
     """Mean loss of each run in inference mode.
 
     Args:
-        net: A `Network`.
+        net: a `Network`.
         x: Array [rows, ...], shared by all runs, or [runs, rows, ...].
         y: Targets, as `loss` takes them.
         loss: Such as `squared_error`; its root is then the RMSE.

@@ -23,12 +23,12 @@ class Network:
     """A stack of layers, for many runs at once. Made by `mlp` or `cnn`.
 
     Attributes:
-        layers: The layers in order.
-        names: A name for each layer, such as "dense_1", "bn_1", "relu_1". "bn_0" normalizes the
+        layers: the layers in order.
+        names: a name for each layer, such as "dense_1", "bn_1", "relu_1". "bn_0" normalizes the
             input; "ln_1" is layer and "gn_1" group normalization.
         seeds: Array [runs], the seed of each run.
         input_shape: Shape of one example, (inputs,) or (rows, columns, channels).
-        outputs: The number of outputs.
+        outputs: the number of outputs.
         weights: Array [runs, parameters]. The layers' parameters are views of it, so changing one
             changes the other.
         columns: Dict from the name of each parameter, such as "dense_1/kernel", to the slice of
@@ -118,7 +118,7 @@ class Network:
             Array [runs, batch, outputs]. NaN for a run that has diverged.
 
         Raises:
-            ValueError: If x has the wrong shape, is not finite, or in training has fewer than two
+            ValueError: if x has the wrong shape, is not finite, or in training has fewer than two
                 values for BN to average over.
         """
         return self._forward(x, batch_statistics=training, keep=training)
@@ -128,7 +128,7 @@ class Network:
 
         Args:
             x: Array [batch, ...] or [runs, batch, ...].
-            training: Whether BN uses the statistics of x (True) or the moving statistics.
+            training: whether BN uses the statistics of x (True) or the moving statistics.
 
         Returns:
             A list of pairs (name, array [runs, batch, ...]), one for each layer in order.
@@ -145,7 +145,7 @@ class Network:
             d_output: Array [runs, batch, outputs].
 
         Raises:
-            ValueError: If the latest call was not a training call.
+            ValueError: if the latest call was not a training call.
         """
         self._backward(d_output)
 
@@ -256,7 +256,7 @@ class Network:
             Array of the same shape.
 
         Raises:
-            ValueError: If x has the wrong shape or is not finite.
+            ValueError: if x has the wrong shape or is not finite.
         """
         with np.errstate(over="ignore"):
             x = np.asarray(x, dtype=self.dtype)
@@ -290,10 +290,10 @@ class Network:
 
         Args:
             x: Array [batch, ...] or [runs, batch, ...].
-            batch_statistics: Whether BN layers run in training mode.
-            keep: Whether the other layers keep what `backward` needs.
-            outputs: A list to which the output of each layer is appended.
-            whole: Whether BN normalizes all rows by their own statistics even where it has ghost
+            batch_statistics: whether BN layers run in training mode.
+            keep: whether the other layers keep what `backward` needs.
+            outputs: a list to which the output of each layer is appended.
+            whole: whether BN normalizes all rows by their own statistics even where it has ghost
                 batches or batch renormalization.
 
         Returns:
@@ -320,7 +320,7 @@ class Network:
         """Call a normalization, which refuses what is not finite, though runs may have diverged.
 
         Args:
-            call: The layer, or its `backward`.
+            call: the layer, or its `backward`.
             a: Array [runs, batch, ..., units].
 
         Returns:

@@ -20,7 +20,7 @@ class Optimizer:
         learning_rate: Array [] or [runs].
         weight_decay: Array [] or [runs].
         not_decayed: Texts that mark the names of the parameters that do not decay.
-        iterations: How many steps were taken.
+        iterations: how many steps were taken.
     """
 
     slots = 0
@@ -52,7 +52,7 @@ class Optimizer:
             weights: Array [runs, parameters].
 
         Raises:
-            ValueError: If the number of learning rates or of weight decays is not the number of
+            ValueError: if the number of learning rates or of weight decays is not the number of
                 runs, or the optimizer has already trained another network.
         """
         if self._weights is not None and self._weights is not weights:
@@ -72,7 +72,7 @@ class Optimizer:
             columns: `Network.columns`, from which weight decay learns what it leaves out.
 
         Raises:
-            ValueError: As for `check`, or if there is weight decay without columns.
+            ValueError: as for `check`, or if there is weight decay without columns.
         """
         if self._weights is weights:
             return
@@ -112,14 +112,14 @@ class SGD(Optimizer):
     that is the same as a penalty weight_decay / 2 * (sum of squared weights) in the loss.
 
     Args:
-        learning_rate: A positive number, or one for each run.
+        learning_rate: a positive number, or one for each run.
         momentum: From 0 to 1, 0 being plain gradient descent.
-        weight_decay: A number of 0 or more, or one for each run.
+        weight_decay: a number of 0 or more, or one for each run.
         not_decayed: Texts; a parameter whose name in `Network.columns`, such as "bn_1/gamma",
             contains one of them does not decay. By default only kernels do.
 
     Raises:
-        ValueError: If a number lies outside its range.
+        ValueError: if a number lies outside its range.
 
     Example:
         >>> w = np.array([[1.0, 2.0]])
@@ -159,15 +159,15 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, the formula just before their section 2.1), as in Keras.
 
     Args:
-        learning_rate: A positive number, or one for each run.
+        learning_rate: a positive number, or one for each run.
         beta_1: Decay rate of the first moment.
         beta_2: Decay rate of the second moment.
         epsilon: Added to the root of the second moment.
-        weight_decay: As for `SGD`.
-        not_decayed: As for `SGD`.
+        weight_decay: as for `SGD`.
+        not_decayed: as for `SGD`.
 
     Raises:
-        ValueError: If a number lies outside its range.
+        ValueError: if a number lies outside its range.
     """
 
     slots = 3
@@ -210,10 +210,10 @@ def check_optimizer(optimizer: Any) -> None:
     """Refuse what is no optimizer, and say what to pass.
 
     Args:
-        optimizer: What was given as one.
+        optimizer: what was given as one.
 
     Raises:
-        ValueError: If it is not an `Optimizer`.
+        ValueError: if it is not an `Optimizer`.
     """
     if isinstance(optimizer, Optimizer):
         return
