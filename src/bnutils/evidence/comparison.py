@@ -89,7 +89,8 @@ class Comparison:
             record: a record with an axis "step".
             curve: the variable.
             level: the value to reach.
-            choose, **where: as for the class.
+            choose: as for the class.
+            **where: as for the class.
         """
         curves, steps = record[curve], record["step"].values
         first = curves.reduce(lambda values, axis: _steps_to(values, steps, level, axis), "step")
@@ -128,7 +129,8 @@ class Comparison:
 
         Args:
             variable: a variable of the record with the chosen settings among its axes.
-            arm, **settings: as for `values`.
+            arm: its name.
+            **settings: as for `values`.
 
         Returns:
             The variable without the axes of arm and settings.
@@ -146,7 +148,8 @@ class Comparison:
         """The test score of an arm minus that of another, replicate by replicate.
 
         Args:
-            arm, other: their names.
+            arm: its name.
+            other: the name of the other.
             **settings: values at which both are compared, instead of each at its best.
 
         Returns:
