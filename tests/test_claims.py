@@ -648,7 +648,7 @@ def test_the_card_as_html():
         *("Said by", "Ioffe and Szegedy 2015"),
         "The learning rate chosen for BN is at the edge of its grid.",
         "How it was measured",
-        *("Kind", "measured", "Margin", "none: smaller ones are not seen"),
+        *("Kind", "measured", "Bound", "above 0: smaller ones are not seen"),
         *("Setting", "MNIST, 784-100-100-100-10 sigmoid, SGD"),
         "Chosen",
         "BN: learning rate 3 (in 90% of replicates; at the edge of its grid), initial scale 0.1 "

@@ -140,7 +140,10 @@ def _rows(claim: Claim) -> list[tuple[str, str]]:
         kind += " for the first edition, to be measured again"
     rows = [("kind", kind)]
     if primary.reason:
-        rows.append(("margin", f"{primary.margin_text}: {primary.reason}"))
+        name, size = "margin", primary.margin_text
+        if size == "none":
+            name, size = "bound", primary.claim_text
+        rows.append((name, f"{size}: {primary.reason}"))
     rows.append(("setting", claim.setting))
     if claim.chosen:
         rows.append(("chosen", "; ".join(choices(claim))))
