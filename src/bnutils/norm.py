@@ -3,11 +3,11 @@
 The mathematics is that of S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep
 Network Training by Reducing Internal Covariate Shift", ICML 2015, arXiv:1502.03167: Algorithm 1
 (training), Algorithm 2 (inference) and the gradient of section 3, in closed form. Names, defaults
-and the biased variance are those of ``keras.layers.BatchNormalization``.
+and the biased variance are those of `keras.layers.BatchNormalization`.
 
-``axis`` names the axis, or axes, that keep their own statistics; all others are averaged over.
-A *channel* is one position along the kept axes: one feature, one feature map, or one feature of
-one run. Parameters have the shape of the kept axes, in the order in which they stand in ``x``::
+`axis` of batch normalization names the axis, or axes, that keep their own statistics; all others
+are averaged over. A *channel* is one position along the kept axes: one feature, one feature map, or
+one feature of one run. Parameters have the shape of the kept axes, in their order in `x`::
 
     x [batch, features]                    axis=-1
     x [batch, height, width, channels]     axis=-1
@@ -15,16 +15,29 @@ one run. Parameters have the shape of the kept axes, in the order in which they 
     x [runs, batch, features]              axis=(0, -1)
 
 float32 input gives float32 output, float64 gives float64. No function changes its arguments.
+
+Example:
+    >>> import numpy as np
+    >>> from bnutils import norm
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, cache = norm.batch_norm(x, gamma=np.ones(2), beta=np.zeros(2), epsilon=0)
+    >>> y
+    array([[-1., -1.],
+           [ 1.,  1.]])
 """
 
 from __future__ import annotations
 
 import math
 import operator
+import warnings
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "BatchNorm",
@@ -35,23 +48,30 @@ __all__ = [
     "standardize",
 ]
 
+Floats = NDArray[np.floating[Any]]
+Axis = int | Sequence[int]
+Shape = tuple[int, ...]
 
-def standardize(x, axis, epsilon=0.0):
-    """Subtract the mean and divide by the standard deviation, both taken over ``axis``.
+# What is not finite becomes an error that says where, not a warning on the way to it.
+_quiet = np.errstate(over="ignore", invalid="ignore")
+
+
+def standardize(x: ArrayLike, axis: Axis, epsilon: float = 0.0) -> tuple[Floats, Floats, Floats]:
+    """Subtract the mean and divide by the standard deviation, both taken over `axis`.
 
     Args:
         x: float32 or float64 array of any shape.
-        axis: The axis, or axes, to average over.
-        epsilon: Added to the variance, in the units of ``x`` squared; at least 0.
+        axis: the axis, or axes, to average over.
+        epsilon: added to the variance, in the units of `x` squared; at least 0.
 
     Returns:
-        ``(x_hat, mean, variance)``: ``x_hat = (x - mean) / sqrt(variance + epsilon)`` has the shape
-        of ``x``; mean and biased variance have length 1 along ``axis``.
+        `(x_hat, mean, variance)`: `x_hat = (x - mean) / sqrt(variance + epsilon)` has the shape
+        of `x`; mean and biased variance have length 1 along `axis`.
 
     Raises:
-        ValueError: If ``x`` is empty, not float32 or float64, or not finite throughout; if
-            ``axis`` is empty, out of range or repeated; if ``epsilon`` is negative; or if
-            ``epsilon`` is 0 and some variance is 0.
+        ValueError: `x` is empty, not float32 or float64, or not finite throughout; `axis` is
+            empty, out of range or repeated; `epsilon` is negative; or `epsilon` is 0 and so is
+            some variance.
 
     Example:
         >>> x_hat, mean, variance = standardize(np.array([[1.0, 10.0], [3.0, 30.0]]), axis=0)
@@ -61,37 +81,46 @@ def standardize(x, axis, epsilon=0.0):
         >>> mean, variance
         (array([[ 2., 20.]]), array([[  1., 100.]]))
     """
-    x, layout = _checked(x, _layout_over, axis)
-    centered, mean, variance = _moments(x, layout)
-    inverse_std = _inverse_std(variance, epsilon, x, layout)
-    centered *= layout.spread(inverse_std)
-    return (
-        layout.unfold(centered),
-        mean.reshape(layout.keepdims),
-        variance.reshape(layout.keepdims),
-    )
+    x, layout = _array_and_layout(x, axis, keep=False)
+    x_hat, mean, variance, _ = _standardize(x, layout, epsilon)
+    return layout.unfold(x_hat), mean.reshape(layout.keepdims), variance.reshape(layout.keepdims)
 
 
-def batch_norm(x, gamma, beta, axis=-1, epsilon=1e-3):
+@_quiet
+def _standardize(x: Floats, layout: _Layout, epsilon: float) -> tuple[Floats, ...]:
+    """`x_hat`, and for each channel the mean, the variance and `1 / sqrt(variance + epsilon)`."""
+    mean, centered = layout.center(x)  # centered = x - mean
+    variance = layout.mean(centered, centered)
+    _require_finite(variance, x, "x")
+    inverse_sd = _inverse_sd(variance, epsilon)
+    x_hat = np.multiply(centered, layout.spread(inverse_sd), out=centered)
+    return x_hat, mean, variance, inverse_sd
+
+
+def batch_norm(
+    x: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    axis: Axis = -1,
+    epsilon: float = 1e-3,
+) -> tuple[Floats, Cache]:
     """Normalize each channel by the statistics of this batch, then scale and shift it.
 
-    Algorithm 1 of arXiv:1502.03167: ``y = gamma * x_hat + beta``.
+    Algorithm 1 of arXiv:1502.03167: `standardize`, then `y = gamma * x_hat + beta`.
 
     Args:
         x: float32 or float64 array with at least two values in each channel.
-        gamma: Scale, in the shape of the kept axes; None for no scale.
-        beta: Shift, in the shape of the kept axes; None for no shift.
-        axis: The axis, or axes, that keep their own statistics.
-        epsilon: Added to the variance, in the units of ``x`` squared; at least 0.
+        gamma: scale, in the shape of the kept axes; None for no scale.
+        beta: shift, in the shape of the kept axes; None for no shift.
+        axis: the axis, or axes, that keep their own statistics.
+        epsilon: added to the variance, in the units of `x` squared; at least 0.
 
     Returns:
-        ``(y, cache)``: ``y`` like ``x``, and what ``batch_norm_grad`` needs.
+        `(y, cache)`: `y` like `x`, and what `batch_norm_grad` needs.
 
     Raises:
-        ValueError: If ``x`` is empty, not float32 or float64, or not finite throughout, or has
-            one value in each channel; if ``axis`` is out of range, repeated, or leaves nothing to
-            average over; if ``gamma`` or ``beta`` has the wrong shape; if ``epsilon`` is negative;
-            or if ``epsilon`` is 0 and some variance is 0.
+        ValueError: as `standardize`; `axis` leaves nothing to average over; `x` has one value in
+            each channel; or `gamma` or `beta` has the wrong shape or is not finite.
 
     Example:
         >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
@@ -103,27 +132,23 @@ def batch_norm(x, gamma, beta, axis=-1, epsilon=1e-3):
         >>> cache.mean, cache.variance
         (array([ 2., 20.]), array([  1., 100.]))
     """
-    x, layout = _checked(x, _layout_keeping, axis)
+    x, layout = _array_and_layout(x, axis, keep=True)
+    gamma, beta = layout.row(gamma, "gamma", 1), layout.row(beta, "beta", 0)
     if layout.count < 2:
         raise ValueError(
-            f"x of shape {layout.shape} has one value in each channel (axis={axis}): it would be "
-            "its own mean, so the output would be beta and the gradient zero whatever x is; "
-            "training needs at least two"
+            "expected at least two values in each channel for training, got x of the shape "
+            f"{x.shape}, which has one value in each channel (axis={axis}): it would be its own "
+            "mean, so the output would be beta and the gradient zero whatever x is"
         )
-    gamma = layout.row(gamma, "gamma")
-    beta = layout.row(beta, "beta")
-
-    centered, mean, variance = _moments(x, layout)
-    inverse_std = _inverse_std(variance, epsilon, x, layout)
-    scale = layout.spread(inverse_std if gamma is None else gamma * inverse_std)
-    y = centered * scale
-    if beta is not None:
-        y += layout.spread(beta)
-    return layout.unfold(y), Cache(centered, mean, variance, inverse_std, scale, layout)
+    x_hat, mean, variance, inverse_sd = _standardize(x, layout, epsilon)
+    y = x_hat * layout.spread(gamma)
+    y += layout.spread(beta)
+    mean, variance = mean.reshape(layout.kept), variance.reshape(layout.kept)
+    return layout.unfold(y), Cache(x_hat, mean, variance, gamma * inverse_sd, layout)
 
 
-def batch_norm_grad(dy, cache):
-    """Gradient of a loss with respect to ``x``, ``gamma`` and ``beta``, given that of ``y``.
+def batch_norm_grad(dy: ArrayLike, cache: Cache) -> tuple[Floats, Floats, Floats]:
+    """Gradient of a loss with respect to `x`, `gamma` and `beta`, given that of `y`.
 
     The equations of section 3 of arXiv:1502.03167, simplified. All means are over the batch::
 
@@ -132,15 +157,15 @@ def batch_norm_grad(dy, cache):
         dx     = gamma / sqrt(variance + epsilon) * (dy - mean(dy) - x_hat * mean(dy * x_hat))
 
     Args:
-        dy: Gradient with respect to ``y``, of its shape.
-        cache: What ``batch_norm`` returned beside ``y``.
+        dy: gradient with respect to `y`, of its shape.
+        cache: what `batch_norm` returned beside `y`.
 
     Returns:
-        ``(dx, dgamma, dbeta)``, in the dtype of ``x``: ``dx`` like ``x``, the others in the shape
-        of the kept axes (also where ``gamma`` or ``beta`` was None).
+        `(dx, dgamma, dbeta)`, in the dtype of `x`: `dx` like `x`, the others in the shape of the
+        kept axes (also where `gamma` or `beta` was None).
 
     Raises:
-        ValueError: If ``dy`` has the wrong shape, is not float32 or float64, or is not finite
+        ValueError: `dy` has the wrong shape, is not float32 or float64, or is not finite
             throughout.
 
     Example:
@@ -152,45 +177,51 @@ def batch_norm_grad(dy, cache):
                [-0.2204],
                [ 0.044 ]]), array([-0.9257]), array([1.]))
     """
-    dy = _floats(dy, "dy")
-    layout = cache.layout
+    dy, layout, x_hat = _floats(dy, "dy"), cache.layout, cache.x_hat
     if dy.shape != layout.shape:
-        raise ValueError(f"dy must have the shape of x, {layout.shape}, got {dy.shape}")
-    dy = layout.fold(dy)
-    if dy.dtype != cache.centered.dtype:
-        dy = dy.astype(cache.centered.dtype)
+        raise ValueError(f"expected dy in the shape of x, {layout.shape}, got {dy.shape}")
+    dy = layout.fold(dy.astype(layout.dtype, copy=False))
+    dgamma, dbeta = _gradient_sums(dy, x_hat, layout)
 
-    dgamma, dbeta = _channel_gradients(dy, cache)
-    # x_hat = centered * inverse_std is never formed: its factor goes into that of each channel.
-    dx = cache.centered * layout.spread(dgamma / layout.size * cache.inverse_std)
+    # scale * (dy - mean(dy) - x_hat * mean(dy * x_hat)), in one new array
+    dx = x_hat * layout.spread(dgamma / layout.count)
     np.subtract(dy, dx, out=dx)
-    dx -= layout.spread(dbeta / layout.size)
-    dx *= cache.scale
+    dx -= layout.spread(dbeta / layout.count)
+    dx *= layout.spread(cache.scale)
     return layout.unfold(dx), dgamma.reshape(layout.kept), dbeta.reshape(layout.kept)
 
 
-def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, epsilon=1e-3):
+@_quiet
+def batch_norm_inference(
+    x: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    moving_mean: ArrayLike,
+    moving_variance: ArrayLike,
+    axis: Axis = -1,
+    epsilon: float = 1e-3,
+) -> Floats:
     """Normalize by given statistics: one multiplication and one addition for each value.
 
-    Algorithm 2 of arXiv:1502.03167: ``y = scale * x + shift``, with
-    ``scale = gamma / sqrt(moving_variance + epsilon)`` and ``shift = beta - scale * moving_mean``.
+    Algorithm 2 of arXiv:1502.03167: `y = scale * x + shift`, with
+    `scale = gamma / sqrt(moving_variance + epsilon)` and `shift = beta - scale * moving_mean`.
 
     Args:
         x: float32 or float64 array.
-        gamma: Scale, in the shape of the kept axes; None for no scale.
-        beta: Shift, in the shape of the kept axes; None for no shift.
-        moving_mean: Mean, in the shape of the kept axes.
-        moving_variance: Variance, in the shape of the kept axes; at least 0.
-        axis: The axis, or axes, that keep their own statistics.
-        epsilon: Added to the variance, in the units of ``x`` squared; at least 0.
+        gamma: scale, in the shape of the kept axes; None for no scale.
+        beta: shift, in the shape of the kept axes; None for no shift.
+        moving_mean: mean, in the shape of the kept axes.
+        moving_variance: variance, in the shape of the kept axes; at least 0.
+        axis: the axis, or axes, that keep their own statistics.
+        epsilon: added to the variance, in the units of `x` squared; at least 0.
 
     Returns:
-        ``y``, like ``x``.
+        `y`, like `x`.
 
     Raises:
-        ValueError: If ``x`` is empty, not float32 or float64, or not finite throughout; if
-            ``axis`` is out of range, repeated, or leaves nothing to average over; if a parameter
-            has the wrong shape; if ``epsilon`` or some variance is negative; or if both are 0.
+        ValueError: `x` is empty, not float32 or float64, or not finite throughout; `axis` is out
+            of range, repeated, or leaves nothing to average over; a parameter has the wrong shape
+            or is not finite; `epsilon` or some variance is negative; or both are 0.
 
     Example:
         >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
@@ -199,29 +230,24 @@ def batch_norm_inference(x, gamma, beta, moving_mean, moving_variance, axis=-1, 
         array([[0., 0.],
                [1., 4.]])
     """
-    x, layout = _checked(x, _layout_keeping, axis)
-    gamma = layout.row(gamma, "gamma")
-    beta = layout.row(beta, "beta")
+    x, layout = _array_and_layout(x, axis, keep=True)
+    gamma, beta = layout.row(gamma, "gamma", 1), layout.row(beta, "beta", 0)
     mean = layout.row(moving_mean, "moving_mean")
-    variance = layout.row(moving_variance, "moving_variance")
-    if not variance.min() >= 0:
-        raise ValueError(f"moving_variance must not be negative, got {variance.min()}")
+    variance = layout.row(moving_variance, "moving_variance", least=0)
 
-    scale = _inverse_std(variance, epsilon)
-    if gamma is not None:
-        scale *= gamma
-    shift = -mean * scale
-    if beta is not None:
-        shift += beta
-    y = _scaled_and_shifted(x, scale, shift, layout)
+    scale = gamma * _inverse_sd(variance, epsilon)
+    shift = beta - scale * mean
+    y = layout.fold(x) * layout.spread(scale)
+    y += layout.spread(shift)
+    _require_finite(layout.total(y), x, "x")
     return layout.unfold(y)
 
 
 class BatchNorm:
-    """The layer: ``batch_norm`` with its parameters and moving statistics.
+    """The layer: `batch_norm` with its parameters and moving statistics.
 
     Names, defaults, initial values and the update rule are those of
-    ``keras.layers.BatchNormalization``. Each training call does::
+    `keras.layers.BatchNormalization`. Each training call does::
 
         moving_mean     = momentum * moving_mean     + (1 - momentum) * mean
         moving_variance = momentum * moving_variance + (1 - momentum) * variance
@@ -230,22 +256,24 @@ class BatchNorm:
     first training call makes them; any of them may be assigned.
 
     Args:
-        axis: The axis, or axes, that keep their own statistics.
-        momentum: Weight of the past in the moving statistics, from 0 to 1.
-        epsilon: Added to the variance, in the units of the input squared; at least 0.
-        center: Whether there is a ``beta``.
-        scale: Whether there is a ``gamma``.
+        axis: the axis, or axes, that keep their own statistics.
+        momentum: weight of the past in the moving statistics, from 0 to 1. It is 1 minus what
+            PyTorch calls momentum; a weight above 0 and under 0.5 is allowed, with a warning.
+        epsilon: added to the variance, in the units of the input squared; at least 0.
+        center: whether there is a `beta`.
+        scale: whether there is a `gamma`.
 
     Attributes:
-        gamma: Scale, in the shape of the kept axes; starts at 1; None without ``scale``.
-        beta: Shift, in the shape of the kept axes; starts at 0; None without ``center``.
-        moving_mean: Mean used at inference, in the shape of the kept axes.
-        moving_variance: Variance used at inference, in the shape of the kept axes.
-        dgamma: Gradient with respect to ``gamma``, set by ``backward``.
-        dbeta: Gradient with respect to ``beta``, set by ``backward``.
+        gamma: scale, in the shape of the kept axes; starts at 1; None without `scale`.
+        beta: shift, in the shape of the kept axes; starts at 0; None without `center`.
+        moving_mean: mean used at inference, in the shape of the kept axes.
+        moving_variance: variance used at inference, in the shape of the kept axes.
+        dgamma: gradient with respect to `gamma`, set by `backward`.
+        dbeta: gradient with respect to `beta`, set by `backward`.
 
     Raises:
-        ValueError: If ``momentum`` lies outside [0, 1] or ``epsilon`` is negative.
+        ValueError: `momentum` lies outside [0, 1], or
+            `epsilon` is negative.
 
     Example:
         >>> layer = BatchNorm(momentum=0.9)
@@ -258,274 +286,227 @@ class BatchNorm:
         array([0.8, 2.8])
     """
 
-    def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, center=True, scale=True):
+    def __init__(
+        self,
+        axis: Axis = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+    ) -> None:
         """Set up the layer; its arrays come with the first training call."""
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
-        _require_eps(epsilon, "epsilon")
         self.axis = axis
-        self.momentum = float(momentum)
-        self.epsilon = epsilon
+        self.momentum = _number(momentum, "momentum", most=1)
+        self.epsilon = _number(epsilon, "epsilon")
         self.center = center
         self.scale = scale
-        self.gamma = self.beta = None
-        self.moving_mean = self.moving_variance = None
-        self.dgamma = self.dbeta = None
-        self._cache = None
+        self.gamma: Floats | None = None
+        self.beta: Floats | None = None
+        self.moving_mean: Floats | None = None
+        self.moving_variance: Floats | None = None
+        self.dgamma: Floats | None = None
+        self.dbeta: Floats | None = None
+        self._cache: Cache | None = None
+        if 0 < momentum < 0.5:
+            warnings.warn(
+                f"momentum={momentum} is the weight of the past, as in Keras, so the moving "
+                "statistics are little more than those of the last batch. PyTorch's momentum is "
+                f"the weight of the new batch: its {momentum} is momentum={1 - momentum:g} here",
+                stacklevel=2,
+            )
 
-    def __call__(self, x, training=False):
-        """Normalize ``x`` by its own statistics (training) or by the moving ones.
+    def __call__(self, x: ArrayLike, training: bool = False) -> Floats:
+        """Normalize `x` by its own statistics (training) or by the moving ones.
 
         Args:
             x: float32 or float64 array.
-            training: Whether to use, and to learn from, the statistics of this batch.
+            training: whether to use, and to learn from, the statistics of this batch.
 
         Returns:
-            ``y``, like ``x``.
+            `y`, like `x`.
 
         Raises:
-            ValueError: As ``batch_norm`` and ``batch_norm_inference``; also at inference if there
-                are no statistics yet. The layer is then as it was before the call.
+            ValueError: as `batch_norm` and `batch_norm_inference`; also at inference if there are
+                no statistics yet. The layer is then as it was before the call.
         """
-        x = _floats(x, "x")
-        kept = _layout_keeping(x.shape, x.dtype, _hashable(self.axis)).kept
-        gamma = _or_new(self.gamma, np.ones, kept, x.dtype) if self.scale else None
-        beta = _or_new(self.beta, np.zeros, kept, x.dtype) if self.center else None
+        x, layout = _array_and_layout(x, self.axis, keep=True)
+
+        def parameter(name: str, default: float, least: float | None = None) -> Floats:
+            return layout.row(getattr(self, name), name, default, least).reshape(layout.kept)
+
+        gamma = parameter("gamma", 1) if self.scale else None
+        beta = parameter("beta", 0) if self.center else None
         if not training:
             if self.moving_mean is None or self.moving_variance is None:
                 raise ValueError(
-                    "inference needs moving statistics, and there are none yet: call the layer "
-                    "with training=True, or assign moving_mean and moving_variance"
+                    "expected moving statistics for inference, got none yet: call the layer with "
+                    "training=True, or assign moving_mean and moving_variance"
                 )
             moving = self.moving_mean, self.moving_variance
             return batch_norm_inference(x, gamma, beta, *moving, self.axis, self.epsilon)
 
-        moving_mean = _or_new(self.moving_mean, np.zeros, kept, x.dtype)
-        moving_variance = _or_new(self.moving_variance, np.ones, kept, x.dtype)
-        _require_shape(moving_mean, "moving_mean", kept)
-        _require_shape(moving_variance, "moving_variance", kept)
+        moving_mean = parameter("moving_mean", 0)
+        moving_variance = parameter("moving_variance", 1, least=0)
+        old = _number(self.momentum, "momentum", most=1)
         y, cache = batch_norm(x, gamma, beta, self.axis, self.epsilon)
         self.gamma, self.beta, self._cache = gamma, beta, cache
-        self.moving_mean = self.momentum * moving_mean + (1 - self.momentum) * cache.mean
-        self.moving_variance = (
-            self.momentum * moving_variance + (1 - self.momentum) * cache.variance
-        )
+        self.moving_mean = old * moving_mean + (1 - old) * cache.mean
+        self.moving_variance = old * moving_variance + (1 - old) * cache.variance
         return y
 
-    def backward(self, dy):
-        """Gradient of the last training call; sets ``dgamma`` and ``dbeta``.
+    def backward(self, dy: ArrayLike) -> Floats:
+        """Gradient of the last training call; sets `dgamma` and `dbeta`.
 
         Args:
-            dy: Gradient with respect to the output of that call, of its shape.
+            dy: gradient with respect to the output of that call, of its shape.
 
         Returns:
             Gradient with respect to the input of that call.
 
         Raises:
-            ValueError: As ``batch_norm_grad``; also if there was no training call.
+            ValueError: as `batch_norm_grad`; also if there was no training call.
         """
         if self._cache is None:
-            raise ValueError("backward needs a call with training=True before it")
+            raise ValueError("expected a call with training=True before backward, got none")
         dx, dgamma, dbeta = batch_norm_grad(dy, self._cache)
         self.dgamma = dgamma if self.scale else None
         self.dbeta = dbeta if self.center else None
         return dx
 
 
-def _or_new(parameter, make, shape, dtype):
-    return make(shape, dtype) if parameter is None else np.asarray(parameter, dtype)
-
-
 class Cache(NamedTuple):
-    """What ``batch_norm`` keeps for ``batch_norm_grad``, laid out as ``layout`` says.
+    """What `batch_norm` keeps for `batch_norm_grad`.
 
     Attributes:
-        centered: ``x - mean``.
-        channel_mean: Mean of each channel.
-        channel_variance: Biased variance of each channel.
-        inverse_std: ``1 / sqrt(variance + epsilon)`` of each channel.
-        scale: ``gamma * inverse_std``, repeated to the length of a row of ``centered``.
-        layout: How arrays are folded.
+        x_hat: the standardized `x`, as `layout` lays it out.
+        mean: mean of the batch, in the shape of the kept axes.
+        variance: biased variance of the batch, in the shape of the kept axes.
+        scale: `gamma / sqrt(variance + epsilon)`, laid out likewise.
+        layout: how arrays are laid out; `layout.unfold(x_hat)` has the shape of `x`.
     """
 
-    centered: np.ndarray
-    channel_mean: np.ndarray
-    channel_variance: np.ndarray
-    inverse_std: np.ndarray
-    scale: np.ndarray
+    x_hat: Floats
+    mean: Floats
+    variance: Floats
+    scale: Floats
     layout: _Layout
 
-    @property
-    def mean(self):
-        """Mean of the batch, in the shape of the kept axes."""
-        return self.channel_mean.reshape(self.layout.kept)
 
-    @property
-    def variance(self):
-        """Biased variance of the batch, in the shape of the kept axes."""
-        return self.channel_variance.reshape(self.layout.kept)
-
-
-# Values that are not finite are reported as errors, not as warnings on the way. As a decorator
-# this costs half as much as in a with statement.
-_quiet = np.errstate(over="ignore", invalid="ignore")
-
-
-@_quiet
-def _moments(x, layout):
-    """Centered data, mean and biased variance of each channel, without cancellation.
-
-    A sum in floating point is a little off, the more so the further the data are from zero. So
-    ``x`` is centered twice: what is left after the first time is small, and so is its rounding.
-    """
-    mean = layout.mean(x)
-    centered = x - layout.spread(mean)
-    rest = layout.mean(centered)
-    centered -= layout.spread(rest)
-    variance = layout.mean(centered, centered)
-    _require_finite(variance, x, "x", layout)
-    return centered, mean + rest, variance
-
-
-@_quiet
-def _scaled_and_shifted(x, scale, shift, layout):
-    y = x * layout.spread(scale)
-    y += layout.spread(shift)
-    _require_finite(layout.total(y), x, "x", layout)
-    return y
-
-
-@_quiet
-def _channel_gradients(dy, cache):
-    """``sum(dy * x_hat)`` and ``sum(dy)`` of each channel."""
-    layout = cache.layout
-    dgamma = layout.total(dy, cache.centered) * cache.inverse_std
-    _require_finite(dgamma, dy, "dy", layout)
-    return dgamma, layout.total(dy)
-
-
-_TINY = float(np.finfo(np.float32).tiny)  # a smaller epsilon may be 0 in float32
-
-
-def _inverse_std(variance, epsilon, x=None, layout=None):
-    """``1 / sqrt(variance + epsilon)``, after a check that it is finite."""
-    _require_eps(epsilon, "epsilon")
-    if epsilon < _TINY and variance.dtype.type(epsilon) == 0:
-        flat = variance == 0
-        if x is not None:  # rounding can leave a constant channel a variance above 0
-            x = x.reshape(layout.unfolded)
-            flat |= x.max(axis=-2, keepdims=True) == x.min(axis=-2, keepdims=True)
-        if flat.any():
-            raise ValueError(
-                f"epsilon is 0 and so is the variance of {flat.sum()} of {flat.size} channels: "
-                "normalizing would divide by 0"
-            )
-    return np.reciprocal(np.sqrt(variance + float(epsilon)))
-
-
-# ---- Layout: every choice of axes becomes the same two or three axes ----------------------------
+# ---- Below this line: speed, precision and checks ------------------------------------------------
 
 
 class _Layout:
-    """How arrays of one shape are laid out for all arithmetic, and the few operations on them.
+    """How arrays of one shape are laid out for arithmetic, and the few operations on them.
 
-    The kept axes before the reduced ones become one axis ``lead``, those after them one axis
-    ``trail``, and the reduced ones ``count``. An array is then ``[lead, count, trail]`` and a
-    statistic or parameter a row ``[lead, 1, trail]``; a ``lead`` of length 1 is left out. Where
-    the kept axes come last this is a view, else a copy.
-
-    NumPy is slow where a short row meets every row of an array: it first copies such rows into a
-    buffer. So in a large array some ``folds`` batch entries lie side by side in one row as long
-    as that buffer, which makes sums partial sums and so less rounded, too; and in a small array
-    rows are repeated until they are as large as the array.
+    The kept axes before the last reduced one become one axis `lead`, those after it one axis
+    `trail`, and the reduced ones `count`: a view where the kept axes come last, else a copy. NumPy
+    is slow where a short row meets every row of an array, so some `folds` entries of the batch lie
+    side by side: an array is `[lead, count / folds, folds, trail]`, and a statistic or parameter is
+    a row `[lead, 1, 1, trail]`. Either of the first two axes is left out where its length is 1.
     """
 
-    def __init__(self, shape, dtype, kept):
-        if 0 in shape:
-            raise ValueError(f"x must not be empty, got the shape {shape}")
+    def __init__(self, shape: Shape, dtype: np.dtype, kept: Shape) -> None:
         reduced = tuple(a for a in range(len(shape)) if a not in kept)
         before = tuple(a for a in kept if a < reduced[-1])
-        after = kept[len(before) :]
-        order = before + reduced + after
-        lead, count, trail = (
-            math.prod(shape[a] for a in axes) for axes in (before, reduced, after)
-        )
-        self.shape = shape
+        order = before + reduced + kept[len(before) :]
+        sizes = [math.prod(shape[a] for a in axes) for axes in (before, reduced, kept)]
+        lead, count, trail = sizes[0], sizes[1], sizes[2] // sizes[0]
+        self.shape, self.dtype, self.count = shape, dtype, count
         self.kept = tuple(shape[a] for a in kept)
         self.keepdims = tuple(n if a in kept else 1 for a, n in enumerate(shape))
-        self.count = count
-        self.size = np.array(count, dtype)  # dividing by this is faster than by an int
-        self.small = lead * count * trail < 2**14
-        self.folds = 1 if self.small else _folds(count, trail)
-        self._row_ones = np.ones(count // self.folds, dtype)
-        self._fold_ones = np.ones(self.folds, dtype)
-        self._repeats = np.zeros(count if self.small else self.folds, np.intp)
-
-        self._permuted = order != tuple(range(len(shape)))
-        self._order = order
-        self._inverse = tuple(order.index(a) for a in range(len(shape)))
+        self._order = order if order != tuple(range(len(shape))) else None
         self._ordered = tuple(shape[a] for a in order)
-        first = (lead,) if lead > 1 else ()
-        self.unfolded = (*first, count, trail)
-        self._folded = (*first, count // self.folds, self.folds * trail)
-        self._row = (*first, 1, trail)
-        self._long_row = (*first, 1, self.folds * trail)
-        self._folded_row = (*first, self.folds, trail)
+        self._inverse = tuple(order.index(a) for a in range(len(shape)))
 
-    def fold(self, x):
-        """Lay out an array of shape ``shape``."""
-        if self._permuted:
-            x = x.transpose(self._order)
-        return x.reshape(self._folded)
+        folds = _folds(count, trail, math.prod(shape))
+        first, rows = (lead,) if lead > 1 else (), (count // folds,) if folds < count else ()
+        self._array = (*first, *rows, folds, trail)
+        self._row = (*first, *(1 for _ in rows), 1, trail)
+        self._start = (..., *(slice(1) for _ in rows), slice(1), slice(None))
+        self._repeats = np.zeros(folds, np.intp)
+        self._long, self._short = (*first, *rows, folds * trail), (*first, folds, trail)
+        self._rows = np.ones(rows, dtype)
+        self._ones = np.ones(folds, dtype)
+        self._weights = self._ones / count
 
-    def unfold(self, y):
-        """Undo ``fold``."""
+    def fold(self, x: Floats) -> Floats:
+        """Lay out an array of shape `shape`."""
+        return (x if self._order is None else x.transpose(self._order)).reshape(self._array)
+
+    def unfold(self, y: Floats) -> Floats:
+        """Undo `fold`."""
         y = y.reshape(self._ordered)
-        return y.transpose(self._inverse) if self._permuted else y
+        return y if self._order is None else y.transpose(self._inverse)
 
-    def row(self, parameter, name):
-        """Check a parameter and lay it out as a row."""
-        if parameter is None:
-            return None
-        parameter = np.asarray(parameter, self.size.dtype)
-        _require_shape(parameter, name, self.kept)
-        return parameter.reshape(self._row)
+    def spread(self, row: Floats) -> Floats:
+        """Repeat a row until it can meet an array that is laid out."""
+        return row.take(self._repeats, axis=-2)
 
-    def spread(self, row):
-        """Repeat a row until it can meet a folded array."""
-        if self.small:
-            return row.take(self._repeats, axis=-2)
-        if self.folds > 1:
-            return row.take(self._repeats, axis=-2).reshape(self._long_row)
-        return row
+    def total(self, a: Floats, b: Floats | None = None) -> Floats:
+        """Sum of `a`, or of `a * b`, over the batch, as a row."""
+        return self._sum(self._ones, a, b)
 
-    def total(self, a, b=None):
-        """Sum of ``a``, or of ``a * b``, over the batch, as a row."""
-        if b is None:
-            partial = _sum_rows(self._row_ones, a)
-        elif self.small:
-            partial = _sum_rows(self._row_ones, a * b)
+    def mean(self, a: Floats, b: Floats | None = None) -> Floats:
+        """Mean of `a`, or of `a * b`, over the batch, as a row."""
+        return self._sum(self._weights, a, b)
+
+    def _sum(self, weights: Floats, a: Floats, b: Floats | None) -> Floats:
+        if not self._rows.ndim:
+            a = a if b is None else a * b
+        elif b is None:
+            a = _sum_rows(self._rows, a.reshape(self._long)).reshape(self._short)
         else:
-            partial = np.einsum("...rc,...rc->...c", a, b).reshape(self._long_row)
-        if self.folds > 1:
-            partial = _sum_rows(self._fold_ones, partial.reshape(self._folded_row))
-        return partial
+            a = np.einsum("...rft,...rft->...ft", a, b)
+        return _sum_rows(weights, a).reshape(self._row)
 
-    def mean(self, a, b=None):
-        """Mean of ``a``, or of ``a * b``, over the batch, as a row."""
-        return self.total(a, b) / self.size
+    def center(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean of each channel, as a row, and `x - mean`, laid out.
+
+        Far from zero, sums are coarse. So the first entry of the batch is subtracted before the
+        mean is taken: what is left is about as large as the data are wide, and of a constant
+        channel nothing is left.
+        """
+        x = self.fold(x)
+        start = x[self._start]
+        centered = x - self.spread(start)
+        rest = self.mean(centered)
+        centered -= self.spread(rest)
+        return start + rest, centered
+
+    def row(
+        self,
+        values: ArrayLike | None,
+        name: str,
+        default: float | None = None,
+        least: float | None = None,
+    ) -> Floats:
+        """A parameter as a row, checked; or a new one where it is None and has a default."""
+        if values is None and default is not None:
+            return np.full(self._row, default, self.dtype)
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"expected real numbers in {name}, got {values.dtype}")
+        if values.shape != self.kept:
+            raise ValueError(
+                f"expected {name} in the shape of the kept axes, {self.kept}, got {values.shape}"
+            )
+        values = values.astype(self.dtype, copy=False)
+        if not math.isfinite(np.vdot(values, values)):
+            _require_finite(values, values, name)
+        if least is not None and values.min() < least:
+            raise ValueError(f"expected {name} to be at least {least}, got {values.min()}")
+        return values.reshape(self._row)
 
 
-def _sum_rows(ones, a):
-    """Sum over the last axis but one, kept: multiplying by ones is faster than adding up."""
-    return ones.dot(a)[None] if a.ndim == 2 else (ones @ a)[:, None]
+def _folds(count: int, trail: int, size: int) -> int:
+    """How many batch entries to lay side by side: a divisor of `count`.
 
-
-def _folds(count, trail):
-    """How many batch entries to lay side by side in a row: a divisor of ``count``."""
-    if trail == 1:
-        return 1
-    for columns in (np.getbufsize(), 256):
+    All of them in a small array. Else as many as fill NumPy's buffer, since shorter rows are copied
+    into it when they meet an array; or as many as make a row that is not short.
+    """
+    if size < 2**14:
+        return count
+    for columns in (np.getbufsize(), 256) if trail > 1 else ():
         least = -(-columns // trail)
         for folds in range(least, min(4 * least, count // 8) + 1):
             if count % folds == 0:
@@ -533,81 +514,95 @@ def _folds(count, trail):
     return 1
 
 
-@lru_cache(maxsize=128)
-def _layout_keeping(shape, dtype, axis):
-    """Layout for channels along ``axis``."""
-    kept = _axes(shape, axis, "axis")
-    if not 0 < len(kept) < len(shape):
-        raise ValueError(
-            "axis must keep at least one axis of x and leave at least one to average over, "
-            f"got axis={axis} for x of shape {shape}"
-        )
-    return _Layout(shape, dtype, kept)
+def _sum_rows(weights: Floats, a: Floats) -> Floats:
+    """Sum over the last axis but one: a product with ones is faster than adding up."""
+    return weights.dot(a) if a.ndim == 2 else weights @ a
 
 
-@lru_cache(maxsize=128)
-def _layout_over(shape, dtype, axes):
-    """Layout for averages over ``axes``."""
-    reduced = _axes(shape, axes, "axis")
-    if not reduced:
-        raise ValueError(f"axis must name at least one axis to average over, got {axes}")
-    return _Layout(shape, dtype, tuple(a for a in range(len(shape)) if a not in reduced))
+@_quiet
+def _gradient_sums(dy: Floats, x_hat: Floats, layout: _Layout) -> tuple[Floats, Floats]:
+    """`sum(dy * x_hat)` and `sum(dy)` of each channel."""
+    dgamma = layout.total(dy, x_hat)
+    _require_finite(dgamma, dy, "dy", layout)
+    return dgamma, layout.total(dy)
 
 
-# ---- Checks -------------------------------------------------------------------------------------
-
-
-_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
-
-
-def _checked(x, find_layout, axes):
-    """``x`` laid out, and its layout."""
+def _array_and_layout(x: ArrayLike, axis: Axis, keep: bool) -> tuple[Floats, _Layout]:
+    """`x` as an array, and its layout where `axis` is kept, or averaged over."""
     x = _floats(x, "x")
-    layout = find_layout(x.shape, x.dtype, _hashable(axes))
-    return layout.fold(x), layout
+    try:
+        axes = axis if type(axis) is int else tuple(map(operator.index, np.atleast_1d(axis)))
+    except (TypeError, ValueError):
+        raise ValueError(f"expected axis, a whole number or a few of them, got {axis!r}") from None
+    return x, _layout(x.shape, x.dtype, axes, keep)
 
 
-def _floats(x, name):
+@lru_cache(maxsize=256)
+def _layout(shape: Shape, dtype: np.dtype, axis: int | Shape, keep: bool) -> _Layout:
+    rank, got = len(shape), f"got axis={axis} for x of shape {shape}"
+    axes = (axis,) if isinstance(axis, int) else axis
+    if not rank or 0 in shape:
+        raise ValueError(f"expected x with an axis and at least one value, got the shape {shape}")
+    if any(not -rank <= a < rank for a in axes):
+        raise ValueError(
+            f"expected axis from {-rank} to {rank - 1}, {got}, which is out of range: axis is a "
+            "position in the shape, not the number of features"
+        )
+    named = tuple(sorted({a % rank for a in axes}))
+    others = tuple(a for a in range(rank) if a not in named)
+    if len(named) < len(axes):
+        raise ValueError(f"expected every axis once, {got}")
+    if not named or (keep and not others):
+        what = "keep at least one axis and leave at least one" if keep else "name at least one axis"
+        raise ValueError(f"expected axis to {what} to average over, {got}")
+    return _Layout(shape, dtype, named if keep else others)
+
+
+def _floats(x: ArrayLike, name: str) -> Floats:
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
     x = np.asarray(x)
-    if x.dtype not in _FLOATS:
-        raise ValueError(f"{name} must be float32 or float64, got {x.dtype}")
+    if x.dtype.char not in "fd":
+        mend = f"; convert it: {name}.astype(float)" if x.dtype.kind in "biuf" else ""
+        raise ValueError(f"expected {name} of float32 or float64, got {x.dtype}{mend}")
     return x
 
 
-def _hashable(axis):
-    return axis if isinstance(axis, (int, tuple)) else tuple(np.atleast_1d(axis).tolist())
+def _number(value: float, name: str, most: float = math.inf) -> float:
+    if not (isinstance(value, Real) and 0 <= value <= most and value < math.inf):
+        upper = "on" if most == math.inf else f"to {most}"
+        raise ValueError(f"expected {name}, a number from 0 {upper}, got {value!r}")
+    return float(value)
 
 
-def _axes(shape, axis, name):
-    rank = len(shape)
-    given = [operator.index(a) for a in (axis if isinstance(axis, tuple) else (axis,))]
-    if any(not -rank <= a < rank for a in given):
-        raise ValueError(f"{name}={axis} is out of range for x of shape {shape}")
-    if len({a % rank for a in given}) < len(given):
-        raise ValueError(f"{name}={axis} names an axis of x of shape {shape} twice")
-    return tuple(sorted(a % rank for a in given))
+_TINY = float(np.finfo(np.float32).tiny)  # smaller numbers lose digits in float32, and then vanish
 
 
-def _require_shape(parameter, name, shape):
-    if parameter.shape != shape:
+def _inverse_sd(variance: Floats, epsilon: float) -> Floats:
+    """`1 / sqrt(variance + epsilon)`, where that can be computed."""
+    epsilon = _number(epsilon, "epsilon")
+    variance = variance + epsilon
+    if epsilon < _TINY and (flat := variance < np.finfo(variance.dtype).tiny).any():
         raise ValueError(
-            f"{name} must have the shape of the kept axes, {shape}, got {parameter.shape}"
+            f"expected channels that vary, or a larger epsilon, got epsilon={epsilon:g} and a "
+            f"variance of 0, or too near 0 for {variance.dtype}, in {flat.sum()} of {flat.size} "
+            "channels: normalizing would divide by 0"
         )
+    return np.reciprocal(np.sqrt(variance))
 
 
-def _require_eps(epsilon, name):
-    if not epsilon >= 0:
-        raise ValueError(f"{name} must not be negative, got {epsilon}")
-
-
-def _require_finite(sums, folded, name, layout):
-    """Tell from sums over the batch whether all values are finite; only if not, look at each."""
+def _require_finite(sums: Floats, values: Floats, name: str, layout: _Layout | None = None) -> None:
+    """Tell from sums over `values` whether all are finite; only if not, look at each."""
     if math.isfinite(np.vdot(sums, sums)) or np.isfinite(sums).all():
         return
-    bad = np.argwhere(~np.isfinite(layout.unfold(folded)))
+    values = values if layout is None else layout.unfold(values)
+    bad = np.argwhere(~np.isfinite(values))
     if not len(bad):
-        raise ValueError(f"{name} is too large: its sums overflow {folded.dtype}")
+        raise ValueError(
+            f"expected sums that fit {sums.dtype}, got an overflow, with {name} up to "
+            f"{np.abs(values).max():.2g}: {name} or a parameter is too large"
+        )
     raise ValueError(
-        f"{name} must be finite, got {len(bad)} of {folded.size} values that are not, "
+        f"expected finite numbers in {name}, got {len(bad)} of {values.size} that are not, "
         f"the first at index {tuple(bad[0].tolist())}"
     )
