@@ -3,20 +3,31 @@
 nbval compares the outputs; it skips a cell that was never executed, so that is checked here.
 """
 
+import base64
+import importlib.util
+import io
 import json
 import re
 import statistics
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import nbformat
 import pytest
 import yaml
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from bnutils import plots
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OPENING = ["What you'll see", "What you'll learn", "What you'll need"]
 CLOSING = ["What we saw", "Exercises", "Further reading"]
 CLAIM = "application/vnd.bnutils.claim+json"
-SVG = "image/svg+xml"
+SVG, PNG, HTML = "image/svg+xml", "image/png", "text/html"
+# What JupyterLab shows of a notebook that nobody has run yet on this machine.
+SHOWN_WITHOUT_TRUST = {PNG, HTML, "text/plain", "text/markdown", "text/latex"}
 
 
 def source(cell):
@@ -37,6 +48,18 @@ def tags(cell):
 
 def solution(cell):
     return "hide-cell" in tags(cell)
+
+
+def picture(png):
+    return Image.open(io.BytesIO(base64.b64decode(png)))
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -73,15 +96,89 @@ def test_every_output_is_compared(notebook):
 
 def test_every_figure_has_alt_text_and_a_caption(notebook):
     for cell in code(notebook):
-        drawn = len(data(cell, SVG)) + len(data(cell, "image/png"))
+        drawn = len(data(cell, SVG))
         assert drawn <= 1, f"one figure a cell, so that it can have its own caption: {source(cell)}"
         mystnb = cell["metadata"].get("mystnb", {})
         assert bool(drawn) == bool(mystnb), source(cell)
         if drawn:
-            assert not data(cell, "image/png") or data(cell, SVG), "figures are SVG"
             assert len(mystnb["image"]["alt"].split()) >= 8, "alt text says what the figure shows"
             assert len(mystnb["figure"]["caption"].split()) >= 6, source(cell)
             assert mystnb["figure"]["name"].startswith("fig-"), source(cell)
+
+
+def test_a_notebook_shows_all_it_has_before_it_is_trusted(notebook):
+    for cell in code(notebook):
+        for output in cell["outputs"]:
+            mimes = set(output.get("data", {}))
+            if mimes:
+                best = mimes - {CLAIM, "text/plain"} or mimes
+                assert best & SHOWN_WITHOUT_TRUST, source(cell)
+        for html in data(cell, HTML):
+            # Its sanitizer takes these out of a notebook that it does not trust.
+            gone = re.search(r"<(script|iframe|object|svg|canvas|form)|\bon\w+=", "".join(html))
+            assert gone is None, source(cell)
+
+
+def test_figures_can_be_read_on_a_dark_and_on_a_light_theme(notebook):
+    for cell in code(notebook):
+        assert len(data(cell, PNG)) == len(data(cell, SVG)), source(cell)
+        for png, svg in zip(data(cell, PNG), data(cell, SVG), strict=True):
+            drawn = picture(png)
+            assert_light_ground(drawn)
+            assert drawn.width >= 1200, "two pixels for each of a common screen"
+            svg = "".join(svg)
+            assert plots.without_ground(svg) != svg, "the labels are dark: the SVG needs a ground"
+
+
+def assert_light_ground(drawn):
+    assert "transparency" not in drawn.info
+    assert drawn.mode in ("P", "RGB"), "no pixel is transparent"
+    across, down = drawn.width - 1, drawn.height - 1
+    ground = [drawn.convert("RGB").getpixel(at) for at in [(0, 0), (across, 0), (0, down)]]
+    assert set(ground) == {tuple(round(255 * part) for part in to_rgb(plots.GROUND))}
+
+
+def test_solutions_and_plumbing_are_closed_in_jupyterlab_too(notebook):
+    for cell in code(notebook):
+        wanted = {}
+        if solution(cell):
+            wanted = {"source_hidden": True, "outputs_hidden": True}
+        elif "hide-input" in tags(cell):
+            wanted = {"source_hidden": True}
+        assert cell["metadata"].get("jupyter", {}) == wanted, source(cell)
+
+
+def test_a_tag_folds_a_cell_and_without_it_the_cell_opens_again(tool):
+    cell = nbformat.v4.new_code_cell("1", metadata={"tags": ["hide-cell"]})
+    tool.fold(cell)
+    assert cell.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
+    cell.metadata.tags = ["hide-input"]
+    tool.fold(cell)
+    assert cell.metadata.jupyter == {"source_hidden": True}
+    del cell.metadata["tags"]
+    tool.fold(cell)
+    assert cell.metadata == {}
+
+
+def test_stored_pictures_are_small_and_keep_their_ground_and_lines(tool):
+    file, line = io.BytesIO(), plots.ARMS["no BN"]["color"]
+    with plt.rc_context():
+        plots.use_style()
+        _, ax = plt.subplots()
+        ax.plot([0, 1, 3, 2], color=line)
+        ax.set_xlabel("steps")
+        plt.savefig(file, format="png", dpi=200)
+        plt.close()
+    before = base64.b64encode(file.getvalue()).decode("ascii")
+    after = tool.shrink(before)
+    assert len(after) < len(before) / 2
+    assert tool.shrink(before) == after
+    assert tool.shrink(after) == after
+    assert picture(after).size == picture(before).size
+    assert_light_ground(picture(after))
+    colors = [color for _, color in picture(after).convert("RGB").getcolors(1000)]
+    for kept in (line, plots.INK):
+        assert tuple(round(255 * part) for part in to_rgb(kept)) in colors
 
 
 def test_figure_names_and_claims_are_unique():
@@ -99,6 +196,7 @@ def test_exported_figures_are_those_of_the_notebook(notebook):
         if name := cell["metadata"].get("export"):
             drawn = "".join(data(cell, SVG)[0])
             file = ROOT / "book" / "_static" / f"{name}.svg"
+            drawn = plots.without_ground(drawn)
             assert file.read_text(encoding="utf-8") == drawn, "run `make notebooks`"
 
 

@@ -1,5 +1,6 @@
 """The look of figures: fixed arms, readable on light and dark, the same bytes twice."""
 
+import base64
 import io
 import itertools
 
@@ -7,7 +8,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
+from PIL import Image
+from traitlets.config import Config
 
 from bnutils import evidence, plots
 
@@ -42,9 +46,60 @@ def test_bn_is_always_blue_and_no_two_arms_look_alike():
         assert a["color"] != b["color"]
 
 
-def test_text_and_lines_stand_out_from_a_light_page():
-    assert contrast(plots.INK, "white") >= 7
-    assert min(contrast(s["color"], "white") for s in plots.ARMS.values()) >= 2.2
+def test_text_and_lines_stand_out_from_their_ground():
+    assert contrast(plots.INK, plots.GROUND) >= 7
+    assert min(contrast(s["color"], plots.GROUND) for s in plots.ARMS.values()) >= 2.2
+
+
+def drawn_by_ipython(figure):
+    """What a kernel sends to a notebook: data by MIME type, and what is said about them."""
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    mpl.use("module://matplotlib_inline.backend_inline")
+    plots.use_style()
+    try:
+        return shell.display_formatter.format(figure())
+    finally:
+        InteractiveShell.clear_instance()
+
+
+def simple():
+    figure, ax = plt.subplots()
+    ax.plot([0, 1])
+    return figure
+
+
+def test_a_notebook_gets_a_figure_for_any_theme_with_and_without_trust():
+    data, about = drawn_by_ipython(simple)
+    assert set(data) == {"image/svg+xml", "image/png", "text/plain"}
+    picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    *ground, opacity = picture.convert("RGBA").getpixel((0, 0))
+    assert opacity == 255
+    assert contrast(plots.INK, [part / 255 for part in ground]) >= 7
+    assert abs(picture.width - 2 * about["image/png"]["width"]) <= 1  # sharp on a good screen
+    again, _ = drawn_by_ipython(simple)
+    assert again["image/png"] == data["image/png"]
+    assert again["image/svg+xml"] == data["image/svg+xml"]
+
+
+def test_a_page_gets_a_figure_without_its_ground():
+    data, _ = drawn_by_ipython(simple)
+    svg = data["image/svg+xml"]
+    assert f'fill: {plots.GROUND}"' in svg
+    bare = plots.without_ground(svg)
+    assert plots.GROUND not in bare
+    assert bare.replace("fill: none", "") == svg.replace(f"fill: {plots.GROUND}", "").replace(
+        "fill: none", ""
+    )
+    assert plots.without_ground(bare) == bare
+
+
+def test_white_inside_a_figure_stays_white():
+    figure = simple()
+    figure.axes[0].set_facecolor(plots.GROUND)
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    assert file.getvalue().count(f"fill: {plots.GROUND}") == 2
+    assert plots.without_ground(file.getvalue()).count(f"fill: {plots.GROUND}") == 1
 
 
 def test_changing_a_style_does_not_change_the_arm():

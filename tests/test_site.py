@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+
+from bnutils.plots import GROUND, without_ground
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -63,6 +66,27 @@ def test_every_image_has_alt_text_and_every_figure_a_caption(page):
         assert len(image.get("alt", "").split()) >= 4, image
     for figure in read(page).select("article figure"):
         assert figure.find("figcaption"), figure
+
+
+def test_figures_on_pages_are_drawings_without_a_ground(page):
+    for image in read(page).select("article figure img"):
+        source = page.parent / unquote(image["src"])
+        assert source.suffix == ".svg", "a drawing is sharp at any size"
+        svg = source.read_text(encoding="utf-8")
+        assert without_ground(svg) == svg, "a white box on a dark page"
+
+
+def test_a_page_is_made_from_the_drawings_of_a_notebook(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    book_site = importlib.import_module("book_site")
+    svg = f'<svg><g id="patch_1"><path d="M 0 0" style="fill: {GROUND}"/></g></svg>'
+    drawn = {"image/png": "AAAA", "image/svg+xml": svg.split("\n"), "text/plain": "<Figure>"}
+    notebook = {"cells": [{"outputs": [{"data": drawn}]}, {"source": "text"}]}
+    source = [json.dumps(notebook)]
+    app = SimpleNamespace(env=SimpleNamespace(doc2path=lambda name: f"{name}.ipynb"))
+    book_site.figures_for_pages(app, "notebooks/01", source)
+    data = json.loads(source[0])["cells"][0]["outputs"][0]["data"]
+    assert data == {"image/svg+xml": svg.replace(GROUND, "none"), "text/plain": "<Figure>"}
 
 
 @pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name == "notebooks"])

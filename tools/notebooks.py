@@ -7,7 +7,10 @@ for the book's readers. A cell whose metadata hold `"export": "NAME"` has its fi
 book/_static/NAME.svg and NAME-dark.svg.
 """
 
+import base64
+import io
 import json
+import os
 import resource
 import sys
 import time
@@ -17,11 +20,20 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image  # Matplotlib brings it along: it writes its PNG files
+
+from bnutils.plots import without_ground
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
 TIMES = ROOT / "book" / "run_times.json"
-SVG = "image/svg+xml"
+SVG, PNG = "image/svg+xml", "image/png"
+# What the tags of a cell, which fold it on the book's pages, mean to JupyterLab.
+FOLDED = {
+    "hide-input": {"source_hidden": True},
+    "hide-output": {"outputs_hidden": True},
+    "hide-cell": {"source_hidden": True, "outputs_hidden": True},
+}
 
 
 def normalise(notebook: nbformat.NotebookNode) -> None:
@@ -40,6 +52,36 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
         cell.metadata.pop("execution", None)
+        fold(cell)
+        for output in cell.get("outputs", []):
+            if PNG in output.get("data", {}):
+                output.data[PNG] = shrink(output.data[PNG])
+
+
+def fold(cell: nbformat.NotebookNode) -> None:
+    """Fold a cell in JupyterLab where its tags fold it on the book's pages, in place."""
+    cell.metadata.pop("jupyter", None)
+    for tag in cell.metadata.get("tags", []):
+        if cell.cell_type == "code" and tag in FOLDED:
+            cell.metadata.setdefault("jupyter", {}).update(FOLDED[tag])
+
+
+def shrink(png: str) -> str:
+    """Keep the 128 colors that a drawing needs most: a third of the bytes, no visible loss.
+
+    Args:
+        png: A picture in base64.
+
+    Returns:
+        The same picture in base64; a second time the same bytes.
+    """
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode != "P":
+        picture = picture.convert("RGB")
+        picture = picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def light_and_dark(svg: str) -> tuple[str, str]:
@@ -54,7 +96,9 @@ def export_figures(notebook: nbformat.NotebookNode) -> None:
         if name := cell.metadata.get("export"):
             svg = next(o.data[SVG] for o in cell.outputs if SVG in o.get("data", {}))
             for path, text in zip(
-                (f"{name}.svg", f"{name}-dark.svg"), light_and_dark(svg), strict=True
+                (f"{name}.svg", f"{name}-dark.svg"),
+                light_and_dark(without_ground(svg)),
+                strict=True,
             ):
                 (STATIC / path).write_text(text, encoding="utf-8")
 
@@ -62,6 +106,7 @@ def export_figures(notebook: nbformat.NotebookNode) -> None:
 def execute(path: Path) -> tuple[str, float, float]:
     """Run one notebook from a fresh kernel; return its name, wall seconds and CPU seconds."""
     notebook = nbformat.read(path, as_version=4)
+    os.environ["BNUTILS_PROGRESS"] = "0"  # no progress bar in an output that is kept
     start = time.perf_counter()
     client = NotebookClient(
         notebook,

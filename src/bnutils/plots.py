@@ -2,12 +2,16 @@
 
 An arm of an experiment (with batch normalization, without it, ...) has one color and one line
 style wherever it appears. The colors are Okabe and Ito's, which readers with any common color
-vision can tell apart; the line style tells the arms apart without color. Figures are drawn as
-SVG on a transparent ground, so they are crisp at any zoom and sit on a light or a dark page.
+vision can tell apart; the line style tells the arms apart without color.
+
+In a notebook a figure is drawn twice on a white ground. JupyterLab shows the SVG, crisp at any
+zoom, only in a notebook that it trusts, and the PNG in one that was just downloaded; the ground
+keeps the dark labels readable on a dark theme. The book's pages take the SVG `without_ground`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -20,6 +24,7 @@ from bnutils.evidence import interval
 
 INK = "#1f2430"
 FAINT = "#8a8f98"
+GROUND = "#ffffff"
 
 #: Color and line style of each arm. Batch normalization is blue in every figure.
 ARMS: dict[str, dict[str, str]] = {
@@ -44,9 +49,8 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 12,
     "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
+    "figure.facecolor": GROUND,
     "axes.facecolor": "none",
-    "savefig.facecolor": "none",
     "figure.figsize": (7.2, 3.2),
     "font.size": 12,
     "grid.alpha": 0.35,
@@ -66,13 +70,34 @@ _STYLE = {
 
 
 def use_style() -> None:
-    """Draw every later figure in the book's style, and as SVG inside a notebook."""
+    """Draw every later figure in the book's style, and as SVG and PNG inside a notebook."""
     mpl.rcParams.update(_STYLE)
     if mpl.get_backend().lower().endswith("inline"):
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         # Without the date, drawing the same figure twice gives the same bytes.
-        set_matplotlib_formats("svg", metadata={"Date": None})
+        set_matplotlib_formats("svg", "retina", metadata={"Date": None})
+
+
+def without_ground(svg: str) -> str:
+    """Make the white ground of a figure of this book transparent, for a page that may be dark.
+
+    Args:
+        svg: A figure that Matplotlib drew in the book's style.
+
+    Returns:
+        The same figure on no ground; a figure without one comes back as it was.
+
+    Example:
+        >>> import io
+        >>> use_style()
+        >>> file = io.StringIO()
+        >>> plt.figure().savefig(file, format="svg")
+        >>> GROUND in without_ground(file.getvalue())
+        False
+    """
+    # The patch of the figure is the first that Matplotlib draws.
+    return re.sub(rf'(<g id="patch_1">\s*<path [^>]*fill: ){GROUND}', r"\1none", svg, count=1)
 
 
 def arm_style(arm: str) -> dict[str, str]:
