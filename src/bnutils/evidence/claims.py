@@ -145,7 +145,7 @@ class Finding:
 
     @property
     def p_value(self) -> float:
-        """One-sided p of the outcome: at most (1 - confidence) / 2 if it is decided.
+        """One-sided p of the outcome, at most (1 - confidence) / 2 if it is decided.
 
         For an effect beyond the margin it is the p of a t-test against the nearer bound, on the
         scale of the interval; for one inside the margins the larger p of the two bounds (TOST,
@@ -315,7 +315,7 @@ class Hypothesis:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the margin is of: name, label, side, margin, null and scale."""
+        """SHA-256 of the margin and of what it is for (name, label, side, null and scale)."""
         return _digest(self.name, self, self.scale)
 
     def to_json(self) -> dict[str, Any]:
