@@ -1,5 +1,7 @@
 """A comparison gives both arms the same start, the same batches, and a fair choice of settings."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,51 @@ def test_regression_is_scored_by_rmse_and_smaller_is_better():
 def test_a_grid_without_seeds_first_or_rates_is_refused(digits, runs):
     with pytest.raises(ValueError, match="expected a grid with seed first and learning_rate"):
         compare(digits, ARMS, network.grid(**runs), **SMALL)
+
+
+BN = network.BatchNorm()
+WRONG = [
+    (
+        {"third": {"batch_norm": True}},
+        {},
+        TypeError,
+        "did you mean 'norm'.* There are activation, ",
+    ),
+    ({"third": {"scale": 1.0}}, {}, TypeError, r"mlp, got 'scale': There are activation, "),
+    ({"third": {"nrm": BN}}, {}, TypeError, "got 'nrm': did you mean 'norm'"),
+    ({"third": {"output_nrm": BN}}, {}, TypeError, "did you mean 'output_norm'"),
+    ({"third": {"norm": network.GroupNorm(5)}}, {}, ValueError, "divide the 16 units of dense_1"),
+    ({"third": {"norm": network.GhostBatchNorm(7)}}, {}, ValueError, "a multiple of 7"),
+    ({"third": {"activation": "gelu"}}, {}, ValueError, "got 'gelu'"),
+    ({}, {"learning_rate": 0.3}, TypeError, r"the grid: network.grid\(.*learning_rate=\[0.3\]"),
+    ({}, {"seeds": [1, 2]}, TypeError, r"the grid: network.grid\(.*seed=\[1, 2\]"),
+    ({}, {"steps": 0}, ValueError, "at least one step"),
+    ({}, {"optimizer": "adam"}, ValueError, "got 'adam': pass network.SGD or network.Adam"),
+    ({}, {"optimizer": network.SGD(0.1)}, ValueError, "such as network.SGD, .* from the grid"),
+    ({}, {"after_step": 1}, ValueError, "after_step to be a function"),
+    ({}, {"record": {"loss": len}}, ValueError, "'loss' is always recorded"),
+]
+
+
+@pytest.mark.parametrize(("arms", "options", "error", "message"), WRONG)
+def test_what_is_wrong_in_any_arm_is_said_before_one_trains(
+    digits, monkeypatch, arms, options, error, message
+):
+    trained = []
+    monkeypatch.setattr(network, "fit", lambda *args, **kwargs: trained.append(args))
+    with pytest.raises(error, match=message) as told:
+        compare(digits, ARMS | arms, RUNS, **SMALL | options)
+    assert not trained
+    name = "third" if arms else "no BN"
+    assert told.value.__notes__ == [f"This is about the arm '{name}'; nothing has been trained."]
+
+
+def test_every_step_of_every_arm_is_seen(digits, monkeypatch):
+    seen, shown = [], io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setattr("bnutils.progress.DELAY", 0)
+    small = SMALL | {"steps": 4}
+    hook = {"after_step": lambda net, step: seen.append((len(net.batch_norms), step))}
+    compare(digits, ARMS, RUNS, progress=True, **hook, **small)
+    assert seen == [(bn, step) for bn in (0, 1) for step in (1, 2, 3, 4)]
+    assert "/8 [" in shown.getvalue()  # one bar for all arms

@@ -192,7 +192,9 @@ def _check_options(settings: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"{option} belongs to the grid: network.grid(..., {name}={example}, ...)"
             )
-        close = difflib.get_close_matches(option, _OPTIONS, 1, 0.5)
+        close = difflib.get_close_matches(option, _OPTIONS, 1, 0.8)
+        close = close or [known for known in ("norm",) if known in option]
+        close = close or difflib.get_close_matches(option, _OPTIONS, 1, 0.5)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise TypeError(
             f"expected options of network.mlp, got {option!r}: {meant}There are "

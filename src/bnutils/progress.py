@@ -20,12 +20,12 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-__all__ = ["DELAY", "bar", "watched"]
+__all__ = ["DELAY", "FRONT_ENDS", "bar", "watched"]
 
 DELAY = 2.0  # seconds: shorter work shows no bar
 # Set in the environment of a kernel by what opened the notebook. The programs that only execute
 # notebooks (nbclient, nbval, nbconvert) set none of them.
-_FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
+FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 
 
 def watched() -> bool:
@@ -41,7 +41,7 @@ def watched() -> bool:
         return False
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if hasattr(shell, "kernel"):
-        return any(name in os.environ for name in _FRONT_ENDS)
+        return any(name in os.environ for name in FRONT_ENDS)
     return sys.stderr.isatty()
 
 
