@@ -93,7 +93,8 @@ def _standardize(x: Floats, layout: _Layout, epsilon: float) -> tuple[Floats, ..
     variance = layout.mean(centered, centered)
     _require_finite(variance, x, "x")
     inverse_sd = _inverse_sd(variance, epsilon)
-    x_hat = np.multiply(centered, layout.spread(inverse_sd), out=centered)
+    x_hat = centered  # from here on, in place
+    x_hat *= layout.spread(inverse_sd)
     return x_hat, mean, variance, inverse_sd
 
 
@@ -180,7 +181,7 @@ def batch_norm_grad(dy: ArrayLike, cache: Cache) -> tuple[Floats, Floats, Floats
     dy, layout, x_hat = _floats(dy, "dy"), cache.layout, cache.x_hat
     if dy.shape != layout.shape:
         raise ValueError(f"expected dy in the shape of x, {layout.shape}, got {dy.shape}")
-    dy = layout.fold(dy.astype(layout.dtype, copy=False))
+    dy = layout.fold(dy if dy.dtype == layout.dtype else dy.astype(layout.dtype))
     dgamma, dbeta = _gradient_sums(dy, x_hat, layout)
 
     # scale * (dy - mean(dy) - x_hat * mean(dy * x_hat)), in one new array
@@ -425,6 +426,7 @@ class _Layout:
         self._start = (..., *(slice(1) for _ in rows), slice(1), slice(None))
         self._repeats = np.zeros(folds, np.intp)
         self._long, self._short = (*first, *rows, folds * trail), (*first, folds, trail)
+        self._one_row = not rows
         self._rows = np.ones(rows, dtype)
         self._ones = np.ones(folds, dtype)
         self._weights = self._ones / count
@@ -451,13 +453,15 @@ class _Layout:
         return self._sum(self._weights, a, b)
 
     def _sum(self, weights: Floats, a: Floats, b: Floats | None) -> Floats:
-        if not self._rows.ndim:
+        # A product with ones is faster than adding up.
+        if self._one_row:
             a = a if b is None else a * b
         elif b is None:
-            a = _sum_rows(self._rows, a.reshape(self._long)).reshape(self._short)
+            a = a.reshape(self._long)
+            a = (self._rows.dot(a) if a.ndim == 2 else self._rows @ a).reshape(self._short)
         else:
             a = np.einsum("...rft,...rft->...ft", a, b)
-        return _sum_rows(weights, a).reshape(self._row)
+        return (weights.dot(a) if a.ndim == 2 else weights @ a).reshape(self._row)
 
     def center(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean of each channel, as a row, and `x - mean`, laid out.
@@ -514,11 +518,6 @@ def _folds(count: int, trail: int, size: int) -> int:
     return 1
 
 
-def _sum_rows(weights: Floats, a: Floats) -> Floats:
-    """Sum over the last axis but one: a product with ones is faster than adding up."""
-    return weights.dot(a) if a.ndim == 2 else weights @ a
-
-
 @_quiet
 def _gradient_sums(dy: Floats, x_hat: Floats, layout: _Layout) -> tuple[Floats, Floats]:
     """`sum(dy * x_hat)` and `sum(dy)` of each channel."""
@@ -559,7 +558,7 @@ def _layout(shape: Shape, dtype: np.dtype, axis: int | Shape, keep: bool) -> _La
 
 
 def _floats(x: ArrayLike, name: str) -> Floats:
-    if isinstance(x, np.ma.MaskedArray):
+    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
     x = np.asarray(x)
     if x.dtype.char not in "fd":
@@ -569,7 +568,7 @@ def _floats(x: ArrayLike, name: str) -> Floats:
 
 
 def _number(value: float, name: str, most: float = math.inf) -> float:
-    if not (isinstance(value, Real) and 0 <= value <= most and value < math.inf):
+    if not (isinstance(value, (float, Real)) and 0 <= value <= most and value < math.inf):
         upper = "on" if most == math.inf else f"to {most}"
         raise ValueError(f"expected {name}, a number from 0 {upper}, got {value!r}")
     return float(value)
