@@ -1,7 +1,10 @@
 """``bnutils.norm`` against Keras, against its defining properties, and at its edges."""
 
+import ast
+import inspect
 import math
 import os
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -196,6 +199,18 @@ def test_axes_may_be_given_in_any_form(axes):
     plain = tuple(int(a) for a in np.atleast_1d(axes))
     np.testing.assert_array_equal(standardize(x, axes)[0], standardize(x, plain)[0])
     np.testing.assert_allclose(standardize(x, axes)[1], x.mean(plain, keepdims=True), atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), CASES)
+def test_batch_norm_is_standardize_with_a_scale_and_a_shift(shape, axis, dtype):
+    x, gamma, beta, _ = problem(shape, axis, dtype)
+    x_hat, mean, variance = standardize(x, reduced_axes(shape, axis), epsilon=0.1)
+    y, cache = batch_norm(x, gamma, beta, axis, epsilon=0.1)
+    np.testing.assert_array_equal(y, x_hat * gamma.reshape(mean.shape) + beta.reshape(mean.shape))
+    np.testing.assert_array_equal(cache.layout.unfold(cache.x_hat), x_hat)
+    for kept, statistic in ((cache.mean, mean), (cache.variance, variance)):
+        np.testing.assert_array_equal(kept, statistic.reshape(gamma.shape), strict=True)
 
 
 def test_kept_axes_count_in_their_order_in_x():
@@ -442,17 +457,36 @@ def test_far_from_zero(keras_batch_norm, shape):
     assert error <= np.abs(keras_y - exact).max()
 
 
+@pytest.mark.parametrize("shape", [(64, 4), (1009, 17), (4096, 16)])
+def test_an_outlier_in_the_first_row_costs_no_more_than_its_own_rounding(shape):
+    x = (1e4 + np.random.default_rng(0).standard_normal(shape)).astype("float32")
+    x[0] += 1e3
+    exact = exactly_normalized(x, 1e-3)
+    error = np.abs(batch_norm(x, None, None)[0] - exact).max()
+    assert error < 1e-6 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [3, 1000, 9999])
 def test_constant_channels_give_beta(batch, dtype):
     x = np.broadcast_to(np.array([0.1, -1e4, 0.0], dtype), (batch, 3))
     y, cache = batch_norm(x, np.ones(3), np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(y, np.broadcast_to([1.0, 2.0, 3.0], y.shape), atol=1e-4)
-    np.testing.assert_allclose(cache.variance, 0, atol=1e-6)
+    np.testing.assert_array_equal(y, np.broadcast_to([1.0, 2.0, 3.0], y.shape))
+    np.testing.assert_array_equal(cache.variance, 0)
+    np.testing.assert_array_equal(cache.mean, x[0])
     with pytest.raises(
         ValueError, match=r"variance of 0, .* in 3 of 3 channels: normalizing would divide"
     ):
         batch_norm(x, None, None, epsilon=0)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-17), ("float64", 1e-150)])
+def test_small_numbers_are_normalized_as_long_as_their_variance_is_a_normal_number(dtype, scale):
+    x = problem((64, 3), -1)[0]
+    y = batch_norm((scale * x).astype(dtype), None, None, epsilon=0)[0]
+    np.testing.assert_allclose(y, batch_norm(x, None, None, epsilon=0)[0], atol=1e-5)
+    with pytest.raises(ValueError, match=f"too near 0 for {dtype}, in 3 of 3 channels"):
+        batch_norm((scale**1.3 * x).astype(dtype), None, None, epsilon=0)
 
 
 # ---- Errors --------------------------------------------------------------------------------------
@@ -476,6 +510,16 @@ ERRORS = {
     "x half": (
         lambda: batch_norm(X.astype("float16"), ONES, ONES),
         r"float32 or float64, got float16; convert it: x\.astype\(float\)",
+    ),
+    "x integer, one axis": (
+        lambda: batch_norm(np.array([3, 9, 11, 17]), None, None),
+        r"got int64; convert it: x\.astype\(float\)",
+    ),
+    "x complex": (lambda: batch_norm(X + 0j, None, None), "got complex128$"),
+    "x text": (lambda: batch_norm([["3", "9"]], None, None), "got <U1$"),
+    "x masked": (
+        lambda: batch_norm(np.ma.masked_array(X, X > 9), None, None),
+        "expected x without a mask, got one",
     ),
     "x integer, inference": (
         lambda: batch_norm_inference([[1, 2, 3]], ONES, ONES, ONES, ONES),
@@ -521,6 +565,18 @@ ERRORS = {
         lambda: batch_norm(X, ONES, ONES, axis=(0, -3)),
         r"got axis=\(0, -3\) for x of shape \(4, 3\), which is out of range",
     ),
+    "number of features": (
+        lambda: BatchNorm(3)(X, training=True),
+        r"got axis=3 for x of shape \(4, 3\), which is out of range: axis is a position in the "
+        "shape, not the number of features",
+    ),
+    "axis nested": (
+        lambda: batch_norm(X, ONES, ONES, axis=[[0]]),
+        r"expected axis, a whole number or a few of them, got \[\[0\]\]",
+    ),
+    "axis ragged": (lambda: standardize(X, [[0], [0, 1]]), "expected axis, a whole number"),
+    "axis fraction": (lambda: batch_norm(X, ONES, ONES, axis=1.0), r"got 1\.0"),
+    "axis None": (lambda: standardize(X, None), "expected axis, a whole number .* got None"),
     "axis twice": (
         lambda: batch_norm(X, ONES, ONES, axis=(1, -1)),
         r"expected every axis once, got axis=\(1, -1\) for x of shape \(4, 3\)",
@@ -545,6 +601,39 @@ ERRORS = {
         lambda: batch_norm(X, np.ones(4), ONES),
         r"expected gamma in the shape of the kept axes, \(3,\), got \(4,\)",
     ),
+    "gamma nan": (
+        lambda: batch_norm(X, [1, np.nan, 1], ONES),
+        r"expected finite numbers in gamma, got 1 of 3 that are not, the first at index \(1,\)",
+    ),
+    "gamma nan, inference": (
+        lambda: batch_norm_inference(X, [1, np.nan, 1], ONES, ONES, ONES),
+        "expected finite numbers in gamma, got 1 of 3",
+    ),
+    "gamma text": (
+        lambda: batch_norm(X, ["1", "2", "3"], ONES),
+        "expected real numbers in gamma, got <U1",
+    ),
+    "beta complex": (
+        lambda: batch_norm(X, ONES, 1j * ONES),
+        "expected real numbers in beta, got complex128",
+    ),
+    "beta infinite": (lambda: batch_norm(X, ONES, -np.inf * ONES), "finite numbers in beta, got 3"),
+    "moving_mean infinite": (
+        lambda: batch_norm_inference(X, ONES, ONES, [0, 0, np.inf], ONES),
+        r"expected finite numbers in moving_mean, got 1 of 3 .* index \(2,\)",
+    ),
+    "moving_mean None": (
+        lambda: batch_norm_inference(X, ONES, ONES, None, ONES),
+        "expected real numbers in moving_mean, got object",
+    ),
+    "moving_variance nan": (
+        lambda: batch_norm_inference(X, ONES, ONES, ONES, [1, 1, np.nan]),
+        "expected finite numbers in moving_variance, got 1 of 3",
+    ),
+    "gamma too large, inference": (
+        lambda: batch_norm_inference(X.astype("f4"), np.full(3, 3e37), None, ONES, ONES),
+        r"got an overflow, with x up to 1\.2e\+02: x or a parameter is too large",
+    ),
     "gamma, broadcastable": (
         lambda: batch_norm(X, np.ones(1), ONES),
         r"gamma .* \(3,\), got \(1,\)",
@@ -566,6 +655,8 @@ ERRORS = {
         lambda: batch_norm(X, ONES, ONES, epsilon=-1e-3),
         "expected epsilon, a number from 0 on, got -0.001",
     ),
+    "epsilon infinite": (lambda: standardize(X, 0, np.inf), "epsilon, a number from 0 on, got inf"),
+    "epsilon text": (lambda: BatchNorm(epsilon="1e-3"), "epsilon, a number from 0 on, got '1e-3'"),
     "epsilon nan": (
         lambda: standardize(X, 0, epsilon=np.nan),
         "expected epsilon, a number from 0 on, got nan",
@@ -608,6 +699,8 @@ ERRORS = {
         lambda: BatchNorm(momentum=1.5),
         "expected momentum, a number from 0 to 1, got 1.5",
     ),
+    "momentum nan": (lambda: BatchNorm(momentum=np.nan), "from 0 to 1, got nan"),
+    "momentum text": (lambda: BatchNorm(momentum="0.9"), "from 0 to 1, got '0.9'"),
     "momentum negative": (lambda: BatchNorm(momentum=-0.1), r"momentum.* got -0\.1"),
     "epsilon": (lambda: BatchNorm(epsilon=-1), "expected epsilon, a number from 0 on, got -1"),
     "inference too early": (
@@ -637,6 +730,12 @@ def test_errors_say_what_was_expected_and_what_came(name):
         (X[:, :2], {}),
         (X.astype(int), {}),
         (X, {"beta": np.ones(2)}),
+        (X, {"gamma": np.array([1, np.nan, 1])}),
+        (X, {"gamma": np.array(["1", "2", "3"])}),
+        (X, {"moving_mean": np.array([0, 0, np.inf])}),
+        (X, {"moving_variance": np.array([1, -1, 1])}),
+        (X, {"momentum": 1.5}),
+        (np.ma.masked_array(X, X > 9), {}),
         (X, {"moving_mean": np.ones(2)}),
         (X, {"moving_variance": np.ones((1, 3))}),
         (X, {"epsilon": -1.0}),
@@ -684,3 +783,30 @@ def test_infinities_of_both_signs_give_an_error_and_no_warning(shape):
     ):
         with pytest.raises(ValueError, match=r"got 2 of .* first at index \(1, 1\)"):
             call()
+
+
+@pytest.mark.parametrize("momentum", [0.001, 0.1, 0.49])
+def test_a_momentum_of_pytorch_gets_one_warning_where_the_layer_is_made(momentum):
+    with pytest.warns(UserWarning, match=rf"its {momentum} is momentum={1 - momentum:g} here") as w:
+        layer = BatchNorm(momentum=momentum)
+    assert [warning.filename for warning in w] == [__file__]
+    assert layer.momentum == momentum
+
+
+@pytest.mark.parametrize("momentum", [0, 0.5, 0.9, 1])
+def test_other_momenta_and_what_is_assigned_get_no_warning(momentum):
+    layer = BatchNorm(momentum=momentum)  # a warning would be an error here
+    layer.momentum = 0.1
+    layer(X, training=True)
+    np.testing.assert_allclose(layer.moving_mean, 0.9 * X.mean(axis=0))
+
+
+def test_norm_imports_numpy_alone():
+    tree = ast.parse(inspect.getsource(inspect.getmodule(BatchNorm)))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    assert imported - sys.stdlib_module_names == {"numpy"}

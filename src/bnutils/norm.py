@@ -426,8 +426,7 @@ class _Layout:
         self._start = (..., *(slice(1) for _ in rows), slice(1), slice(None))
         self._repeats = np.zeros(folds, np.intp)
         self._long, self._short = (*first, *rows, folds * trail), (*first, folds, trail)
-        self._one_row = not rows
-        self._rows = np.ones(rows, dtype)
+        self._rows = np.ones(rows, dtype) if rows else None
         self._ones = np.ones(folds, dtype)
         self._weights = self._ones / count
 
@@ -454,11 +453,10 @@ class _Layout:
 
     def _sum(self, weights: Floats, a: Floats, b: Floats | None) -> Floats:
         # A product with ones is faster than adding up.
-        if self._one_row:
+        if self._rows is None:
             a = a if b is None else a * b
         elif b is None:
-            a = a.reshape(self._long)
-            a = (self._rows.dot(a) if a.ndim == 2 else self._rows @ a).reshape(self._short)
+            a = (self._rows @ a.reshape(self._long)).reshape(self._short)
         else:
             a = np.einsum("...rft,...rft->...ft", a, b)
         return (weights.dot(a) if a.ndim == 2 else weights @ a).reshape(self._row)
