@@ -8,6 +8,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray as xr
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 from PIL import Image
@@ -120,6 +121,57 @@ def test_band_draws_the_mean_and_its_interval():
         edges = corners[corners[:, 0] == point, 1]
         assert edges.min() == pytest.approx(spread.low)
         assert edges.max() == pytest.approx(spread.high)
+
+
+def test_a_band_covers_that_the_runs_share_data_and_one_run_has_none():
+    x, values = np.arange(3), np.random.default_rng(0).normal(size=(10, 3))
+    _, (wide, bare) = plt.subplots(1, 2)
+    plots.band(wide, x, values, "BN", overlap=0.4)
+    edges = wide.collections[0].get_paths()[0].vertices
+    spread = evidence.interval(values[:, 1], overlap=0.4)
+    assert edges[edges[:, 0] == 1, 1].max() == pytest.approx(spread.high)
+    plots.band(bare, x, values[:1], "BN")
+    assert len(bare.lines) == 1
+    assert not bare.collections
+
+
+def sizes(seeds=5, **more):
+    """A comparison of two arms over batch sizes, each with the better of two rates."""
+    labels = {
+        "arm": ["no BN", "BN"],
+        "rate": [0.1, 1.0],
+        "seed": range(seeds),
+        "part": ["validation", "test"],
+        "batch_size": [2, 8, 32],
+        **more,
+    }
+    shape = [len(values) for values in labels.values()]
+    scores = np.random.default_rng(0).random(shape)
+    record = xr.Dataset({"accuracy": (tuple(labels), scores)}, labels)
+    return evidence.Comparison(record, "accuracy", ["rate"], overlap=0.4)
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_arms_are_drawn_over_a_setting(seeds):
+    compared = sizes(seeds)
+    _, ax = plt.subplots()
+    plots.by_setting(ax, compared, "batch_size", ["BN", "no BN"])
+    assert [line.get_label() for line in ax.lines] == ["BN", "no BN"]
+    for line in ax.lines:
+        means = compared.values(line.get_label()).mean("seed")
+        np.testing.assert_allclose(line.get_ydata(), means)
+        assert line.get_xdata().tolist() == [2, 8, 32]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "8", "32"]
+    assert len(ax.collections) == (2 if seeds > 1 else 0)
+
+
+def test_arms_are_refused_over_a_setting_that_is_not_the_only_one():
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"expected scores by seed and batch_size, got .*passes"):
+        plots.by_setting(ax, sizes(passes=[3, 30]), "batch_size")
+    with pytest.raises(KeyError, match="layer norm: expected one of the arms"):
+        plots.by_setting(ax, sizes(), "batch_size", ["layer norm"])
+    assert not ax.lines
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 5, 3)])

@@ -1,8 +1,8 @@
 """One visual language for every figure of the book.
 
 An arm of an experiment (with batch normalization, without it, ...) has one color and one line
-style wherever it appears. The colors are Okabe and Ito's, which readers with any common color
-vision can tell apart; the line style tells the arms apart without color.
+style wherever it appears. The colors are Okabe and Ito's, and a wine red of Tol's, which readers
+with any common color vision can tell apart; the line style tells the arms apart without color.
 
 In a notebook a figure is drawn twice on a white ground. JupyterLab shows the SVG, crisp at any
 zoom, only in a notebook that it trusts, and the PNG in one that was just downloaded; the ground
@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from bnutils.evidence import interval
+from bnutils.evidence import Comparison, interval
 
 INK = "#1f2430"
 FAINT = "#8a8f98"
@@ -33,6 +33,7 @@ ARMS: dict[str, dict[str, str]] = {
     "BN, no gamma and beta": {"color": "#56B4E9", "linestyle": "-."},
     "scaler": {"color": "#009E73", "linestyle": ":"},
     "layer norm": {"color": "#E69F00", "linestyle": ":"},
+    "group norm": {"color": "#882255", "linestyle": "-."},
     "other": {"color": "#CC79A7", "linestyle": "-."},
     "theory": {"color": INK, "linestyle": ":"},
 }
@@ -83,7 +84,7 @@ def without_ground(svg: str) -> str:
     """Make the white ground of a figure of this book transparent, for a page that may be dark.
 
     Args:
-        svg: A figure that Matplotlib drew in the book's style.
+        svg: a figure that Matplotlib drew in the book's style.
 
     Returns:
         The same figure on no ground; a figure without one comes back as it was.
@@ -121,16 +122,18 @@ def band(
     arm: str,
     label: str | None = None,
     marker: str = "",
+    overlap: float = 0.0,
 ) -> None:
-    """Draw the mean over runs, and its 95 % interval as a band.
+    """Draw the mean over runs, and its 95 % interval as a band, if there is more than one run.
 
     Args:
         ax: where to draw.
         x: shape (points,), in the unit of the axis.
-        values: shape (runs, points), at least two runs.
+        values: shape (runs, points).
         arm: the arm these runs belong to; fixes color and line style.
         label: text of the legend; the name of the arm if None.
         marker: a Matplotlib marker for the points, none by default.
+        overlap: of the runs' data, as for `evidence.interval`.
 
     Raises:
         ValueError: if `values` is not (runs, points), or the arm is unknown.
@@ -142,8 +145,10 @@ def band(
             f"Received: shape {values.shape}"
         )
     style = arm_style(arm)
-    spread = [interval(column) for column in values.T]
+    spread = [interval(column, overlap=overlap) for column in values.T]
     ax.plot(x, [s.mean for s in spread], label=label or arm, marker=marker, **style)
+    if len(values) == 1:
+        return
     ax.fill_between(
         x,
         [s.low for s in spread],
@@ -152,6 +157,36 @@ def band(
         alpha=0.18,
         linewidth=0,
     )
+
+
+def by_setting(
+    ax: Axes, compared: Comparison, axis: str, arms: Sequence[str] | None = None
+) -> None:
+    """Draw arms of a comparison over a setting that doubles from value to value.
+
+    Each point is the mean over the replicates, each with the settings that were best on its
+    validation part; the band is the 95 % interval.
+
+    Args:
+        ax: where to draw.
+        compared: a comparison whose scores have one axis beside those that are chosen.
+        axis: that axis, such as "batch_size".
+        arms: names of the arms, in the order of the legend; all of them if None.
+
+    Raises:
+        KeyError: an arm that the comparison does not have.
+        ValueError: the scores have not just that axis, or an arm has no color of its own.
+    """
+    for arm in compared.arms if arms is None else arms:
+        values = compared.values(arm)
+        if set(values.dims) != {"seed", axis}:
+            raise ValueError(f"expected scores by seed and {axis}, got {values.dims}")
+        runs = values.transpose("seed", axis).values
+        band(ax, values[axis].values, runs, arm, marker="o", overlap=compared.overlap)
+    places = compared.scores[axis].values
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(places, places)
+    ax.minorticks_off()
 
 
 def finish(
