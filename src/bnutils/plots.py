@@ -108,10 +108,10 @@ def arm_style(arm: str) -> dict[str, str]:
         arm: one of the names in `ARMS`.
 
     Raises:
-        ValueError: if the arm has no color of its own.
+        KeyError: if the arm has no color of its own.
     """
     if arm not in ARMS:
-        raise ValueError(f"arm must be one of {sorted(ARMS)}. Received: {arm!r}")
+        raise KeyError(f"expected an arm, one of {', '.join(sorted(ARMS))}, got {arm!r}")
     return dict(ARMS[arm])
 
 
@@ -136,13 +136,14 @@ def band(
         overlap: of the runs' data, as for `evidence.interval`.
 
     Raises:
-        ValueError: if `values` is not (runs, points), or the arm is unknown.
+        ValueError: if `values` is not (runs, points).
+        KeyError: if the arm has no color of its own.
     """
     x, values = np.asarray(x), np.asarray(values)
     if values.ndim != 2 or values.shape[1:] != x.shape:
         raise ValueError(
-            f"values must have shape (runs, {x.size}), one column for each x. "
-            f"Received: shape {values.shape}"
+            f"expected values of shape (runs, {x.size}), one column for each x, "
+            f"got shape {values.shape}"
         )
     style = arm_style(arm)
     spread = [interval(column, overlap=overlap) for column in values.T]
@@ -174,8 +175,8 @@ def by_setting(
         arms: names of the arms, in the order of the legend; all of them if None.
 
     Raises:
-        KeyError: an arm that the comparison does not have.
-        ValueError: the scores have not just that axis, or an arm has no color of its own.
+        KeyError: an arm that the comparison does not have, or that has no color of its own.
+        ValueError: the scores have not just that axis.
     """
     for arm in compared.arms if arms is None else arms:
         values = compared.values(arm)
