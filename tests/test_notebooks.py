@@ -232,6 +232,8 @@ def test_exercises_have_solutions_that_ran(notebook):
     assert len(solutions) >= 3
     for cell in solutions:
         assert cell["outputs"], "a solution shows what it found"
+        # JupyterLab shows the first line of a cell that is closed.
+        assert source(cell).startswith("# Solution\n"), source(cell)
 
 
 def test_nothing_ties_a_notebook_to_a_machine_or_a_day(notebook):
