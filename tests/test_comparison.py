@@ -102,6 +102,18 @@ def test_other_axes_stay():
     assert gain[2].low == pytest.approx(alone.low)
 
 
+def test_means_are_a_table_of_arms_by_the_axis_that_stays():
+    scores = np.random.default_rng(0).random((2, 3, 4, 2, 5))
+    record = record_of(scores, batch_size=[2, 4, 8, 16, 32])
+    compared = Comparison(record, "accuracy", ["rate"])
+    table = compared.means().to_pandas()
+    assert table.columns.tolist() == [2, 4, 8, 16, 32]
+    for arm in ("plain", "BN"):
+        for size in table.columns:
+            alone = compared.mean(arm, batch_size=size).mean
+            assert table.loc[arm, size] == pytest.approx(alone)
+
+
 def test_curves_at_the_chosen_settings():
     scores = np.zeros((2, 3, 4, 2))
     scores[0, 1, :, 0] = 1

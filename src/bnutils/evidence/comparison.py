@@ -144,6 +144,14 @@ class Comparison:
         """The mean test score of an arm, with its interval."""
         return self._over_seeds(interval, self.values(arm, **settings))
 
+    def means(self) -> xr.DataArray:
+        """The mean test scores of all arms, over "arm" and the axes that are not chosen.
+
+        With one more axis, `means().to_pandas()` is a table.
+        """
+        means = [self.values(arm).mean("seed") for arm in self.arms]
+        return xr.concat(means, pd.Index(self.arms, name="arm"))
+
     def gain(self, arm: str, other: str, **settings: Any) -> Interval:
         """The test score of an arm minus that of another, replicate by replicate.
 

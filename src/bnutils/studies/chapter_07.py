@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from bnutils import data, network
@@ -19,6 +20,7 @@ from bnutils.evidence import (
     Comparison,
     Finding,
     Hypothesis,
+    Interval,
     Study,
     Tolerance,
     paired_difference,
@@ -389,46 +391,103 @@ STUDIES = (
 
 
 def sizes(
-    record: str = "batch-sizes", unit: str = "passes", amount: int | None = None
+    record: str | xr.Dataset = "batch-sizes", unit: str = "passes", amount: int | None = None
 ) -> Comparison:
-    """Accuracy by batch size, after equal passes or equal steps (by default the most)."""
-    sizes = load(record)
-    amount = int(sizes[unit][-1]) if amount is None else amount
-    return Comparison(sizes, f"after_{unit}", ["learning_rate"], **{unit: amount})
+    """Accuracy by batch size, after equal passes or equal steps.
+
+    Args:
+        record: a record of "batch-sizes" or "batch-sizes-conv", or its name.
+        unit: "passes" or "steps".
+        amount: how many; the most that were recorded if None.
+    """
+    record = load(record) if isinstance(record, str) else record
+    amount = int(record[unit].max()) if amount is None else amount
+    return Comparison(record, f"after_{unit}", ["learning_rate"], **{unit: amount})
 
 
-def lost(compared: Comparison, arm: str, small: int, large: int = 32) -> Any:
-    """Accuracy of an arm with large batches minus that with small ones."""
-    values = compared.values(arm)
-    pair = values.sel(batch_size=large).values, values.sel(batch_size=small).values
+def ghosts(record: xr.Dataset | None = None, passes: int | None = None) -> Comparison:
+    """Accuracy of BN by the number of images that share their statistics.
+
+    Args:
+        record: a record of "ghosts"; the book's if None.
+        passes: after how many; the most that were recorded if None.
+    """
+    record = load("ghosts") if record is None else record
+    passes = int(record["passes"].max()) if passes is None else passes
+    named = record.expand_dims(arm=["BN"])
+    return Comparison(named, "accuracy", ["learning_rate"], passes=passes)
+
+
+def alike(statistics: str = "recomputed", record: xr.Dataset | None = None) -> Comparison:
+    """Accuracy by the number of classes in a batch.
+
+    Args:
+        statistics: those of prediction: "recomputed" after training, or "moving".
+        record: a record of "alike"; the book's if None.
+    """
+    record = load("alike") if record is None else record
+    return Comparison(record, "accuracy", ["learning_rate"], statistics=statistics)
+
+
+def rates(compared: Comparison, axis: str) -> pd.DataFrame:
+    """The learning rate that most replicates of each arm chose, by another setting.
+
+    A rate at the edge of its grid is marked with an asterisk.
+    """
+    return pd.DataFrame(
+        {
+            value: {
+                arm: f"{rate['value']:g}{'*' * rate['edge']}"
+                for arm in compared.arms
+                for rate in [compared.chosen(arm, **{axis: value})["learning_rate"]]
+            }
+            for value in compared.scores[axis].values
+        }
+    ).rename_axis(columns=axis)
+
+
+def lost(compared: Comparison, arm: str, axis: str, small: int, large: int) -> Interval:
+    """Test accuracy of an arm at a large value of a setting minus that at a small one."""
+    pair = (compared.values(arm, **{axis: value}) for value in (large, small))
     return paired_difference(*pair, overlap=compared.overlap)
 
 
-def _points(label: str, effect: Any, claimed: str = "above") -> Finding:
+def _points(label: str, effect: Interval, claimed: str = "above") -> Finding:
     return Finding(label, effect, claimed, margin=0.02, reason="two points")
 
 
-def _chosen(record: str, arms: list[str], score: str, batch_sizes: list[int], **where: Any) -> dict:
-    """The rates chosen by each arm at each of some batch sizes."""
-    chosen = {}
-    for size in batch_sizes:
-        compared = Comparison(load(record), score, ["learning_rate"], batch_size=size, **where)
-        chosen |= {f"{arm}, batch {size}": compared.chosen(arm) for arm in arms}
-    return chosen
+def _chosen(compared: Comparison, arms: list[str], axis: str, values: list[int]) -> dict:
+    """The rates chosen by some arms at some values of another setting, as a card tells them."""
+    words = {
+        "batch_size": "{}, batch {}",
+        "classes": "{}, {} classes",
+        "ghost_size": "{}, statistics from {}",
+    }
+    return {
+        words[axis].format(arm, value): compared.chosen(arm, **{axis: value})
+        for value in values
+        for arm in arms
+    }
+
+
+def _by_size(compared: Comparison, arm: str, small: int) -> Interval:
+    return lost(compared, arm, "batch_size", small, 32)
 
 
 def bn_small_batches() -> Claim:
     """BN against itself at 32, dense."""
-    after = sizes()
-    equal_steps = sizes(unit="steps")
+    after, steps = sizes(), sizes(unit="steps")
     return HYPOTHESES["bn-small-batches"].judge(
-        lost(after, "BN", 2),
+        _by_size(after, "BN", 2),
         [
-            *(_points(f"the same, batch 32 − batch {m}", lost(after, "BN", m)) for m in (4, 8, 16)),
-            _points("after 1,500 steps, batch 32 − batch 2", lost(equal_steps, "BN", 2)),
-            _points("no BN after 30 passes, batch 32 − batch 2", lost(after, "no BN", 2)),
+            *(
+                _points(f"the same, batch 32 − batch {m}", _by_size(after, "BN", m))
+                for m in (4, 8, 16)
+            ),
+            _points("after 1,500 steps, batch 32 − batch 2", _by_size(steps, "BN", 2)),
+            _points("no BN after 30 passes, batch 32 − batch 2", _by_size(after, "no BN", 2)),
         ],
-        chosen=_chosen("batch-sizes", ["BN"], "after_passes", [2, 32], passes=_PASSES),
+        chosen=_chosen(after, ["BN"], "batch_size", [2, 32]),
         draws=20,
         record="batch-sizes",
     )
@@ -436,17 +495,18 @@ def bn_small_batches() -> Claim:
 
 def bn_small_batches_conv() -> Claim:
     """BN against itself at 32, convolutional."""
-    after = sizes("batch-sizes-conv")
-    equal_steps = sizes("batch-sizes-conv", unit="steps")
+    after, steps = sizes("batch-sizes-conv"), sizes("batch-sizes-conv", unit="steps")
     return HYPOTHESES["bn-small-batches-conv"].judge(
-        lost(after, "BN", 2),
+        _by_size(after, "BN", 2),
         [
-            _points("the same, batch 32 − batch 4", lost(after, "BN", 4)),
-            _points("after 500 steps, batch 32 − batch 2", lost(equal_steps, "BN", 2)),
-            _points("no BN after 30 passes, batch 32 − batch 2", lost(after, "no BN", 2)),
-            _points("group norm after 30 passes, batch 32 − batch 2", lost(after, "group norm", 2)),
+            _points("the same, batch 32 − batch 4", _by_size(after, "BN", 4)),
+            _points("after 500 steps, batch 32 − batch 2", _by_size(steps, "BN", 2)),
+            *(
+                _points(f"{arm} after 30 passes, batch 32 − batch 2", _by_size(after, arm, 2))
+                for arm in ("no BN", "group norm")
+            ),
         ],
-        chosen=_chosen("batch-sizes-conv", ["BN"], "after_passes", [2, 32], passes=_PASSES),
+        chosen=_chosen(after, ["BN"], "batch_size", [2, 32]),
         draws=10,
         record="batch-sizes-conv",
     )
@@ -454,59 +514,37 @@ def bn_small_batches_conv() -> Claim:
 
 def group_norm_any_batch() -> Claim:
     """Group norm by the rule that BN is judged by."""
-    after, steps = sizes(), sizes(unit="steps")
+    after, steps, name = sizes(), sizes(unit="steps"), "group norm"
     conv = sizes("batch-sizes-conv")
-    name = "group norm"
+    others = {
+        **{f"the same, batch 32 − batch {m}": (after, name, m) for m in (4, 8, 16)},
+        "after 1,500 steps, batch 32 − batch 2": (steps, name, 2),
+        "convolutional, 30 passes, batch 32 − batch 2": (conv, name, 2),
+        "BN by the same rule, dense, 30 passes": (after, "BN", 2),
+    }
     return HYPOTHESES["group-norm-any-batch"].judge(
-        lost(after, name, 2),
-        [
-            *(
-                _points(f"the same, batch 32 − batch {m}", lost(after, name, m), "within")
-                for m in (4, 8, 16)
-            ),
-            _points("after 1,500 steps, batch 32 − batch 2", lost(steps, name, 2), "within"),
-            _points("convolutional, 30 passes, batch 32 − batch 2", lost(conv, name, 2), "within"),
-            _points("BN by the same rule, dense, 30 passes", lost(after, "BN", 2), "within"),
-        ],
-        chosen=_chosen("batch-sizes", [name], "after_passes", [2, 32], passes=_PASSES),
+        _by_size(after, name, 2),
+        [_points(label, _by_size(*each), "within") for label, each in others.items()],
+        chosen=_chosen(after, [name], "batch_size", [2, 32]),
         draws=20,
         record=["batch-sizes", "batch-sizes-conv"],
     )
 
 
-def ghosts(passes: int = 60) -> Comparison:
-    """Accuracy by the number of images that share their statistics."""
-    record = load("ghosts").expand_dims(arm=["BN"])
-    return Comparison(record, "accuracy", ["learning_rate"], passes=passes)
-
-
-def _fewer(size: int, passes: int = 60) -> Any:
-    compared = ghosts(passes)
-    values = compared.values("BN")
-    pair = values.sel(ghost_size=128).values, values.sel(ghost_size=size).values
-    return paired_difference(*pair, overlap=compared.overlap)
-
-
-def _ghost_rates(*sizes: int) -> dict:
-    record = load("ghosts").expand_dims(arm=["BN"])
-    return {
-        f"statistics from {size}": Comparison(
-            record, "accuracy", ["learning_rate"], passes=60, ghost_size=size
-        ).chosen("BN")
-        for size in sizes
-    }
+def _by_ghost(size: int, passes: int | None = None) -> Interval:
+    return lost(ghosts(passes=passes), "BN", "ghost_size", size, 128)
 
 
 def it_is_the_statistics() -> Claim:
     """Statistics from two images, gradient from 128."""
-    plain = lost(sizes(), "no BN", 2)
+    plain = _by_size(sizes(), "no BN", 2)
     return HYPOTHESES["it-is-the-statistics"].judge(
-        _fewer(2),
+        _by_ghost(2),
         [
-            *(_points(f"statistics from 128 − from {m}", _fewer(m)) for m in (4, 8, 16)),
+            *(_points(f"statistics from 128 − from {m}", _by_ghost(m)) for m in (4, 8, 16)),
             _points("the noise of the gradient alone: no BN, batch 32 − batch 2", plain, "within"),
         ],
-        chosen=_ghost_rates(2, 128),
+        chosen=_chosen(ghosts(), ["BN"], "ghost_size", [2, 128]),
         draws=20,
         record=["ghosts", "batch-sizes"],
     )
@@ -515,48 +553,27 @@ def it_is_the_statistics() -> Claim:
 def batches_of_32_or_64() -> Claim:
     """Whether more than 32 help."""
     return HYPOTHESES["batches-of-32-or-64"].judge(
-        _fewer(32),
+        _by_ghost(32),
         [
-            _points("statistics from 128 − from 64", _fewer(64), "within"),
-            _points("statistics from 128 − from 32, after 20 passes", _fewer(32, 20), "within"),
+            _points("statistics from 128 − from 64", _by_ghost(64), "within"),
+            _points("statistics from 128 − from 32, after 20 passes", _by_ghost(32, 20), "within"),
         ],
-        chosen=_ghost_rates(32, 128),
+        chosen=_chosen(ghosts(), ["BN"], "ghost_size", [32, 128]),
         draws=20,
         record="ghosts",
     )
 
 
-def alike(statistics: str = "recomputed") -> Comparison:
-    """Accuracy by the number of classes in a batch."""
-    return Comparison(load("alike"), "accuracy", ["learning_rate"], statistics=statistics)
-
-
-def _alike_rates(arms: list[str], classes: list[int]) -> dict:
-    chosen = {}
-    for number in classes:
-        compared = Comparison(
-            load("alike"),
-            "accuracy",
-            ["learning_rate"],
-            statistics="recomputed",
-            classes=number,
-        )
-        chosen |= {f"{arm}, {number} classes": compared.chosen(arm) for arm in arms}
-    return chosen
-
-
 def bn_correlated_batches() -> Claim:
     """What BN loses beyond what the plain network loses."""
-
-    def cost(arm: str, classes: int, compared: Comparison) -> np.ndarray:
-        values = compared.values(arm)
-        return (values.sel(classes=10) - values.sel(classes=classes)).values
-
     recomputed, moving = alike(), alike("moving")
 
-    def beyond(classes: int, compared: Comparison) -> Any:
-        pair = cost("BN", classes, compared), cost("no BN", classes, compared)
-        return paired_difference(*pair, overlap=compared.overlap)
+    def beyond(classes: int, compared: Comparison) -> Interval:
+        losses = (
+            compared.values(arm, classes=10) - compared.values(arm, classes=classes)
+            for arm in ("BN", "no BN")
+        )
+        return paired_difference(*losses, overlap=compared.overlap)
 
     return HYPOTHESES["bn-correlated-batches"].judge(
         beyond(2, recomputed),
@@ -565,7 +582,7 @@ def bn_correlated_batches() -> Claim:
             _points("the same, one digit", beyond(1, recomputed)),
             _points("two digits, with the moving statistics of training", beyond(2, moving)),
         ],
-        chosen=_alike_rates(["no BN", "BN"], [10, 2]),
+        chosen=_chosen(recomputed, ["no BN", "BN"], "classes", [10, 2]),
         draws=20,
         record="alike",
     )
@@ -574,19 +591,19 @@ def bn_correlated_batches() -> Claim:
 def renorm_correlated_batches() -> Claim:
     """Batch renormalization against BN."""
     recomputed, moving = alike(), alike("moving")
-    gain = recomputed.gain("batch renorm", "BN")
-    gain_moving = moving.gain("batch renorm", "BN")
-    by_group = recomputed.gain("batch renorm", "group norm")
-    classes = load("alike")["classes"].values.tolist()
+    pair = "batch renorm", "BN"
     return HYPOTHESES["renorm-correlated-batches"].judge(
-        gain[classes.index(2)],
+        recomputed.gain(*pair, classes=2),
         [
-            _points("the same, five digits", gain[classes.index(5)]),
-            _points("the same, one digit", gain[classes.index(1)]),
-            _points("two digits, with the moving statistics", gain_moving[classes.index(2)]),
-            _points("two digits, batch renorm − group norm", by_group[classes.index(2)]),
+            _points("the same, five digits", recomputed.gain(*pair, classes=5)),
+            _points("the same, one digit", recomputed.gain(*pair, classes=1)),
+            _points("two digits, with the moving statistics", moving.gain(*pair, classes=2)),
+            _points(
+                "two digits, batch renorm − group norm",
+                recomputed.gain("batch renorm", "group norm", classes=2),
+            ),
         ],
-        chosen=_alike_rates(["BN", "batch renorm"], [2]),
+        chosen=_chosen(recomputed, ["BN", "batch renorm"], "classes", [2]),
         draws=20,
         record="alike",
     )
@@ -594,12 +611,11 @@ def renorm_correlated_batches() -> Claim:
 
 def renorm_small_batches() -> Claim:
     """Batch renormalization against BN in small batches."""
-    gain = sizes().gain("batch renorm", "BN")
-    order = load("batch-sizes")["batch_size"].values.tolist()
+    after, pair = sizes(), ("batch renorm", "BN")
     return HYPOTHESES["renorm-small-batches"].judge(
-        gain[order.index(4)],
-        [_points(f"the same, batches of {m}", gain[order.index(m)]) for m in (2, 8)],
-        chosen=_chosen("batch-sizes", ["BN", "batch renorm"], "after_passes", [4], passes=_PASSES),
+        after.gain(*pair, batch_size=4),
+        [_points(f"the same, batches of {m}", after.gain(*pair, batch_size=m)) for m in (2, 8)],
+        chosen=_chosen(after, ["BN", "batch renorm"], "batch_size", [4]),
         draws=20,
         record="batch-sizes",
     )
