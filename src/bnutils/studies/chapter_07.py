@@ -461,7 +461,7 @@ def _chosen(compared: Comparison, arms: list[str], axis: str, values: list[int])
     words = {
         "batch_size": "{}, batch {}",
         "classes": "{}, {} classes",
-        "ghost_size": "{}, statistics from {}",
+        "ghost_size": "statistics from {1}",
     }
     return {
         words[axis].format(arm, value): compared.chosen(arm, **{axis: value})
