@@ -114,6 +114,13 @@ def test_momentum_comes_back_exactly(momentum):
     assert from_pytorch(**there)["momentum"] == float(momentum)
 
 
+@pytest.mark.parametrize("weight", [2**-53, 2**-52, 3e-16])
+def test_a_momentum_next_to_1_still_updates(weight):
+    there = to_pytorch(**keras_layer(momentum=1 - weight))
+    assert there["momentum"] == 1 - (1 - weight) > 0
+    assert from_pytorch(**there)["momentum"] == 1 - weight
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [2, 3, 32, 100_000])
 def test_round_trip_with_a_count(count, dtype):
@@ -194,20 +201,24 @@ BAD = [
     ({"moving_mean": np.zeros(2)}, r"gamma|moving_variance of shape \[channels\]"),
     ({"moving_mean": np.zeros((1, CHANNELS))}, r"moving_mean of shape \[channels\]"),
     ({"gamma": np.float64(1)}, r"gamma of shape \[channels\]"),
-    ({"beta": np.zeros(CHANNELS, dtype=int)}, "floating-point numbers in beta, received int64"),
+    ({"beta": np.zeros(CHANNELS, dtype=int)}, "floating-point numbers in beta, got int64"),
     ({"moving_mean": None}, "floating-point numbers in moving_mean"),
     ({"moving_mean": np.array([0, NAN, 0])}, "finite numbers in moving_mean"),
     ({"gamma": np.array([0, INF, 0])}, "finite numbers in gamma"),
     ({"moving_variance": np.array([1, -0.5, 1])}, "moving_variance to be at least 0.*-0.5"),
-    ({"momentum": 1.5}, "momentum, a number from 0 to 1, received 1.5"),
+    ({"momentum": 1.5}, "momentum, a number from 0 to 1, got 1.5"),
     ({"momentum": -0.1}, "momentum, a number from 0 to 1"),
     ({"momentum": NAN}, "momentum, a number from 0 to 1"),
     ({"momentum": "0.9"}, "momentum, a number from 0 to 1"),
     ({"epsilon": -1e-3}, "epsilon, a number from 0"),
     ({"epsilon": INF}, "epsilon, a number from 0"),
-    ({"count": 1}, "count.*received 1"),
-    ({"count": 0}, "count.*received 0"),
-    ({"count": 32.0}, "count.*received 32.0"),
+    (
+        {"moving_variance": np.full(CHANNELS, 60000, np.float16), "count": 2},
+        r"moving_variance that times 2 / 1 fits float16, got 60000\.0; convert it: .*astype\(float",
+    ),
+    ({"count": 1}, "count.*got 1"),
+    ({"count": 0}, "count.*got 0"),
+    ({"count": 32.0}, "count.*got 32.0"),
 ]
 
 
@@ -226,7 +237,7 @@ def test_to_pytorch_refuses(changes, message):
         ({"running_var": -np.ones(CHANNELS)}, "running_var to be at least 0"),
         ({"eps": -1.0}, "eps, a number from 0"),
         ({"momentum": 90}, "momentum, a number from 0 to 1"),
-        ({"count": 1}, "count.*received 1"),
+        ({"count": 1}, "count.*got 1"),
     ],
 )
 def test_from_pytorch_refuses(changes, message):

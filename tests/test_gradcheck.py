@@ -74,29 +74,46 @@ def test_relative_error(a, b, expected):
 ERRORS = {
     "x float32": (
         lambda: numerical_gradient(np.sum, np.ones(2, "float32")),
-        "x must be float64, got float32: differences of lower precision are lost in rounding",
+        r"expected x of float64, got float32; convert it: x\.astype\(float\) \(differences of "
+        r"lower precision are lost in rounding\)",
     ),
-    "x integer": (lambda: numerical_gradient(np.sum, [1, 2]), "x must be float64, got int64"),
-    "step": (lambda: numerical_gradient(np.sum, np.ones(2), 0), "step must be positive, got 0"),
+    "x integer": (lambda: numerical_gradient(np.sum, [1, 2]), "expected x of float64, got int64"),
+    "step": (lambda: numerical_gradient(np.sum, np.ones(2), 0), "expected step above 0, got 0"),
     "directional x": (
         lambda: directional_error(np.sum, np.ones(2, "float32"), np.ones(2), None),
-        "x must be float64, got float32",
+        "expected x of float64, got float32",
     ),
     "directional gradient": (
         lambda: directional_error(np.sum, np.ones(2), np.ones(2, "float32"), None),
-        "gradient must be float64, got float32",
+        "expected gradient of float64, got float32",
     ),
     "directional shape": (
         lambda: directional_error(np.sum, np.ones(2), np.ones(3), None),
-        r"gradient must have the shape of x, \(2,\), got \(3,\)",
+        r"expected gradient in the shape of x, \(2,\), got \(3,\)",
     ),
     "directional step": (
         lambda: directional_error(np.sum, np.ones(2), np.ones(2), None, step=-1),
-        "step must be positive, got -1",
+        "expected step above 0, got -1",
+    ),
+    "step nan": (
+        lambda: numerical_gradient(np.sum, np.ones(2), float("nan")),
+        "expected step above 0, got nan",
+    ),
+    "an array instead of a number": (
+        lambda: numerical_gradient(np.sin, np.ones(2)),
+        r"expected f to return one number, .* got an array of shape \(2,\)",
+    ),
+    "an array instead of a number, directional": (
+        lambda: directional_error(np.sin, np.ones(2), np.ones(2), np.random.default_rng(0)),
+        r"expected f to return one number, .* got an array of shape \(2,\)",
+    ),
+    "relative_error of nothing": (
+        lambda: relative_error([], []),
+        r"expected a and b with at least one number, got the shape \(0,\)",
     ),
     "relative_error shape": (
         lambda: relative_error([1.0], [1.0, 2.0]),
-        r"a and b must have the same shape, got \(1,\) and \(2,\)",
+        r"expected a and b of one shape, got \(1,\) and \(2,\)",
     ),
 }
 

@@ -2,49 +2,59 @@
 
 The two compute the same function and write it down differently:
 
-=====================  ==============================  ==================================
-what                   Keras                           PyTorch
-=====================  ==============================  ==================================
-scale, shift           ``gamma``, ``beta``             ``weight``, ``bias``
-mean for inference     ``moving_mean``                 ``running_mean``
-variance               ``moving_variance``             ``running_var``
-one update             ``m * old + (1 - m) * batch``   ``(1 - a) * old + a * batch``
-its weight             ``momentum = m = 0.99``         ``momentum = a = 0.1``, so a = 1 - m
-variance of a batch    biased, divided by n            unbiased, divided by n - 1
-added to the variance  ``epsilon = 1e-3``              ``eps = 1e-5``
-=====================  ==============================  ==================================
+=====================  ===========================  ==================================
+what                   Keras                        PyTorch
+=====================  ===========================  ==================================
+scale, shift           `gamma`, `beta`              `weight`, `bias`
+mean for inference     `moving_mean`                `running_mean`
+variance               `moving_variance`            `running_var`
+one update             `m * old + (1 - m) * batch`  `(1 - a) * old + a * batch`
+its weight             `momentum = m = 0.99`        `momentum = a = 0.1`, so a = 1 - m
+variance of a batch    biased, divided by n         unbiased, divided by n - 1
+added to the variance  `epsilon = 1e-3`             `eps = 1e-5`
+=====================  ===========================  ==================================
 
 Both normalize a training batch with its biased variance; they differ in what they store of it.
-Sources: ``keras.layers.BatchNormalization`` of Keras 3 on TensorFlow, and the documentation of
-``torch.nn.BatchNorm2d``. Neither framework is needed here.
+Sources: `keras.layers.BatchNormalization` of Keras 3 on TensorFlow, and the documentation of
+`torch.nn.BatchNorm2d`. Neither framework is needed here.
+
+Example:
+    >>> import numpy as np
+    >>> from bnutils import conventions
+    >>> state = {"running_mean": np.zeros(2), "running_var": np.ones(2)}
+    >>> layer = conventions.from_pytorch(**state, momentum=0.1, eps=1e-5)
+    >>> layer["momentum"], layer["epsilon"]
+    (0.9, 1e-05)
 """
 
 import math
 import operator
 from numbers import Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["from_pytorch", "to_pytorch"]
 
 
 def to_pytorch(
     *,
-    moving_mean,
-    moving_variance,
-    gamma=None,
-    beta=None,
-    momentum=0.99,
-    epsilon=1e-3,
-    count=None,
-):
+    moving_mean: ArrayLike,
+    moving_variance: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    momentum: float = 0.99,
+    epsilon: float = 1e-3,
+    count: int | None = None,
+) -> dict[str, Any]:
     """Turn the parameters and settings of a Keras layer into those of a PyTorch layer.
 
     Args:
         moving_mean: float array of shape [channels].
         moving_variance: float array of the same shape, not negative.
-        gamma: the same; None for a layer with ``scale=False``.
-        beta: the same; None for a layer with ``center=False``.
+        gamma: the same; None for a layer with `scale=False`.
+        beta: the same; None for a layer with `center=False`.
         momentum: weight of the old value in one update, from 0 to 1.
         epsilon: added to the variance, at least 0.
         count: number of values in each channel of a training batch (for images: batch × height
@@ -55,14 +65,15 @@ def to_pytorch(
             still weighs momentum^updates. Choose it to go on training under the other convention.
 
     Returns:
-        A dict with ``weight``, ``bias``, ``running_mean``, ``running_var`` (new arrays, each in the
-        dtype it came in), ``momentum`` and ``eps``. Without gamma and beta, ``weight`` and
-        ``bias`` are None, which is ``affine=False``. With one of the two, the other is ones or
+        A dict with `weight`, `bias`, `running_mean`, `running_var` (new arrays, each in the
+        dtype it came in), `momentum` and `eps`. Without gamma and beta, `weight` and
+        `bias` are None, which is `affine=False`. With one of the two, the other is ones or
         zeros, since PyTorch has both or none: the outputs are equal, but PyTorch would train it.
 
     Raises:
         ValueError: an array that is not of floating point, finite and of shape [channels]; arrays
-            of different shapes; a negative variance; or a setting out of its range.
+            of different shapes; a negative variance, or one that does not fit its dtype after the
+            change; or a setting out of its range.
 
     Example:
         >>> layer = to_pytorch(moving_mean=np.zeros(2), moving_variance=np.ones(2), momentum=0.99)
@@ -86,7 +97,7 @@ def to_pytorch(
         "weight": weight,
         "bias": bias,
         "running_mean": arrays["moving_mean"],
-        "running_var": variance if count is None else variance * (count / (count - 1)),
+        "running_var": variance if count is None else _unbiased(variance, count),
         "momentum": _complement(momentum),
         "eps": epsilon,
     }
@@ -94,42 +105,42 @@ def to_pytorch(
 
 def from_pytorch(
     *,
-    running_mean,
-    running_var,
-    weight=None,
-    bias=None,
-    momentum=0.1,
-    eps=1e-5,
-    count=None,
-    num_batches_tracked=None,
-):
+    running_mean: ArrayLike | None,
+    running_var: ArrayLike | None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    count: int | None = None,
+    num_batches_tracked: Any = None,
+) -> dict[str, Any]:
     """Turn the parameters and settings of a PyTorch layer into those of a Keras layer.
 
-    The keywords are the names in a PyTorch layer's ``state_dict``, and its two settings:
-    ``from_pytorch(**{name: value.numpy() for name, value in bn.state_dict().items()},
-    momentum=bn.momentum, eps=bn.eps)``.
+    The keywords are the names in a PyTorch layer's `state_dict`, and its two settings:
+    `from_pytorch(**{name: value.numpy() for name, value in bn.state_dict().items()},
+    momentum=bn.momentum, eps=bn.eps)`.
 
     Args:
         running_mean: float array of shape [channels].
         running_var: float array of the same shape, not negative.
-        weight: the same; None for a layer with ``affine=False``.
+        weight: the same; None for a layer with `affine=False`.
         bias: the same.
         momentum: weight of the new value in one update, from 0 to 1.
         eps: added to the variance, at least 0.
         count: number of values in each channel of a training batch, at least 2. None, the
             default, copies the variance, so that both layers give the same outputs at inference.
             With a count n it is multiplied by (n - 1) / n, with the same limits as in
-            ``to_pytorch``.
-        num_batches_tracked: may be passed, since ``state_dict`` has it; Keras has no such counter.
+            `to_pytorch`.
+        num_batches_tracked: may be passed, since `state_dict` has it; Keras has no such counter.
 
     Returns:
-        A dict with ``gamma``, ``beta``, ``moving_mean``, ``moving_variance`` (new arrays, each in
-        the dtype it came in), ``momentum`` and ``epsilon``. ``gamma`` is None where the Keras layer
-        needs ``scale=False``, ``beta`` where it needs ``center=False``.
+        A dict with `gamma`, `beta`, `moving_mean`, `moving_variance` (new arrays, each in
+        the dtype it came in), `momentum` and `epsilon`. `gamma` is None where the Keras layer
+        needs `scale=False`, `beta` where it needs `center=False`.
 
     Raises:
-        ValueError: as for ``to_pytorch``; ``momentum=None``, PyTorch's cumulative average, which
-            Keras does not have; or no running statistics (``track_running_stats=False``).
+        ValueError: as for `to_pytorch`; `momentum=None`, PyTorch's cumulative average, which
+            Keras does not have; or no running statistics (`track_running_stats=False`).
 
     Example:
         >>> layer = from_pytorch(running_mean=np.zeros(2), running_var=np.ones(2), momentum=0.1)
@@ -140,13 +151,13 @@ def from_pytorch(
     """
     if momentum is None:
         raise ValueError(
-            "momentum=None is PyTorch's cumulative average of all batches, which Keras does not "
-            "have: pass the momentum to train on with, such as 0.1; the statistics are copied as "
-            "they are"
+            "expected momentum, a number from 0 to 1, got None, which is PyTorch's cumulative "
+            "average of all batches; Keras has none: pass the momentum to train on with, such as "
+            "0.1; the statistics are copied as they are"
         )
     if running_mean is None or running_var is None:
         raise ValueError(
-            "expected running_mean and running_var, received None: with track_running_stats=False "
+            "expected running_mean and running_var, got None: with track_running_stats=False "
             "a PyTorch layer normalizes by each batch at inference too, which Keras does not do; "
             "estimate them from training data first"
         )
@@ -164,7 +175,18 @@ def from_pytorch(
     }
 
 
-def _arrays(**arrays):
+def _unbiased(variance: NDArray, count: int) -> NDArray:
+    with np.errstate(over="ignore"):
+        unbiased = variance * (count / (count - 1))
+    if not np.isfinite(unbiased).all():
+        raise ValueError(
+            f"expected moving_variance that times {count} / {count - 1} fits {variance.dtype}, got "
+            f"{variance.max()}; convert it: moving_variance.astype(float)"
+        )
+    return unbiased
+
+
+def _arrays(**arrays: ArrayLike | None) -> dict[str, NDArray | None]:
     """Copies of a layer's arrays by name, checked. The mean and the variance come first."""
     mean, variance, *optional = arrays
     copies = {}
@@ -174,26 +196,26 @@ def _arrays(**arrays):
             continue
         values = copies[name] = np.array(np.asarray(values))
         if not np.issubdtype(values.dtype, np.floating):
-            raise ValueError(f"expected floating-point numbers in {name}, received {values.dtype}")
+            raise ValueError(f"expected floating-point numbers in {name}, got {values.dtype}")
         if values.ndim != 1 or values.shape != copies[mean].shape:
             raise ValueError(
                 f"expected {name} of shape [channels], like {mean} of shape "
-                f"{copies[mean].shape}, received {values.shape}"
+                f"{copies[mean].shape}, got {values.shape}"
             )
         if not np.isfinite(values).all():
-            raise ValueError(f"expected finite numbers in {name}, received NaN or infinity")
+            raise ValueError(f"expected finite numbers in {name}, got NaN or infinity")
     if (copies[variance] < 0).any():
-        raise ValueError(f"expected {variance} to be at least 0, received {copies[variance].min()}")
+        raise ValueError(f"expected {variance} to be at least 0, got {copies[variance].min()}")
     return copies
 
 
-def _setting(value, name, most):
+def _setting(value: float, name: str, most: float) -> float:
     if not isinstance(value, Real) or not 0 <= value <= most or value == math.inf:
-        raise ValueError(f"expected {name}, a number from 0 to {most}, received {value!r}")
+        raise ValueError(f"expected {name}, a number from 0 to {most}, got {value!r}")
     return float(value)
 
 
-def _count(count):
+def _count(count: int | None) -> int | None:
     if count is None:
         return None
     try:
@@ -203,11 +225,13 @@ def _count(count):
     if whole < 2:
         raise ValueError(
             "expected count, the number of values in each channel of a batch, to be a whole number "
-            f"from 2 on (one value has no unbiased variance), received {count!r}"
+            f"from 2 on (one value has no unbiased variance), got {count!r}"
         )
     return whole
 
 
-def _complement(momentum):
+def _complement(momentum: float) -> float:
     # 1 - 0.9 is 0.09999999999999998; fifteen decimals are exact, and turn back into what came.
-    return round(1 - momentum, 15)
+    # Not so for a number closer to 1 than that.
+    decimal = round(1 - momentum, 15)
+    return decimal if abs(1 - decimal - momentum) < 2**-53 else 1 - momentum
