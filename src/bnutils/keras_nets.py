@@ -16,15 +16,15 @@ def twin(net: network.Network, run: int = 0) -> keras.Sequential:
     """Build the Keras model that computes what one run of a network computes.
 
     Args:
-        net: A `bnutils.network.Network`, dense or convolutional.
-        run: Which of its runs, counted from 0.
+        net: a `bnutils.network.Network`, dense or convolutional.
+        run: which of its runs, counted from 0.
 
     Returns:
         An uncompiled `keras.Sequential` with the same layers, layer names, weights, moving
         statistics and dtype. It shares nothing with `net`.
 
     Raises:
-        ValueError: If `net` has no such run, or a kind of layer that Keras does not have.
+        ValueError: if `net` has no such run, or a kind of layer that Keras does not have.
 
     Example:
         >>> net = network.mlp([5, 8, 3], seeds=[0, 1], norm=network.BatchNorm())

@@ -51,18 +51,18 @@ def mlp(
     whatever the normalization; biases start at 0. The output is linear: the losses take logits.
 
     Args:
-        widths: The number of inputs, of units in each hidden layer, and of outputs.
-        seeds: Sequence [runs] of integers. Runs with the same seed start from the same draws.
-        activation: Of the hidden layers: "relu", "sigmoid", "tanh" or "linear".
-        initializer: The standard deviation of the kernels: "he" (sqrt(2 / inputs)), "glorot"
+        widths: the number of inputs, of units in each hidden layer, and of outputs.
+        seeds: sequence [runs] of integers. Runs with the same seed start from the same draws.
+        activation: of the hidden layers: "relu", "sigmoid", "tanh" or "linear".
+        initializer: the standard deviation of the kernels: "he" (sqrt(2 / inputs)), "glorot"
             (sqrt(2 / (inputs + units))), "lecun" (sqrt(1 / inputs)), a number, or one number for
             each run.
-        norm: How every hidden layer is normalized: `BatchNorm()`, `GroupNorm(groups)`,
+        norm: how every hidden layer is normalized: `BatchNorm()`, `GroupNorm(groups)`,
             `LayerNorm()`, `GhostBatchNorm(size)`, `BatchRenorm(r_max, d_max)`, or None.
-        norm_position: Whether `norm` stands "before" or "after" the activation.
-        input_norm: How the input is normalized, or None.
-        output_norm: How the output is normalized, or None.
-        dropout: Share of the units of each hidden layer that `Dropout` drops after the activation
+        norm_position: whether `norm` stands "before" or "after" the activation.
+        input_norm: how the input is normalized, or None.
+        output_norm: how the output is normalized, or None.
+        dropout: share of the units of each hidden layer that `Dropout` drops after the activation
             (and after a norm that follows it): a number, or one number for each run.
         use_bias: None gives a bias to each dense layer that no BN layer follows, since BN
             subtracts any bias again; True or False decides for all of them.
@@ -72,7 +72,7 @@ def mlp(
         A `Network`.
 
     Raises:
-        ValueError: If an argument is not one of the above, or a norm does not fit a layer.
+        ValueError: if an argument is not one of the above, or a norm does not fit a layer.
 
     Example:
         >>> from bnutils.network import BatchNorm
@@ -124,33 +124,33 @@ def cnn(
     that enter and leave.
 
     Args:
-        shape: Rows, columns and channels of an image.
-        filters: The number of channels that leave each convolution.
-        outputs: The number of outputs.
-        seeds: As for `mlp`.
-        kernel_size: Rows, and columns, of each kernel: a number, or one for each convolution.
-        strides: Steps of each kernel: a number, or one for each convolution.
-        padding: Of the convolutions, "same" or "valid".
-        pool: Rows, and columns, of each pooling window: a number, or one for each convolution; 1
+        shape: rows, columns and channels of an image.
+        filters: the number of channels that leave each convolution.
+        outputs: the number of outputs.
+        seeds: as for `mlp`.
+        kernel_size: rows, and columns, of each kernel: a number, or one for each convolution.
+        strides: steps of each kernel: a number, or one for each convolution.
+        padding: of the convolutions, "same" or "valid".
+        pool: rows, and columns, of each pooling window: a number, or one for each convolution; 1
             does not pool.
         pooling: "max" or "average".
         head: "average" (over the image) or "flatten", before the dense layer.
-        activation: As for `mlp`.
-        initializer: As for `mlp`.
-        norm: How every convolution is normalized. BN takes the statistics of each channel over
+        activation: as for `mlp`.
+        initializer: as for `mlp`.
+        norm: how every convolution is normalized. BN takes the statistics of each channel over
             batch, rows and columns, `GroupNorm` and `LayerNorm` those of each example.
-        norm_position: As for `mlp`.
-        input_norm: As for `mlp`.
-        output_norm: As for `mlp`.
-        dropout: As for `mlp`; it follows pooling.
-        use_bias: As for `mlp`.
-        dtype: As for `mlp`.
+        norm_position: as for `mlp`.
+        input_norm: as for `mlp`.
+        output_norm: as for `mlp`.
+        dropout: as for `mlp`; it follows pooling.
+        use_bias: as for `mlp`.
+        dtype: as for `mlp`.
 
     Returns:
         A `Network` for images [batch, rows, columns, channels], or with a runs axis before.
 
     Raises:
-        ValueError: If an argument is not one of the above, a norm does not fit a layer, or an image
+        ValueError: if an argument is not one of the above, a norm does not fit a layer, or an image
             has become smaller than a window.
 
     Example:
@@ -191,7 +191,7 @@ class _Stack:
     """A plan of layers. It is checked while it grows; `build` then makes all of them.
 
     Attributes:
-        shape: Shape of one example behind the last layer.
+        shape: shape of one example behind the last layer.
     """
 
     def __init__(
@@ -355,13 +355,13 @@ def check_seeds(seeds: ArrayLike) -> np.ndarray:
     """Return seeds as an array.
 
     Args:
-        seeds: Sequence [runs] of integers of 0 or more.
+        seeds: sequence [runs] of integers of 0 or more.
 
     Returns:
         Array [runs].
 
     Raises:
-        ValueError: If they are something else.
+        ValueError: if they are something else.
     """
     seeds = np.asarray(seeds)
     if seeds.ndim != 1 or seeds.size == 0 or seeds.dtype.kind not in "iu" or seeds.min() < 0:

@@ -27,13 +27,13 @@ class Windows:
     """Where a window stands on an image.
 
     Args:
-        size: Rows and columns of the window, a number or a pair.
-        strides: Steps from one place to the next, a number or a pair.
+        size: rows and columns of the window, a number or a pair.
+        strides: steps from one place to the next, a number or a pair.
         padding: "valid" takes the places inside the image; "same" adds a frame of padding, so that
             with steps of 1 there are as many places as pixels, as in Keras.
 
     Raises:
-        ValueError: If a number is under 1, or padding is another word.
+        ValueError: if a number is under 1, or padding is another word.
 
     Example:
         >>> Windows(3, 2, "same").places((9, 8)), Windows(3, 2, "valid").places((9, 8))
@@ -56,7 +56,7 @@ class Windows:
         """How many rows and columns of places there are on an image of that many pixels.
 
         Raises:
-            ValueError: If the image is smaller than the window.
+            ValueError: if the image is smaller than the window.
         """
         if self.padding == "same":
             return tuple(-(-n // s) for n, s in zip(shape, self.strides, strict=True))
@@ -116,11 +116,11 @@ class Conv2D:
     """A two-dimensional convolution for every run, as `keras.layers.Conv2D`.
 
     Attributes:
-        kernel: Array [runs, kernel rows, kernel columns, channels, filters].
-        bias: Array [runs, 1, filters], or None.
-        windows: The `Windows` under which the kernel is laid.
-        dkernel: Gradient of the kernel, after `backward`.
-        dbias: Gradient of the bias, after `backward`, or None.
+        kernel: array [runs, kernel rows, kernel columns, channels, filters].
+        bias: array [runs, 1, filters], or None.
+        windows: the `Windows` under which the kernel is laid.
+        dkernel: gradient of the kernel, after `backward`.
+        dbias: gradient of the bias, after `backward`, or None.
     """
 
     def __init__(
@@ -141,9 +141,9 @@ class Conv2D:
         """Apply the layer.
 
         Args:
-            x: Array [batch, rows, columns, channels], shared by all runs, or with a runs axis
+            x: array [batch, rows, columns, channels], shared by all runs, or with a runs axis
                 before it.
-            training: Whether `backward` will follow.
+            training: whether `backward` will follow.
 
         Returns:
             Array [runs, batch, rows of places, columns of places, filters].
@@ -163,8 +163,8 @@ class Conv2D:
         """Set dkernel and dbias, and return the gradient of the input.
 
         Args:
-            dy: Array like the output, its gradient.
-            input_gradient: Whether the gradient of the input is wanted. The first layer of a
+            dy: array like the output, its gradient.
+            input_gradient: whether the gradient of the input is wanted. The first layer of a
                 network does not need it.
 
         Returns:
@@ -216,8 +216,8 @@ class _Pool2D:
     """What the two kinds of pooling have in common.
 
     Args:
-        pool_size: Rows and columns of a window, a number or a pair.
-        strides: Steps from one window to the next; None for the size of a window.
+        pool_size: rows and columns of a window, a number or a pair.
+        strides: steps from one window to the next; None for the size of a window.
         padding: "valid" or "same", as in `Windows`.
     """
 
@@ -250,8 +250,8 @@ class MaxPool2D(_Pool2D):
     The gradient goes to the largest value, to the first one where several are equal.
 
     Args:
-        pool_size: Rows and columns of a window, a number or a pair.
-        strides: Steps from one window to the next; None for the size of a window.
+        pool_size: rows and columns of a window, a number or a pair.
+        strides: steps from one window to the next; None for the size of a window.
         padding: "valid" or "same", as in `Windows`.
     """
 
@@ -284,8 +284,8 @@ class AveragePool2D(_Pool2D):
     """The mean under each window, padding left out, as `keras.layers.AveragePooling2D`.
 
     Args:
-        pool_size: Rows and columns of a window, a number or a pair.
-        strides: Steps from one window to the next; None for the size of a window.
+        pool_size: rows and columns of a window, a number or a pair.
+        strides: steps from one window to the next; None for the size of a window.
         padding: "valid" or "same", as in `Windows`.
     """
 

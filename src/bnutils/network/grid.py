@@ -45,7 +45,7 @@ class Grid:
         """Turn the runs axis of an array back into one axis for each name.
 
         Args:
-            a: Array [runs, ...].
+            a: array [runs, ...].
 
         Returns:
             The same values, with one axis for each name in place of the runs axis.
@@ -63,7 +63,7 @@ def grid(**values: Sequence) -> Grid:
     """Lay out every combination of the given values as runs.
 
     Args:
-        **values: One sequence of values for each name. The last name varies fastest.
+        **values: one sequence of values for each name. The last name varies fastest.
 
     Returns:
         A `Grid`.

@@ -15,7 +15,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     """The logistic function 1 / (1 + exp(-x)), exact at both ends.
 
     Args:
-        x: Array of floats.
+        x: array of floats.
 
     Returns:
         Array like x, between 0 and 1.
@@ -35,10 +35,10 @@ class Dense:
     """A fully connected layer for every run: y = x @ kernel + bias.
 
     Attributes:
-        kernel: Array [runs, inputs, units].
-        bias: Array [runs, 1, units], or None.
-        dkernel: Gradient of the kernel, after `backward`.
-        dbias: Gradient of the bias, after `backward`, or None.
+        kernel: array [runs, inputs, units].
+        bias: array [runs, 1, units], or None.
+        dkernel: gradient of the kernel, after `backward`.
+        dbias: gradient of the bias, after `backward`, or None.
     """
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray | None = None) -> None:
@@ -52,7 +52,7 @@ class Dense:
         """Apply the layer.
 
         Args:
-            x: Array [batch, inputs], shared by all runs, or [runs, batch, inputs].
+            x: array [batch, inputs], shared by all runs, or [runs, batch, inputs].
             training: whether `backward` will follow.
 
         Returns:
@@ -68,7 +68,7 @@ class Dense:
         """Set dkernel and dbias, and return the gradient of the input.
 
         Args:
-            dy: Array [runs, batch, units], the gradient of the output.
+            dy: array [runs, batch, units], the gradient of the output.
             input_gradient: whether the gradient of the input is wanted. The first layer of a
                 network does not need it.
 
@@ -135,9 +135,9 @@ class Dropout:
     same rate, and what is dropped at a low rate is also dropped at a higher one.
 
     Args:
-        rate: Array [runs], from 0 to below 1.
-        seeds: Array [runs] of integers.
-        index: Tells the layers of a network apart.
+        rate: array [runs], from 0 to below 1.
+        seeds: array [runs] of integers.
+        index: tells the layers of a network apart.
     """
 
     def __init__(self, rate: np.ndarray, seeds: np.ndarray, index: int) -> None:

@@ -66,8 +66,8 @@ def softmax_cross_entropy(logits: np.ndarray, labels: ArrayLike) -> tuple[np.nda
     """Mean cross-entropy of softmax(logits) for each run.
 
     Args:
-        logits: Array [runs, batch, classes].
-        labels: Integer array [batch], shared by all runs, or [runs, batch], from 0 to classes - 1.
+        logits: array [runs, batch, classes].
+        labels: integer array [batch], shared by all runs, or [runs, batch], from 0 to classes - 1.
 
     Returns:
         The loss, array [runs], and its gradient for the logits, array [runs, batch, classes].
@@ -102,8 +102,8 @@ def sigmoid_cross_entropy(logits: np.ndarray, labels: ArrayLike) -> tuple[np.nda
     """Mean cross-entropy of sigmoid(logit) for each run, in two classes.
 
     Args:
-        logits: Array [runs, batch, 1].
-        labels: Array of 0 and 1, [batch] or [runs, batch]; a last axis of length 1 may follow.
+        logits: array [runs, batch, 1].
+        labels: array of 0 and 1, [batch] or [runs, batch]; a last axis of length 1 may follow.
 
     Returns:
         The loss, array [runs], and its gradient for the logits, array [runs, batch, 1].
@@ -132,8 +132,8 @@ def squared_error(outputs: np.ndarray, targets: ArrayLike) -> tuple[np.ndarray, 
     """Mean squared error for each run, over rows and outputs, as in Keras.
 
     Args:
-        outputs: Array [runs, batch, k].
-        targets: Array [batch, k], shared by all runs, or [runs, batch, k]; where k is 1, the last
+        outputs: array [runs, batch, k].
+        targets: array [batch, k], shared by all runs, or [runs, batch, k]; where k is 1, the last
             axis may be missing.
 
     Returns:
@@ -169,8 +169,8 @@ def accuracy(net: Network, x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
     Args:
         net: a `Network` whose outputs are the logits of the classes, or one logit.
-        x: Array [rows, ...], shared by all runs, or [runs, rows, ...].
-        y: Integer labels, array [rows] or [runs, rows].
+        x: array [rows, ...], shared by all runs, or [runs, rows, ...].
+        y: integer labels, array [rows] or [runs, rows].
 
     Returns:
         Array [runs].
@@ -194,9 +194,9 @@ def evaluate(net: Network, x: ArrayLike, y: ArrayLike, loss: Loss) -> np.ndarray
 
     Args:
         net: a `Network`.
-        x: Array [rows, ...], shared by all runs, or [runs, rows, ...].
-        y: Targets, as `loss` takes them.
-        loss: Such as `squared_error`; its root is then the RMSE.
+        x: array [rows, ...], shared by all runs, or [runs, rows, ...].
+        y: targets, as `loss` takes them.
+        loss: such as `squared_error`; its root is then the RMSE.
 
     Returns:
         Array [runs], NaN for a run that has diverged.

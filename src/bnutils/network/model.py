@@ -26,14 +26,14 @@ class Network:
         layers: the layers in order.
         names: a name for each layer, such as "dense_1", "bn_1", "relu_1". "bn_0" normalizes the
             input; "ln_1" is layer and "gn_1" group normalization.
-        seeds: Array [runs], the seed of each run.
-        input_shape: Shape of one example, (inputs,) or (rows, columns, channels).
+        seeds: array [runs], the seed of each run.
+        input_shape: shape of one example, (inputs,) or (rows, columns, channels).
         outputs: the number of outputs.
-        weights: Array [runs, parameters]. The layers' parameters are views of it, so changing one
+        weights: array [runs, parameters]. The layers' parameters are views of it, so changing one
             changes the other.
-        columns: Dict from the name of each parameter, such as "dense_1/kernel", to the slice of
+        columns: dict from the name of each parameter, such as "dense_1/kernel", to the slice of
             the columns of `weights` that holds it.
-        gradients: Array like weights, filled by `backward`.
+        gradients: array like weights, filled by `backward`.
         dtype: float32 or float64.
     """
 
@@ -109,7 +109,7 @@ class Network:
         """Compute the output of every run.
 
         Args:
-            x: Array [batch, ...], shared by all runs, or [runs, batch, ...], where ... is the
+            x: array [batch, ...], shared by all runs, or [runs, batch, ...], where ... is the
                 shape of one example: inputs, or rows, columns and channels.
             training: True normalizes with the statistics of this batch, updates the moving
                 statistics, drops units and prepares `backward`; False uses the moving statistics.
@@ -127,7 +127,7 @@ class Network:
         """Compute the output of every layer; unlike a call, this changes nothing, drops nothing.
 
         Args:
-            x: Array [batch, ...] or [runs, batch, ...].
+            x: array [batch, ...] or [runs, batch, ...].
             training: whether BN uses the statistics of x (True) or the moving statistics.
 
         Returns:
@@ -142,7 +142,7 @@ class Network:
         """Fill `gradients` from the gradient of the output of the latest training call.
 
         Args:
-            d_output: Array [runs, batch, outputs].
+            d_output: array [runs, batch, outputs].
 
         Raises:
             ValueError: if the latest call was not a training call.
@@ -173,9 +173,9 @@ class Network:
         Only `gradients` changes: no weight, no moving statistic, and no draw of dropout.
 
         Args:
-            x: Array [batch, ...] or [runs, batch, ...].
-            y: Targets, as `loss` takes them.
-            loss: Such as `softmax_cross_entropy`.
+            x: array [batch, ...] or [runs, batch, ...].
+            y: targets, as `loss` takes them.
+            loss: such as `softmax_cross_entropy`.
 
         Returns:
             A list of arrays like the kernels, [runs, inputs, units] for a dense layer, one for each
@@ -194,9 +194,9 @@ class Network:
         of the gradient of one example's loss. Only `gradients` changes, as in `kernel_gradients`.
 
         Args:
-            x: Array [batch, ...] or [runs, batch, ...].
-            y: Targets, as `loss` takes them.
-            loss: Such as `softmax_cross_entropy`.
+            x: array [batch, ...] or [runs, batch, ...].
+            y: targets, as `loss` takes them.
+            loss: such as `softmax_cross_entropy`.
 
         Returns:
             A list of pairs (name, array [runs, batch, ..., units]), one for each dense or
@@ -225,7 +225,7 @@ class Network:
         batches: x is then taken as a whole.
 
         Args:
-            x: Array [rows, ...] or [runs, rows, ...], usually the whole training set.
+            x: array [rows, ...] or [runs, rows, ...], usually the whole training set.
         """
         with self._momentum(0.0):
             self._forward(x, batch_statistics=True, keep=False, whole=True)
@@ -250,7 +250,7 @@ class Network:
         """Return x as an array of the dtype of the network.
 
         Args:
-            x: Array [rows, ...] or [runs, rows, ...].
+            x: array [rows, ...] or [runs, rows, ...].
 
         Returns:
             Array of the same shape.
@@ -289,7 +289,7 @@ class Network:
         """Pass x through the layers.
 
         Args:
-            x: Array [batch, ...] or [runs, batch, ...].
+            x: array [batch, ...] or [runs, batch, ...].
             batch_statistics: whether BN layers run in training mode.
             keep: whether the other layers keep what `backward` needs.
             outputs: a list to which the output of each layer is appended.
@@ -321,7 +321,7 @@ class Network:
 
         Args:
             call: the layer, or its `backward`.
-            a: Array [runs, batch, ..., units].
+            a: array [runs, batch, ..., units].
 
         Returns:
             call(a), with NaN for the runs that have diverged.
@@ -345,7 +345,7 @@ class Network:
         run's fate depends on another.
 
         Args:
-            a: Array [runs, values].
+            a: array [runs, values].
 
         Returns:
             Boolean array [runs].

@@ -33,14 +33,14 @@ class GroupNormLayer:
     nothing is remembered.
 
     Args:
-        gamma: Array [runs, units], which the layer keeps and does not copy.
-        beta: Array [runs, units], likewise.
-        groups: The number of groups of neighboring units; it divides the units.
-        epsilon: Added to the variance.
+        gamma: array [runs, units], which the layer keeps and does not copy.
+        beta: array [runs, units], likewise.
+        groups: the number of groups of neighboring units; it divides the units.
+        epsilon: added to the variance.
 
     Attributes:
-        dgamma: Gradient of gamma, after `backward`.
-        dbeta: Gradient of beta, after `backward`.
+        dgamma: gradient of gamma, after `backward`.
+        dbeta: gradient of beta, after `backward`.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class GhostBatchNormLayer(BatchNorm):
     the whole batch, merged from those of the ghost batches.
 
     Args:
-        size: Rows in a ghost batch, which follow each other.
-        **options: Of `bnutils.norm.BatchNorm`.
+        size: rows in a ghost batch, which follow each other.
+        **options: of `bnutils.norm.BatchNorm`.
     """
 
     def __init__(self, size: int, **options: Any) -> None:
@@ -105,11 +105,11 @@ class GhostBatchNormLayer(BatchNorm):
         """Normalize each ghost batch by itself (training), or all rows by the moving statistics.
 
         Args:
-            x: Array [runs, batch, ..., units].
-            training: As for `bnutils.norm.BatchNorm`.
+            x: array [runs, batch, ..., units].
+            training: as for `bnutils.norm.BatchNorm`.
 
         Raises:
-            ValueError: As for `bnutils.norm.BatchNorm`; in training also if a ghost batch would be
+            ValueError: as for `bnutils.norm.BatchNorm`; in training also if a ghost batch would be
                 incomplete.
         """
         if not training:
@@ -158,7 +158,7 @@ class BatchRenormLayer(BatchNorm):
     Args:
         r_max: r is limited to the range from 1 / r_max to r_max.
         d_max: d is limited to the range from -d_max to d_max.
-        **options: Of `bnutils.norm.BatchNorm`.
+        **options: of `bnutils.norm.BatchNorm`.
     """
 
     def __init__(self, r_max: float, d_max: float, **options: Any) -> None:

@@ -23,8 +23,8 @@ class Norm:
     """What all normalizations have in common. A normalization of your own derives from it.
 
     Attributes:
-        prefix: Begins the name of the layer: "bn" as in "bn_1".
-        removes_bias: Whether the layer takes any bias of the layer before it away again.
+        prefix: begins the name of the layer: "bn" as in "bn_1".
+        removes_bias: whether the layer takes any bias of the layer before it away again.
     """
 
     prefix: ClassVar[str] = "norm"
@@ -34,11 +34,11 @@ class Norm:
         """Refuse a place where this normalization can't stand, before anything is built.
 
         Args:
-            name: What is normalized there, such as "dense_1".
-            shape: Shape of one example there: (units,) or (rows, columns, channels).
+            name: what is normalized there, such as "dense_1".
+            shape: shape of one example there: (units,) or (rows, columns, channels).
 
         Raises:
-            ValueError: If it can't.
+            ValueError: if it can't.
         """
 
     def build(self, runs: int, units: int, dtype: np.dtype) -> norm_layers.Layer:
@@ -96,16 +96,16 @@ class BatchNorm(_OfBatches):
     """Batch normalization (BN), as `bnutils.norm.BatchNorm` computes it in each run.
 
     Args:
-        momentum: Weight of the past in the moving statistics, from 0 to 1, as in Keras.
-        epsilon: Added to the variance.
-        center: Whether there is a `beta`.
-        scale: Whether there is a `gamma`.
+        momentum: weight of the past in the moving statistics, from 0 to 1, as in Keras.
+        epsilon: added to the variance.
+        center: whether there is a `beta`.
+        scale: whether there is a `gamma`.
 
     Raises:
-        ValueError: If momentum lies outside [0, 1] or epsilon is negative.
+        ValueError: if momentum lies outside [0, 1] or epsilon is negative.
 
     Warns:
-        UserWarning: If momentum is above 0 and below 0.5: PyTorch's momentum is 1 - Keras's.
+        UserWarning: if momentum is above 0 and below 0.5: PyTorch's momentum is 1 - Keras's.
 
     Example:
         >>> BatchNorm(momentum=0.9)
@@ -122,11 +122,11 @@ class GhostBatchNorm(_OfBatches):
     Hoffer, Hubara and Soudry 2017, arXiv:1705.08741, call them ghost batches.
 
     Args:
-        size: Rows in a ghost batch, at least 2.
-        momentum, epsilon, center, scale: As for `BatchNorm`, by name.
+        size: rows in a ghost batch, at least 2.
+        momentum, epsilon, center, scale: as for `BatchNorm`, by name.
 
     Raises:
-        ValueError: As for `BatchNorm`, or if `size` is under 2.
+        ValueError: as for `BatchNorm`, or if `size` is under 2.
     """
 
     size: int
@@ -147,12 +147,12 @@ class BatchRenorm(_OfBatches):
     inference with the moving statistics before the step does.
 
     Args:
-        r_max: The scale r is limited to the range from 1 / r_max to r_max; at least 1.
-        d_max: The shift d is limited to the range from -d_max to d_max; at least 0.
-        momentum, epsilon, center, scale: As for `BatchNorm`, by name.
+        r_max: the scale r is limited to the range from 1 / r_max to r_max; at least 1.
+        d_max: the shift d is limited to the range from -d_max to d_max; at least 0.
+        momentum, epsilon, center, scale: as for `BatchNorm`, by name.
 
     Raises:
-        ValueError: As for `BatchNorm`, or if a limit is too small.
+        ValueError: as for `BatchNorm`, or if a limit is too small.
     """
 
     r_max: float
@@ -176,11 +176,11 @@ class GroupNorm(Norm):
     Wu and He 2018, arXiv:1803.08494. In a convolution a group takes all places of its channels.
 
     Args:
-        groups: The number of groups of neighboring units; it divides the units.
-        epsilon: Added to the variance.
+        groups: the number of groups of neighboring units; it divides the units.
+        epsilon: added to the variance.
 
     Raises:
-        ValueError: If there is no group or epsilon is negative.
+        ValueError: if there is no group or epsilon is negative.
     """
 
     groups: int
@@ -223,7 +223,7 @@ class LayerNorm(GroupNorm):
     and all channels of an example.
 
     Args:
-        epsilon: Added to the variance.
+        epsilon: added to the variance.
     """
 
     groups: ClassVar[int] = 1

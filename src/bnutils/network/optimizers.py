@@ -17,9 +17,9 @@ class Optimizer:
     A rule of your own derives from this one or another, and changes `step`.
 
     Attributes:
-        learning_rate: Array [] or [runs].
-        weight_decay: Array [] or [runs].
-        not_decayed: Texts that mark the names of the parameters that do not decay.
+        learning_rate: array [] or [runs].
+        weight_decay: array [] or [runs].
+        not_decayed: texts that mark the names of the parameters that do not decay.
         iterations: how many steps were taken.
     """
 
@@ -49,7 +49,7 @@ class Optimizer:
         """Refuse weights that this optimizer can't train; changes nothing.
 
         Args:
-            weights: Array [runs, parameters].
+            weights: array [runs, parameters].
 
         Raises:
             ValueError: if the number of learning rates or of weight decays is not the number of
@@ -68,7 +68,7 @@ class Optimizer:
         """Prepare the state for these weights; a second call with the same weights keeps it.
 
         Args:
-            weights: Array [runs, parameters].
+            weights: array [runs, parameters].
             columns: `Network.columns`, from which weight decay learns what it leaves out.
 
         Raises:
@@ -113,9 +113,9 @@ class SGD(Optimizer):
 
     Args:
         learning_rate: a positive number, or one for each run.
-        momentum: From 0 to 1, 0 being plain gradient descent.
+        momentum: from 0 to 1, 0 being plain gradient descent.
         weight_decay: a number of 0 or more, or one for each run.
-        not_decayed: Texts; a parameter whose name in `Network.columns`, such as "bn_1/gamma",
+        not_decayed: texts; a parameter whose name in `Network.columns`, such as "bn_1/gamma",
             contains one of them does not decay. By default only kernels do.
 
     Raises:
@@ -160,9 +160,9 @@ class Adam(Optimizer):
 
     Args:
         learning_rate: a positive number, or one for each run.
-        beta_1: Decay rate of the first moment.
-        beta_2: Decay rate of the second moment.
-        epsilon: Added to the root of the second moment.
+        beta_1: decay rate of the first moment.
+        beta_2: decay rate of the second moment.
+        epsilon: added to the root of the second moment.
         weight_decay: as for `SGD`.
         not_decayed: as for `SGD`.
 

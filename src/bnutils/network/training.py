@@ -27,7 +27,7 @@ class History:
     function of that name returned, [runs, times, ...].
 
     Attributes:
-        steps: Array [times], the number of steps taken when the record functions were called.
+        steps: array [times], the number of steps taken when the record functions were called.
         names: "loss" and the names of the record functions.
     """
 
@@ -74,28 +74,28 @@ def fit(
     A run that diverges turns into NaN and stays so, without a warning and without touching others.
 
     Args:
-        net: A `Network`, changed in place.
-        x: Array [rows, ...], shared by all runs, or [runs, rows, ...].
-        y: Targets [rows, ...], shared by all runs, or [runs, rows, ...].
+        net: a `Network`, changed in place.
+        x: array [rows, ...], shared by all runs, or [runs, rows, ...].
+        y: targets [rows, ...], shared by all runs, or [runs, rows, ...].
         loss: `softmax_cross_entropy`, `sigmoid_cross_entropy` or `squared_error`.
-        optimizer: An `SGD` or `Adam`, new, or the one that has trained this network before.
-        steps: How many updates to make.
-        batch_size: Rows in each mini-batch.
-        seeds: Sequence [runs] of integers for the order of the rows; by default those of `net`.
+        optimizer: an `SGD` or `Adam`, new, or the one that has trained this network before.
+        steps: how many updates to make.
+        batch_size: rows in each mini-batch.
+        seeds: sequence [runs] of integers for the order of the rows; by default those of `net`.
             Runs with the same seed see the same mini-batches.
-        every: How many steps apart the record functions are called. They are always called before
+        every: how many steps apart the record functions are called. They are always called before
             the first step and after the last.
-        record: Dict from names to functions of the network that return an array [runs, ...].
-        after_step: Called as after_step(net, step) after each update, with the number of updates
+        record: dict from names to functions of the network that return an array [runs, ...].
+        after_step: called as after_step(net, step) after each update, with the number of updates
             made so far in this call. It may change the network.
-        progress: Whether to show a progress bar. None shows one for long work that somebody
+        progress: whether to show a progress bar. None shows one for long work that somebody
             watches, see `bnutils.progress`.
 
     Returns:
         A `History`.
 
     Raises:
-        ValueError: If an argument does not fit the others, before anything is changed.
+        ValueError: if an argument does not fit the others, before anything is changed.
     """
     x, y = net.check_input(x), np.asarray(y)
     record = record or {}
@@ -167,20 +167,20 @@ def check_fit(
     """Refuse whatever would fail, or mislead, in the middle of training; changes nothing.
 
     Args:
-        net: As for `fit`.
-        x: As for `fit`.
-        y: As for `fit`.
-        loss: As for `fit`.
-        optimizer: As for `fit`.
-        steps: As for `fit`.
-        batch_size: As for `fit`.
-        seeds: As for `fit`.
-        every: As for `fit`.
-        record: As for `fit`.
-        after_step: As for `fit`.
+        net: as for `fit`.
+        x: as for `fit`.
+        y: as for `fit`.
+        loss: as for `fit`.
+        optimizer: as for `fit`.
+        steps: as for `fit`.
+        batch_size: as for `fit`.
+        seeds: as for `fit`.
+        every: as for `fit`.
+        record: as for `fit`.
+        after_step: as for `fit`.
 
     Raises:
-        ValueError: If something does not fit.
+        ValueError: if something does not fit.
     """
     check_loss(loss)
     check_optimizer(optimizer)
