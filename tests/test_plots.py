@@ -174,6 +174,36 @@ def test_arms_are_refused_over_a_setting_that_is_not_the_only_one():
     assert not ax.lines
 
 
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_arms_are_drawn_while_they_train_at_the_settings_they_chose(seeds):
+    compared = sizes(seeds, step=[0, 10])
+    ends = evidence.Comparison(
+        compared.record, "accuracy", ["rate"], overlap=0.4, batch_size=8, step=10
+    )
+    curves = compared.record["accuracy"].sel(part="test", batch_size=8)
+    _, ax = plt.subplots()
+    plots.over_steps(ax, ends, curves, ["BN", "no BN"])
+    assert len(ax.lines) == 2
+    assert len(ax.collections) == (2 if seeds > 1 else 0)
+    for line, arm in zip(ax.lines, ["BN", "no BN"], strict=True):
+        assert line.get_label() == f"{arm}, rate {ends.chosen(arm)['rate']['value']:g}"
+        assert line.get_xdata().tolist() == [0, 10]
+        assert line.get_ydata()[-1] == pytest.approx(float(ends.values(arm).mean()))
+
+
+def test_curves_are_refused_over_more_than_steps():
+    compared = sizes(step=[0, 10])
+    ends = evidence.Comparison(
+        compared.record, "accuracy", ["rate"], overlap=0, batch_size=8, step=10
+    )
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"expected curves by seed and step, got .*batch_size"):
+        plots.over_steps(ax, ends, compared.record["accuracy"].sel(part="test"))
+    with pytest.raises(KeyError, match="layer norm: expected one of the arms"):
+        plots.over_steps(ax, ends, compared.record["accuracy"], ["layer norm"])
+    assert not ax.lines
+
+
 @pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 5, 3)])
 def test_band_refuses_values_that_are_not_runs_by_points(shape):
     _, ax = plt.subplots()

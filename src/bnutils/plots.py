@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -188,6 +189,37 @@ def by_setting(
     ax.set_xscale("log", base=2)
     ax.set_xticks(places, places)
     ax.minorticks_off()
+
+
+def over_steps(
+    ax: Axes, compared: Comparison, curves: xr.DataArray, arms: Sequence[str] | None = None
+) -> None:
+    """Draw arms of a comparison while they train, each at the settings that it chose.
+
+    The line is the mean over the replicates, each with the settings that were best on its
+    validation part; the band is the 95 % interval. The legend names the most frequent choice.
+
+    Args:
+        ax: where to draw.
+        compared: the comparison in which settings are chosen.
+        curves: what was recorded, with the axes "arm", "seed" and "step", and those of the
+            settings.
+        arms: names of the arms, in the order of the legend; all of them if None.
+
+    Raises:
+        KeyError: there is no such arm, or it has no color of its own.
+        ValueError: the curves have a further axis.
+    """
+    for arm in compared.arms if arms is None else arms:
+        values = compared.at_chosen(curves, arm)
+        if set(values.dims) != {"seed", "step"}:
+            raise ValueError(f"expected curves by seed and step, got {values.dims}")
+        chosen = {name: choice["value"] for name, choice in compared.chosen(arm).items()}
+        texts = [v if isinstance(v, str) else f"{v:g}" for v in chosen.values()]
+        names = [name.replace("_", " ") for name in chosen]
+        label = ", ".join([arm, *map(" ".join, zip(names, texts, strict=True))])
+        runs = values.transpose("seed", "step").values
+        band(ax, values["step"].values, runs, arm, label, overlap=compared.overlap)
 
 
 def finish(

@@ -6,7 +6,7 @@ split of the images into training, validation and test parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -228,9 +228,13 @@ class DriftWatch:
             percentiles = [np.percentile(z, [15, 50, 85], axis=1) for z in (held, own)]
         self.seen.append(percentiles)
 
+    def percentiles(self) -> np.ndarray:
+        """What was noted, [15th 50th 85th, times, held or own, runs, units]."""
+        return np.moveaxis(np.array(self.seen), 2, 0)
+
     def paths(self) -> np.ndarray:
         """Path of the median in units of the mean width of the middle 70 %, [runs, held or own]."""
-        low, median, high = np.moveaxis(np.array(self.seen), 2, 0)  # [times, held or own, runs, 10]
+        low, median, high = self.percentiles()
         with np.errstate(all="ignore"):
             path = np.abs(np.diff(median, axis=0)).sum(axis=0) / (high - low).mean(axis=0)
         return path.mean(axis=-1).T
@@ -565,16 +569,37 @@ CHOOSE = ("initial_scale", "learning_rate")
 TRAINS = 0.9  # the accuracy that a setting must reach to count as one that trains
 
 
-def race_to(level: float, record: str = "race", momentum: float = 0.9) -> Comparison:
-    """Steps to an accuracy in one of the races, each arm at its best scale and rate."""
-    return Comparison.of_steps(load(record), "accuracy", level, CHOOSE, momentum=momentum)
+def race_to(
+    level: float,
+    record: str | xr.Dataset = "race",
+    momentum: float = 0.9,
+    choose: Sequence[str] = CHOOSE,
+) -> Comparison:
+    """Steps to an accuracy in one of the races, each arm at its best settings.
+
+    Args:
+        level: the accuracy to reach, between 0 and 1.
+        record: the name of a race, or what a run of one gave.
+        momentum: of the moving averages that BN predicts with.
+        choose: the settings that each replicate chooses.
+
+    Returns:
+        A `Comparison` in which fewer is better.
+    """
+    return Comparison.of_steps(_race(record), "accuracy", level, choose, momentum=momentum)
 
 
-def ends(record: str = "race", momentum: float = 0.9) -> Comparison:
-    """Accuracy at the end of one of the races."""
-    races = load(record)
+def ends(
+    record: str | xr.Dataset = "race", momentum: float = 0.9, choose: Sequence[str] = CHOOSE
+) -> Comparison:
+    """Accuracy at the end of one of the races; arguments as for `race_to`."""
+    races = _race(record)
     last = int(races["step"][-1])
-    return Comparison(races, "accuracy", CHOOSE, momentum=momentum, step=last)
+    return Comparison(races, "accuracy", choose, momentum=momentum, step=last)
+
+
+def _race(record: str | xr.Dataset) -> xr.Dataset:
+    return load(record) if isinstance(record, str) else record
 
 
 def _choices(compared: Comparison, **settings: Any) -> dict[str, Any]:
