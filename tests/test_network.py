@@ -396,6 +396,17 @@ def test_data_of_its_own_for_each_run(options):
     np.testing.assert_allclose(each(np.stack([x, x]))[0], each(x)[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [*NETS.values(), {"dropout": 0.3}])
+def test_a_batch_that_all_runs_see_is_the_same_as_one_for_each(options):
+    x, y, loss, outputs = problem()
+    common = {"loss": loss, "steps": 12, "batch_size": 20}
+    nets = [mlp([INPUTS, 8, outputs], seeds=[3, 3], dtype=np.float64, **options) for _ in range(2)]
+    fit(nets[0], x, y, optimizer=SGD([0.1, 0.2]), **common)
+    fit(nets[1], np.stack([x, x]), y, optimizer=SGD([0.1, 0.2]), **common)
+    np.testing.assert_allclose(nets[0].weights, nets[1].weights, rtol=1e-10, atol=1e-13)
+    assert not np.allclose(nets[0].weights[0], nets[0].weights[1])
+
+
 def test_training_can_go_on_with_the_same_optimizer():
     x, y, loss, outputs = problem()
     nets = [mlp([INPUTS, 6, outputs], seeds=[0], dtype=np.float64) for _ in range(2)]
@@ -820,13 +831,14 @@ def test_recalibrate_takes_all_rows_as_one_batch(options):
         np.testing.assert_allclose(layer.moving_variance, z[below].var(axis=1), rtol=1e-10)
 
 
-def test_renorm_without_room_is_bn_and_without_limits_is_inference():
+@pytest.mark.parametrize("parts", [{}, {"center": False}, {"scale": False}])
+def test_renorm_without_room_is_bn_and_without_limits_is_inference(parts):
     x, *_ = problem()
     options = {"seeds": [0, 1], "dtype": np.float64}
-    plain = mlp([INPUTS, 8, 3], **BN, **options)
-    tight = mlp([INPUTS, 8, 3], norm=network.BatchRenorm(1.0, 0.0), **options)
+    plain = mlp([INPUTS, 8, 3], norm=network.BatchNorm(**parts), **options)
+    tight = mlp([INPUTS, 8, 3], norm=network.BatchRenorm(1.0, 0.0, **parts), **options)
     np.testing.assert_allclose(tight(x, training=True), plain(x, training=True), rtol=1e-12)
-    free = mlp([INPUTS, 8, 3], norm=network.BatchRenorm(np.inf, np.inf), **options)
+    free = mlp([INPUTS, 8, 3], norm=network.BatchRenorm(np.inf, np.inf, **parts), **options)
     free.layers[1].moving_mean += 0.5
     inference = free(x)
     np.testing.assert_allclose(free(x, training=True), inference, rtol=1e-10)

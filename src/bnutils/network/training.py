@@ -137,7 +137,9 @@ def fit(
             take_records()
             for step in range(start, stop):
                 batch = np.stack([next(order) for order in orders])[which]
-                output = net(_rows(x, batch, shared), training=True)
+                # Where all runs see the same batch, the first layer reads it only once.
+                seen = batch[0] if shared and len(unique) == 1 else batch
+                output = net(_rows(x, seen, shared), training=True)
                 losses[:, step], d_output = loss(output, _rows(y, batch, len(y) == rows))
                 net.backward(d_output)
                 with np.errstate(all="ignore"):
@@ -237,5 +239,5 @@ def _batches(seed: int, rows: int, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def _rows(a: np.ndarray, batch: np.ndarray, shared: bool) -> np.ndarray:
-    """Pick rows [runs, batch] from an array [rows, ...] that runs share, or [runs, rows, ...]."""
+    """Pick rows, [runs, batch], from an array [rows, ...] that runs share, or [runs, rows, ...]."""
     return a.take(batch, axis=0) if shared else a[np.arange(len(a))[:, None], batch]
