@@ -165,6 +165,15 @@ def test_arms_are_drawn_over_a_setting(seeds):
     assert len(ax.collections) == (2 if seeds > 1 else 0)
 
 
+def test_panels_stand_side_by_side_on_one_scale():
+    plots.panels({"few": sizes(), "many": sizes(9)}, "batch_size", ["BN"], x="size", y="score")
+    axes = plt.gcf().axes
+    assert [ax.get_title(loc="left") for ax in axes] == ["few", "many"]
+    assert [ax.get_ylabel() for ax in axes] == ["score", ""]
+    assert axes[0].get_ylim() == axes[1].get_ylim()
+    assert [len(ax.lines) for ax in axes] == [1, 1]
+
+
 def test_arms_are_refused_over_a_setting_that_is_not_the_only_one():
     _, ax = plt.subplots()
     with pytest.raises(ValueError, match=r"expected scores by seed and batch_size, got .*passes"):

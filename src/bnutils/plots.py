@@ -12,7 +12,7 @@ keeps the dark labels readable on a dark theme. The book's pages take the SVG `w
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -189,6 +189,33 @@ def by_setting(
     ax.set_xscale("log", base=2)
     ax.set_xticks(places, places)
     ax.minorticks_off()
+
+
+def panels(
+    compared: Mapping[str, Comparison],
+    axis: str,
+    arms: Sequence[str] | None = None,
+    *,
+    x: str,
+    y: str,
+) -> None:
+    """Draw comparisons side by side on one vertical scale, as Matplotlib's current figure.
+
+    Args:
+        compared: a comparison for each panel, by the panel's title.
+        axis: as for `by_setting`.
+        arms: as for `by_setting`.
+        x: label of the horizontal axes.
+        y: label of the vertical axis.
+
+    Raises:
+        KeyError, ValueError: as for `by_setting`.
+    """
+    _, axes = plt.subplots(1, len(compared), sharey=True, squeeze=False)
+    for ax, (title, each) in zip(axes[0], compared.items(), strict=True):
+        by_setting(ax, each, axis, arms)
+        ax.set_title(title)
+    finish(axes, x, y)
 
 
 def over_steps(
