@@ -99,16 +99,18 @@ EXERCISES = {
             ),
             "both-learn": Mistake(
                 (0.90, 0.90),
-                "Both networks learned. Was `initializer=0.01` passed on? With such small weights "
-                "the neurons of a sigmoid layer all start near one half.",
+                "Both networks learned. Was `initial_scale=[0.01]` passed on? With such small "
+                "weights the neurons of a sigmoid layer all start near one half.",
             ),
             "neither-learns": Mistake(
                 (1 / 10, 1 / 10),
-                "Neither network learned. Does one of the arms have a `norm`? BN does not "
-                "see the scale of the weights before it.",
+                'Neither network learned. Is one of the two the arm "BN", and is it the last '
+                "step? Before the first step both are at chance.",
             ),
         },
-        hint="Take `test` of each arm. One seed, 300 steps, learning rate 0.3.",
+        hint='`studies.get("race").run(seed=[0], initial_scale=[0.01], ...)` takes the other two '
+        'settings as well. Of its `accuracy`, select the arm, the part "test", the lower momentum '
+        "and the last step.",
     ),
     "1.4": Answer(
         truth=tuple(_RATES.values()),
@@ -132,10 +134,10 @@ EXERCISES = {
             ),
             "logarithms": Mistake(
                 tuple(np.log10(r) for r in _RATES.values()),
-                "These are powers of ten. `gradient_sizes` gives logarithms; raise 10 to them.",
+                "These are powers of ten. The record holds logarithms; raise 10 to them.",
             ),
         },
-        hint="`gradient_sizes` gives logarithms to the base 10, [seeds, layers]. Take the mean of "
-        "first minus last over the seeds, and share it among the steps between.",
+        hint="`kernel` holds logarithms to the base 10. Take the mean of the first layer's minus "
+        "the last one's over the seeds, and share it among the steps between.",
     ),
 }
