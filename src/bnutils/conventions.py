@@ -232,6 +232,7 @@ def _count(count: int | None) -> int | None:
 
 def _complement(momentum: float) -> float:
     # 1 - 0.9 is 0.09999999999999998; fifteen decimals are exact, and turn back into what came.
-    # Not so for a number closer to 1 than that.
-    decimal = round(1 - momentum, 15)
-    return decimal if abs(1 - decimal - momentum) < 2**-53 else 1 - momentum
+    # A number closer to 1 than that has no decimal to turn into.
+    weight = 1 - momentum
+    decimal = round(weight, 15)
+    return decimal if math.isclose(decimal, weight, rel_tol=1e-3) else weight
