@@ -236,7 +236,7 @@ def test_finish_labels_the_outer_axes_and_gives_one_legend():
     assert [ax.get_legend() is not None for ax in axes] == [True, False]
 
 
-@pytest.mark.parametrize("draw", [plots.layer_diagram, plots.computation_graph])
+@pytest.mark.parametrize("draw", [plots.layer_diagram, plots.computation_graph, plots.norm_family])
 def test_drawings_keep_their_text_inside_and_repeat_to_the_byte(draw):
     files = []
     for _ in range(2):

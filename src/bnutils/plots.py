@@ -364,3 +364,26 @@ def computation_graph() -> None:
     ax.text(4.8, -0.3, "direct path", color=direct, ha="center", va="center", fontsize=11)
     ax.text(0.45, 1.25, "mean path", color=mean, ha="right", va="center", fontsize=11)
     ax.text(6.1, 1.25, "variance path", color=variance, ha="right", va="center", fontsize=11)
+
+
+def norm_family() -> None:
+    """Draw which values five normalizations average together, for four examples and channels.
+
+    The figure is 7.2 by 2 inches, and Matplotlib's current one.
+    """
+    row, column = np.indices((4, 4))
+    family = {
+        "BN": column,
+        "ghosts of 2": 4 * (row // 2) + column,
+        "layer norm": row,
+        "group norm": 2 * row + column // 2,
+        "instance norm": 4 * row + column,
+    }
+    _, axes = plt.subplots(1, 5, figsize=(7.2, 2), sharey=True)
+    for ax, (name, group) in zip(axes, family.items(), strict=True):
+        ax.pcolormesh(group, cmap="tab20", alpha=0.55, edgecolors=GROUND, linewidth=2)
+        for i, j in np.ndindex(4, 4):
+            ax.text(j + 0.5, i + 0.5, str(group[i, j] + 1), ha="center", va="center", fontsize=10)
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(name, fontsize=11, loc="center")
+    finish(axes, x="channels", y="examples", legend=False)
