@@ -232,7 +232,8 @@ def _count(count: int | None) -> int | None:
 
 def _complement(momentum: float) -> float:
     # 1 - 0.9 is 0.09999999999999998; fifteen decimals are exact, and turn back into what came.
-    # A number closer to 1 than that has no decimal to turn into.
+    # What is closer to 0 or 1 than that has no such decimal.
     weight = 1 - momentum
     decimal = round(weight, 15)
-    return decimal if math.isclose(decimal, weight, rel_tol=1e-3) else weight
+    pairs = (decimal, weight), (1 - decimal, momentum)
+    return decimal if all(math.isclose(*pair, rel_tol=1e-3) for pair in pairs) else weight
