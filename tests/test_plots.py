@@ -245,6 +245,7 @@ def test_drawings_keep_their_text_inside_and_repeat_to_the_byte(draw):
         file = io.BytesIO()
         fig.savefig(file, format="svg", metadata={"Date": None})
         files.append(file.getvalue())
+        fig.draw_without_rendering()
         frame = fig.bbox
         for text in fig.findobj(mpl.text.Text):
             if text.get_text():
