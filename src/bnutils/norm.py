@@ -181,7 +181,7 @@ def batch_norm_grad(dy: ArrayLike, cache: Cache) -> tuple[Floats, Floats, Floats
     dy, layout, x_hat = _floats(dy, "dy"), cache.layout, cache.x_hat
     if dy.shape != layout.shape:
         raise ValueError(f"expected dy in the shape of x, {layout.shape}, got {dy.shape}")
-    dy = layout.fold(dy if dy.dtype == layout.dtype else dy.astype(layout.dtype))
+    dy = layout.fold(np.asarray(dy, layout.dtype))
     dgamma, dbeta = _gradient_sums(dy, x_hat, layout)
 
     # scale * (dy - mean(dy) - x_hat * mean(dy * x_hat)), in one new array
