@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from bnutils.evidence import Comparison, interval
@@ -92,9 +93,10 @@ def without_ground(svg: str) -> str:
 
     Example:
         >>> import io
-        >>> use_style()
         >>> file = io.StringIO()
-        >>> plt.figure().savefig(file, format="svg")
+        >>> with mpl.rc_context():
+        ...     use_style()
+        ...     Figure().savefig(file, format="svg")
         >>> GROUND in without_ground(file.getvalue())
         False
     """
@@ -261,10 +263,16 @@ def finish(
     figure.
 
     Args:
-        axes: one `Axes`, or a row of them that share their vertical label.
-        x: label of every horizontal axis, with its unit.
-        y: label of the first vertical axis, with its unit.
-        legend: whether the first axes that hold labelled artists get the legend.
+        axes: One `Axes`, or a row of them that share their vertical label.
+        x: Label of every horizontal axis, with its unit.
+        y: Label of the first vertical axis, with its unit.
+        legend: Whether the first axes that hold labelled artists get the legend.
+
+    Example:
+        >>> ax = Figure().add_subplot()
+        >>> finish(ax, x="training steps", y="test accuracy")
+        >>> ax.get_xlabel()
+        'training steps'
     """
     axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
     if x is not None:
@@ -305,7 +313,9 @@ def _arrow(
     )
 
 
-def _canvas(width: float, height: float, x: tuple[float, float], y: tuple[float, float]) -> tuple:
+def _canvas(
+    width: float, height: float, x: tuple[float, float], y: tuple[float, float]
+) -> tuple[Figure, Axes]:
     fig, ax = plt.subplots(figsize=(width, height))
     ax.set_axis_off()
     ax.set_xlim(*x)
@@ -316,7 +326,7 @@ def _canvas(width: float, height: float, x: tuple[float, float], y: tuple[float,
 def layer_diagram() -> None:
     """Draw one layer with batch normalization: weighted sum, normalize, scale and shift, activate.
 
-    The figure is 7.2 by 2.1 inches, and Matplotlib's current one.
+    The figure is 7.2 by 2.2 inches, and Matplotlib's current one.
     """
     _, ax = _canvas(7.2, 2.2, (-0.55, 10.5), (-1.25, 0.75))
     boxes = [
