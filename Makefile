@@ -78,10 +78,7 @@ bench: $(READY)  ## measure bnutils against Keras and a textbook version
 studies: $(READY)  ## compute the records that are missing or out of date (NAME=race one of them, SCHEDULER=tcp://... on a Dask cluster)
 	@$(BIN)/python -m bnutils.studies $(NAME) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-link# Outputs that are kept or compared hold no progress bar.
-check notebooks: export BNUTILS_PROGRESS = 0
-
-check: $(READY)  ## ask every outside link whether it still answers
+linkcheck: $(READY)  ## ask every outside link whether it still answers
 	@$(BIN)/python tools/build_site.py --builder linkcheck
 
 clean:  ## remove what was built; keep the environment
