@@ -1,4 +1,4 @@
-"""How fast is ``bnutils.norm``, compared with a textbook version and with Keras?
+"""How fast is `bnutils.norm`, compared with a textbook version and with Keras?
 
     python benchmarks/bench_norm.py [--rounds 30]
 
@@ -58,7 +58,7 @@ def textbook(x, gamma, beta, dy):
 
 
 def keras_layer(shape, gamma, beta):
-    """The Keras layer in a compiled ``tf.function``, as a function of tensors."""
+    """The Keras layer in a compiled `tf.function`, as a function of tensors."""
     layer = keras.layers.BatchNormalization(epsilon=EPSILON)
     layer.build(shape)
     layer.gamma.assign(gamma)
