@@ -148,7 +148,7 @@ class Study:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that sets the numbers: settings, revision, and that of the engine."""
+        """SHA-256 of all that sets the numbers, the revisions of block and engine among it."""
         settings = {
             "name": self.name,
             "dims": self.dims,

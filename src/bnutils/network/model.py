@@ -92,7 +92,7 @@ class Network:
 
     @property
     def batch_norms(self) -> list[BatchNorm]:
-        """The layers with moving statistics, in order: BN, and its ghost and renormalized kinds."""
+        """The layers with moving statistics (BN, ghost and renormalized), in order."""
         return [layer for layer in self.layers if isinstance(layer, BatchNorm)]
 
     @property
