@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from bnutils import network, studies
-from bnutils.evidence import Study, Tolerance, provenance
+from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
 
 NAMES = studies.names()
@@ -71,6 +71,19 @@ def test_a_claim_is_judged_from_the_records_that_hold_its_margin(name):
     assert claim.name == name
     assert claim.digest == studies.hypothesis(name).digest
     assert any(name in provenance(studies.load(record))["margins"] for record in claim.record)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_data_can_carry_the_margins_that_were_stated(name):
+    study = studies.get(name)
+    # test images, and the share of them that these networks get right
+    parts = {500 / 4000: (500, 0.93), 400 / 1097: (400, 0.97)}
+    for each in study.hypotheses:
+        if each.kind == "measured" and "accuracy" in each.label:
+            images, share = parts[study.overlap]
+            sd = (2 * share * (1 - share) / images) ** 0.5
+            width = expected_half_width(sd, len(study.dims["seed"]), overlap=study.overlap)
+            assert width < each.margin, each.name
 
 
 def test_unknown_names_are_told_the_known_ones():

@@ -24,6 +24,7 @@ __all__ = [
     "Interval",
     "best_setting",
     "exact",
+    "expected_half_width",
     "interval",
     "paired_difference",
     "paired_ratio",
@@ -179,8 +180,8 @@ def interval(
     if n == 1:
         ends = np.full_like(mean, np.inf)
         return Interval(mean, -ends, ends, 1, confidence, method="one replicate: no interval")
-    error = values.std(axis=axis, ddof=1) * math.sqrt(1 / n + overlap)
-    half_width = stdtrit(n - 1, (1 + confidence) / 2) * error
+    sd = values.std(axis=axis, ddof=1)
+    half_width = expected_half_width(sd, n, confidence, overlap)
     method = f"Student's t over {n} replicates"
     if overlap:
         method += f", corrected for splits of one pool (test/training {overlap:.3g})"
@@ -190,10 +191,35 @@ def interval(
         mean + half_width,
         n,
         confidence,
-        standard_error=_plain(error),
+        standard_error=_plain(sd * math.sqrt(1 / n + overlap)),
         degrees=n - 1,
         method=method,
     )
+
+
+def expected_half_width(
+    sd: ArrayLike, n: int, confidence: float = 0.95, overlap: float = 0.0
+) -> float | NDArray[np.float64]:
+    """Half the width that `interval` has, or will have: before running, what the data can carry.
+
+    A margin below it can hardly be decided.
+
+    Args:
+        sd: standard deviation of the replicates. For the difference of two accuracies p on N test
+            examples, the examples alone give up to sqrt(2 p (1 - p) / N).
+        n: number of replicates, two or more.
+        confidence: confidence level, between 0 and 1.
+        overlap: as for `interval`.
+
+    Returns:
+        A number, or an array of the shape of `sd`.
+
+    Example:
+        >>> sd = (2 * 0.93 * 0.07 / 500) ** 0.5  # two accuracies near 93 %, 500 test images
+        >>> f"{expected_half_width(sd, n=20, overlap=500 / 4000):.3f}"
+        '0.014'
+    """
+    return stdtrit(n - 1, (1 + confidence) / 2) * sd * math.sqrt(1 / n + overlap)
 
 
 def exact(value: float) -> Interval:
