@@ -196,6 +196,19 @@ def test_terms_are_found_as_whole_words_longest_first():
 # ---- how this book is made ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (tuple(range(20)), "0 to 19"),
+        ((0, 1, 2), "0, 1, 2"),
+        ((0.02, 0.05, 0.1, 0.2, 0.5, 1.0), "0.02, 0.05, 0.1, 0.2, 0.5, 1.0"),
+        (("no BN", "BN"), "no BN, BN"),
+    ],
+)
+def test_a_grid_is_told_in_full_and_a_run_of_seeds_by_its_ends(values, text):
+    assert load(ROOT / "book" / "_ext" / "made.py")._shown(values) == text
+
+
 def test_every_chapter_has_a_run_time_and_the_page_shows_it():
     times = json.loads((ROOT / "book" / "run_times.json").read_text(encoding="utf-8"))
     assert list(times) == [path.stem for path in NOTEBOOKS]

@@ -87,7 +87,8 @@ class Records(_Made):
 
 def _shown(values) -> str:
     """The values of a setting; a long run of whole numbers by its ends."""
-    if len(values) > 5 and values == tuple(range(values[0], values[0] + len(values))):
+    whole = all(isinstance(value, int) for value in values)
+    if whole and len(values) > 5 and values == tuple(range(values[0], values[0] + len(values))):
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))
 
