@@ -263,10 +263,10 @@ def finish(
     figure.
 
     Args:
-        axes: One `Axes`, or a row of them that share their vertical label.
+        axes: one `Axes`, or a row of them that share their vertical label.
         x: Label of every horizontal axis, with its unit.
         y: Label of the first vertical axis, with its unit.
-        legend: Whether the first axes that hold labelled artists get the legend.
+        legend: whether the first axes that hold labelled artists get the legend.
 
     Example:
         >>> ax = Figure().add_subplot()
