@@ -7,6 +7,7 @@ split of the images into training, validation and test parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from bnutils.evidence import (
     Comparison,
     Finding,
     Hypothesis,
+    Interval,
     Study,
     Tolerance,
     interval,
@@ -85,20 +87,40 @@ def gradients_block(settings: Settings) -> xr.Dataset:
 def saturation_block(settings: Settings) -> xr.Dataset:
     """Share of sigmoids within 0.05 of a wall in the last hidden layer, before training."""
     seed, scales = settings["seed"], settings["initial_scale"]
-    images = data.mnist(split=seed).validation.x
+    images = standardized(data.mnist(split=seed)).validation.x
     net = network.mlp(
         [784, 100, 100, 100, 10],
         seeds=[seed] * len(scales),
         activation="sigmoid",
-        initializer=np.array(scales),
+        initializer="lecun",
         norm=normalization(settings["arm"]),
     )
+    scale_kernels(net, np.array(scales))
     outputs = dict(net.activations(images, training=True))["sigmoid_3"]
     share = ((outputs < 0.05) | (outputs > 0.95)).mean(axis=(1, 2))
     return xr.Dataset({"saturated": ("initial_scale", share)}, {"initial_scale": list(scales)})
 
 
 # ----------------------------------------------------------------------------------------- the race
+
+
+def standardized(dataset: data.Dataset) -> data.Dataset:
+    """The same images with pixels of mean 0 and standard deviation 1 over the training part."""
+    mean, sd = dataset.train.x.mean(), dataset.train.x.std()
+    parts = {
+        name: replace(part, x=(part.x - mean) / sd)
+        for name in ("train", *PARTS)
+        for part in [getattr(dataset, name)]
+    }
+    return replace(dataset, **parts)
+
+
+def scale_kernels(net: network.Network, factors: float | np.ndarray) -> None:
+    """Multiply the initial weights of all layers by one factor, or by one for each run."""
+    for layer in net.layers:
+        if isinstance(layer, network.Dense):
+            layer.kernel *= np.reshape(factors, (-1, 1, 1)).astype(layer.kernel.dtype)
+
 
 MOMENTA = [0.9, 0.99]
 EPSILON = 1e-3
@@ -141,18 +163,16 @@ def race_block(settings: Settings) -> xr.Dataset:
     """Train one arm from one initial scale at all rates; accuracy, loss and drift on the way."""
     seed, rates = settings["seed"], settings["learning_rate"]
     dataset = data.mnist(split=seed)
-    scale, initializer = settings["initial_scale"], settings["initializer"]
+    if settings.get("inputs") == "standardized":
+        dataset = standardized(dataset)
     net = network.mlp(
         [784, 100, 100, 100, 10],
         seeds=[seed] * len(rates),
         activation=settings["activation"],
-        initializer=scale if initializer == "normal" else initializer,
+        initializer=settings["initializer"],
         norm=normalization(settings["arm"], epsilon=EPSILON),
     )
-    if initializer != "normal":  # the scale is then a multiple of the initializer's
-        for layer in net.layers:
-            if isinstance(layer, network.Dense):
-                layer.kernel *= scale
+    scale_kernels(net, settings["initial_scale"])
 
     times, averages = recorded_steps(settings["steps"]), Averages(net)
     watch = DriftWatch(net, settings["activation"], dataset.validation.x[:200])
@@ -161,9 +181,10 @@ def race_block(settings: Settings) -> xr.Dataset:
     def look() -> None:
         scores = []
         for index in range(len(MOMENTA)):
-            averages.install(index)
-            scores.append(accuracies(net, dataset))
-        curves.append(np.stack(scores, axis=-1))
+            if net.batch_norms or not scores:  # without BN all momenta say the same
+                averages.install(index)
+                scores.append(accuracies(net, dataset))
+        curves.append(np.stack(scores * (len(MOMENTA) // len(scores)), axis=-1))
         watch.look()
 
     def after_step(net: network.Network, step: int) -> None:
@@ -301,15 +322,18 @@ def _trained(
 
 # --------------------------------------------------------------------------------------- hypotheses
 
-_RACE = (
+_MNIST = (
     "MNIST (5,000 images, split anew for each seed into 4,000, 500 and 500), three hidden layers "
     "of 100, batches of 60, gradient descent. Each network and each replicate has the initial "
     "scale and the learning rate that were best on its validation images"
 )
+_RACE = f"{_MNIST}. Pixels standardized, sigmoids, scales in multiples of LeCun's, 1,000 steps"
 _FASTER = (
     "a third of the steps saved is what a user would notice; less, the next choice of a rate "
     "makes up for"
 )
+
+YANG = float(np.sqrt(np.pi / (np.pi - 1)))  # the limit of Yang et al. 2019 for ReLU
 
 HYPOTHESES = {
     each.name: each
@@ -319,32 +343,33 @@ HYPOTHESES = {
             claim="With BN, sigmoid networks do not start out saturated.",
             kind="construction",
             source="ioffe2015",
-            said_by="Ioffe and Szegedy 2015, section 1",
-            label="share saturated without BN − with BN, initial sd 1",
+            said_by="after Ioffe and Szegedy 2015, section 1, who speak of getting stuck there in "
+            "training",
+            label="share saturated without BN − with BN, ten times LeCun's initial scale",
             margin=0.25,
             reason="a quarter of the neurons",
             spec=".2f",
-            setting="MNIST, three hidden layers of 100 sigmoids, initial sd 1, before training",
+            setting="MNIST, standardized pixels, 3 hidden layers of 100 sigmoids, before training",
         ),
         Hypothesis(
             name="saturated-start",
-            claim="A saturated start slows the training of a sigmoid network.",
+            claim="A start from weights so large that most sigmoids are saturated slows training.",
             kind="measured",
             source="ioffe2015",
-            said_by="Ioffe and Szegedy 2015, section 1; Glorot and Bengio 2010",
-            label="steps to 80%, no BN, initial sd 1 ÷ best initial sd",
+            said_by="Ioffe and Szegedy 2015, section 1",
+            label="steps to 80%, no BN, ten times LeCun's scale ÷ best scale",
             scale="log",
             margin=1.5,
             reason=_FASTER,
             spec=".1f",
-            setting=f"{_RACE}; here the scale is held at 1 in one of the two",
+            setting=f"{_RACE}; here the scale is held at 10 in one of the two",
         ),
         Hypothesis(
             name="vanishing-gradients",
             claim="BN helps against vanishing gradients.",
             kind="measured",
             source="ioffe2015",
-            said_by="Ioffe and Szegedy 2015, section 1",
+            said_by="Ioffe and Szegedy 2015, section 3.3",
             label="decades that the gradient loses over 20 layers of sigmoids, no BN − BN",
             margin=1.0,
             reason="a factor of ten between the first layer and the last",
@@ -353,24 +378,25 @@ HYPOTHESES = {
             "128, before training; gradient of the loss by the weights",
         ),
         Hypothesis(
-            name="level-gradients",
-            claim="BN may bring the singular values of a layer's Jacobian close to 1, so that "
-            "gradients keep their size.",
+            name="relu-gradients-grow",
+            claim="At the start, the gradients of a deep ReLU network with BN grow from layer to "
+            "layer by a factor of sqrt(pi / (pi - 1)).",
             kind="measured",
-            source="ioffe2015",
-            said_by="Ioffe and Szegedy 2015, section 3.3, as a conjecture",
-            label="decades that the gradient grows from the last to the first of 20 ReLU "
-            "layers, BN",
+            source="yang2019",
+            said_by="Yang et al. 2019, of wide networks",
+            label="factor by which the gradient grows from a layer to the one below, ReLU, BN",
             claimed="within",
-            margin=1.0,
-            reason="a factor of ten over 20 layers, 13% a layer, is still close to 1",
-            spec=".2f",
+            null=YANG,
+            margin=1.05,
+            scale="log",
+            reason="5%; a width of 64 and a batch of 128 stand for the limits of the theorem",
+            spec=".3f",
             setting="digits, 20 hidden layers of 64 ReLU, He's initial scale, a batch of 128, "
             "before training; gradient of the loss by the weights",
         ),
         Hypothesis(
             name="initial-scale",
-            claim="With BN, training depends much less on the scale of the initial weights.",
+            claim="With BN, training depends less on the scale of the initial weights.",
             kind="measured",
             source="ioffe2015",
             said_by="Ioffe and Szegedy 2015, abstract",
@@ -387,13 +413,14 @@ HYPOTHESES = {
             claim="With BN, more pairs of learning rate and initial scale train.",
             kind="measured",
             source="bjorck2018",
-            said_by="Bjorck et al. 2018, of learning rates; here of both",
+            said_by="this book, after Bjorck et al. 2018, who speak of rates",
             label="pairs of scale and rate of 99 at which a ReLU network trains, BN ÷ no BN",
             scale="log",
             margin=1.5,
             reason="half as many again",
             spec=".1f",
-            setting="as for the initial scale; a pair trains if it reaches 90% on test images",
+            setting="as for the initial scale; a pair of this grid of scales and rates trains if "
+            "it reaches 90% on test images in 400 steps",
         ),
         Hypothesis(
             name="drift",
@@ -401,12 +428,12 @@ HYPOTHESES = {
             kind="measured",
             source="ioffe2015",
             said_by="Ioffe and Szegedy 2015, section 4.1 and figure 1 (b, c)",
-            label="path of the median input of a sigmoid, its own weights held, no BN ÷ BN",
+            label="path of the median input of a sigmoid, no BN ÷ BN",
             scale="log",
             margin=1.5,
             reason="a path half as long again could be seen in the paper's figure",
             spec=".1f",
-            setting=f"{_RACE}. Ten sigmoids of the last hidden layer, 200 images, 1,500 steps; "
+            setting=f"{_RACE}. Ten sigmoids of the last hidden layer, 200 images; "
             "path in units of the width of the middle 70%",
         ),
         Hypothesis(
@@ -415,12 +442,12 @@ HYPOTHESES = {
             kind="measured",
             source="ioffe2015",
             said_by="Ioffe and Szegedy 2015, section 4.1 and figure 1 (a)",
-            label="steps to 80%, no BN ÷ BN",
+            label="steps to 90%, no BN ÷ BN",
             scale="log",
             margin=1.5,
             reason=_FASTER,
             spec=".1f",
-            setting=f"{_RACE}. Sigmoids, 1,500 steps, momentum of the moving averages 0.9",
+            setting=f"{_RACE}; momentum of the moving averages 0.9",
         ),
         Hypothesis(
             name="faster-training-relu",
@@ -433,8 +460,8 @@ HYPOTHESES = {
             margin=1.5,
             reason=f"{_FASTER}. At 90%, since 80% is reached within a few records",
             spec=".1f",
-            setting=f"{_RACE}. ReLU, scales in multiples of He's, 600 steps, momentum of the "
-            "moving averages 0.9",
+            setting=f"{_MNIST}. Raw pixels, ReLU, scales in multiples of He's, 600 steps, momentum "
+            "of the moving averages 0.9",
         ),
         Hypothesis(
             name="better-in-the-end",
@@ -442,10 +469,10 @@ HYPOTHESES = {
             kind="measured",
             source="ioffe2015",
             said_by="Ioffe and Szegedy 2015, section 4.1",
-            label="test accuracy after 1,500 steps, BN − no BN",
+            label="test accuracy after 1,000 steps, BN − no BN",
             margin=0.02,
-            reason="two points: 500 test images of a pool of 5,000 can't tell less apart",
-            setting=f"{_RACE}. Sigmoids",
+            reason="two points: less would not decide for or against a layer",
+            setting=_RACE,
         ),
     ]
 }
@@ -453,7 +480,7 @@ HYPOTHESES = {
 _CURVE = {
     "accuracy": Tolerance(close=0.02, steps=50, mean=0.02),
     "loss": Tolerance(close=1e-2, relative=1e-2, steps=50),
-    "path": Tolerance(mean=1.0),
+    "path": Tolerance(mean=0.5),
 }
 
 
@@ -462,16 +489,26 @@ def _said(*names: str) -> tuple[Hypothesis, ...]:
 
 
 _PILOT = (
-    "Before the record, a pilot with seeds 100 to 102: BN chose the largest rate and the smallest "
-    "scale, so both grids were widened and shifted, and the first steps are looked at more often."
+    "Before the record, a pilot with seeds 100 to 102, other splits of the same images: BN chose "
+    "the largest rate and the smallest scale, so both grids were widened and shifted, and the "
+    "first steps are looked at more often."
 )
+_FAIRER = (
+    "After a first record, which gave 4.1 [3.4, 5.0] to 80% and 2.0 [1.4, 2.8] to 90%: a referee "
+    "found that the plain network does better with standardized pixels, a scale that follows each "
+    "layer's inputs, and finer rates; all three were given to both arms. The primary finding moved "
+    "from 80% to 90%, since the gain was largest at 80%; that of the drift moved to the quantity "
+    "of the paper, since with the weights held it is true by construction."
+)
+
+RACE_SCALES = [1.0, 2.0, 3.0, 4.5, 7.0, 10.0]
 
 STUDIES = (
     Study(
         name="saturation",
         question="How many sigmoids are stuck before training?",
         block=saturation_block,
-        dims={"arm": ARMS, "initial_scale": [0.05, 0.1, 0.2, 0.5, 1.0, 2.0], "seed": range(20)},
+        dims={"arm": ARMS, "initial_scale": RACE_SCALES, "seed": range(20)},
         together=["initial_scale"],
         tolerances={"saturated": Tolerance(1e-3)},
         hypotheses=_said("saturation"),
@@ -484,7 +521,7 @@ STUDIES = (
         together=["seed"],
         fixed={"depth": 20},
         tolerances={"kernel": Tolerance(1e-6), "signal": Tolerance(1e-6)},
-        hypotheses=_said("vanishing-gradients", "level-gradients"),
+        hypotheses=_said("vanishing-gradients", "relu-gradients-grow"),
     ),
     Study(
         name="race",
@@ -492,16 +529,22 @@ STUDIES = (
         block=race_block,
         dims={
             "arm": ARMS,
-            "initial_scale": [0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
-            "learning_rate": [0.3, 1.0, 3.0, 10.0, 30.0],
+            "initial_scale": RACE_SCALES,
+            "learning_rate": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0],
             "seed": range(20),
         },
         together=["learning_rate"],
-        fixed={"activation": "sigmoid", "initializer": "normal", "steps": 1500, "batch_size": 60},
+        fixed={
+            "activation": "sigmoid",
+            "initializer": "lecun",
+            "inputs": "standardized",
+            "steps": 1000,
+            "batch_size": 60,
+        },
         tolerances=_CURVE,
         overlap=MNIST_OVERLAP,
         hypotheses=_said("saturated-start", "drift", "faster-training", "better-in-the-end"),
-        changes=(_PILOT,),
+        changes=(_PILOT, _FAIRER),
     ),
     Study(
         name="race-relu",
@@ -552,13 +595,17 @@ STUDIES = (
             "arm": ARMS,
             "hidden_scale": [0.01, 0.1, 1.0, 10.0],
             "output_scale": [0.001, 0.01, 0.1, 1.0, 10.0],
-            "learning_rate": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
+            "learning_rate": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
             "seed": range(20),
         },
         together=["hidden_scale", "output_scale", "learning_rate"],
         fixed={"steps": 400, "batch_size": 60},
         tolerances={"accuracy": Tolerance(mean=0.02), "loss": Tolerance(close=1e-3, relative=1e-2)},
         overlap=DIGITS_OVERLAP,
+        changes=(
+            "After a first record: half of the choices stood at an end of the rates, so three "
+            "smaller and one larger were added.",
+        ),
     ),
 )
 
@@ -611,8 +658,8 @@ def _ratio(label: str, effect: Any) -> Finding:
 
 
 def saturation() -> Claim:
-    """Shares of saturated sigmoids at an initial standard deviation of 1."""
-    share = load("saturation")["saturated"].sel(initial_scale=1.0)
+    """Shares of saturated sigmoids at ten times the recommended scale."""
+    share = load("saturation")["saturated"].sel(initial_scale=10.0)
     without, with_bn = (share.sel(arm=arm).values for arm in ARMS)
     return HYPOTHESES["saturation"].judge(
         paired_difference(without, with_bn),
@@ -625,32 +672,32 @@ def saturation() -> Claim:
 
 
 def saturated_start() -> Claim:
-    """The plain network from a saturated start against itself from its best start."""
+    """The plain network from far too large weights against itself from its best start."""
     race = race_to(0.8)
-    chosen, saturated = race.values("no BN"), race.values("no BN", initial_scale=1.0)
+    chosen, saturated = race.values("no BN"), race.values("no BN", initial_scale=10.0)
     effect = paired_ratio(saturated, chosen, overlap=race.overlap)
     late = ends()
     loss = paired_difference(
-        late.values("no BN"), late.values("no BN", initial_scale=1.0), overlap=late.overlap
+        late.values("no BN"), late.values("no BN", initial_scale=10.0), overlap=late.overlap
     )
-    with_bn = race.values("BN", initial_scale=1.0), race.values("BN")
+    with_bn = race.values("BN", initial_scale=10.0), race.values("BN")
     return HYPOTHESES["saturated-start"].judge(
         effect,
         [
             Finding(
-                "accuracy after 1,500 steps, best start − saturated start",
+                "accuracy after 1,000 steps, best scale − ten times LeCun's",
                 loss,
                 margin=0.02,
                 reason="two points",
             ),
             _ratio(
-                "steps to 80% with BN, initial sd 1 ÷ best initial sd",
+                "steps to 80% with BN, ten times LeCun's scale ÷ best scale",
                 paired_ratio(*with_bn, overlap=race.overlap),
             ),
         ],
         chosen={
-            "best start": race.chosen("no BN"),
-            "saturated start": race.chosen("no BN", initial_scale=1.0),
+            "best scale": race.chosen("no BN"),
+            "ten times LeCun's": race.chosen("no BN", initial_scale=10.0),
         },
         draws=20,
         record="race",
@@ -683,35 +730,43 @@ def vanishing_gradients() -> Claim:
     )
 
 
-def level_gradients() -> Claim:
-    """Ioffe and Szegedy's conjecture, against Yang et al.'s theorem."""
-    grown = {
-        kind: {arm: interval(_decades("kernel", kind, arm)) for arm in ARMS}
-        for kind in ("ReLU", "tanh")
-    }
-    return HYPOTHESES["level-gradients"].judge(
-        grown["ReLU"]["BN"],
+def relu_gradients_grow() -> Claim:
+    """Yang et al.'s theorem, and what other networks do."""
+
+    def factor(kind: str, arm: str) -> Interval:
+        grown = 10 ** (_decades("kernel", kind, arm) / (load("gradients").sizes["layer"] - 1))
+        return paired_ratio(grown, np.ones_like(grown))
+
+    others = [("ReLU", "no BN"), ("tanh", "BN"), ("tanh", "no BN"), ("sigmoid", "BN")]
+    return HYPOTHESES["relu-gradients-grow"].judge(
+        factor("ReLU", "BN"),
         [
             Finding(
-                f"decades of growth, {kind}, {arm}", grown[kind][arm], "within", 1.0, spec=".2f"
+                f"the same factor, {kind}, {arm}",
+                factor(kind, arm),
+                "within",
+                1.05,
+                reason="5%: level",
+                spec=".3f",
             )
-            for kind, arm in [("ReLU", "no BN"), ("tanh", "BN"), ("tanh", "no BN")]
+            for kind, arm in others
         ],
         record="gradients",
-        note="Yang et al. 2019 prove that the gradient grows by a factor of sqrt(pi / (pi - 1)) a "
-        f"layer in wide random ReLU networks with BN: {19 * np.log10(np.pi / (np.pi - 1)) / 2:.2f} "
-        "decades over 19 layers.",
+        note="Ioffe and Szegedy 2015, section 3.3, conjecture that BN brings the singular values "
+        "of a layer's Jacobian close to 1, for linear layers and Gaussian inputs. The size of the "
+        "gradient alone can't decide that.",
     )
 
 
-def trains(activation: str, *, pairs: bool) -> dict[str, np.ndarray]:
-    """How many settings train, by seed.
+def trains(activation: str, *, pairs: bool, **where: Any) -> dict[str, np.ndarray]:
+    """How many settings of the map train, by seed.
 
     Args:
         activation: of the network.
         pairs: count pairs of scale and rate; else decades of scale, each at its best rate.
+        **where: the part of the map that counts, such as `initial_scale=slice(0.01, None)`.
     """
-    record = load("map").sel(activation=activation)
+    record = load("map").sel(activation=activation).sel(where)
     if pairs:
         good = record["accuracy"].sel(part="test") >= TRAINS
         return {arm: good.sel(arm=arm).sum(CHOOSE).values.astype(float) for arm in ARMS}
@@ -737,15 +792,22 @@ def initial_scale() -> Claim:
 
 def wider_land() -> Claim:
     """Pairs of scale and rate at which a network trains."""
-    ratios = {}
-    for kind in ("relu", "sigmoid", "tanh"):
-        pairs = trains(kind, pairs=True)
-        ratios[kind] = paired_ratio(pairs["BN"], pairs["no BN"], overlap=DIGITS_OVERLAP)
+
+    def ratio(kind: str, **where: Any) -> Interval:
+        pairs = trains(kind, pairs=True, **where)
+        return paired_ratio(pairs["BN"], pairs["no BN"], overlap=DIGITS_OVERLAP)
+
+    parts = {
+        "sigmoid": ratio("sigmoid"),
+        "tanh": ratio("tanh"),
+        "ReLU, scales from 0.01 on": ratio("relu", initial_scale=slice(0.01, None)),
+        "ReLU, rates at the scale 0.3 alone": ratio("relu", initial_scale=[0.3]),
+    }
     return HYPOTHESES["wider-land"].judge(
-        ratios.pop("relu"),
+        ratio("relu"),
         [
-            Finding(f"pairs that train, BN ÷ no BN, {k}", ratio, margin=1.5, spec=".1f")
-            for k, ratio in ratios.items()
+            Finding(f"settings that train, BN ÷ no BN, {part}", effect, margin=1.5, spec=".1f")
+            for part, effect in parts.items()
         ],
         draws=20,
         record="map",
@@ -762,11 +824,11 @@ def drift() -> Claim:
         return paired_ratio(*arms, overlap=late.overlap)
 
     return HYPOTHESES["drift"].judge(
-        shorter("weights held"),
+        shorter("weights learning"),
         [
             Finding(
-                "the same with the sigmoid's own weights learning, no BN ÷ BN",
-                shorter("weights learning"),
+                "the same with the sigmoid's own weights held: with BN short by construction",
+                shorter("weights held"),
                 margin=1.5,
                 spec=".1f",
             )
@@ -779,23 +841,24 @@ def drift() -> Claim:
 
 def faster_training() -> Claim:
     """The race of sigmoid networks."""
-    race, slow = race_to(0.8), race_to(0.8, momentum=0.99)
-    equal = {"initial_scale": 0.1, "learning_rate": 1.0}
+    race = race_to(0.9)
+    by_level = {level: race_to(level).ratio("no BN", "BN") for level in (0.7, 0.8, 0.85, 0.92)}
+    recommended = {"initial_scale": 1.0}
     return HYPOTHESES["faster-training"].judge(
         race.ratio("no BN", "BN"),
         [
-            _ratio("steps to 90%, no BN ÷ BN", race_to(0.9).ratio("no BN", "BN")),
+            *(_ratio(f"steps to {level:.0%}, no BN ÷ BN", r) for level, r in by_level.items()),
+            _ratio(
+                "steps to 90% with moving averages of momentum 0.99, no BN ÷ BN",
+                race_to(0.9, momentum=0.99).ratio("no BN", "BN"),
+            ),
             _ratio(
                 "steps to 80% with moving averages of momentum 0.99, no BN ÷ BN",
-                slow.ratio("no BN", "BN"),
+                race_to(0.8, momentum=0.99).ratio("no BN", "BN"),
             ),
             _ratio(
-                "steps to 80%, both at initial sd 0.1 and rate 1, no BN ÷ BN",
-                race.ratio("no BN", "BN", **equal),
-            ),
-            _ratio(
-                "steps to 80%, both at initial sd 0.1, each at its best rate, no BN ÷ BN",
-                race.ratio("no BN", "BN", initial_scale=0.1),
+                "steps to 80%, both at LeCun's scale, each at its best rate, no BN ÷ BN",
+                race_to(0.8).ratio("no BN", "BN", **recommended),
             ),
         ],
         chosen=_choices(race),
@@ -854,7 +917,7 @@ CLAIMS = {
     "saturation": saturation,
     "saturated-start": saturated_start,
     "vanishing-gradients": vanishing_gradients,
-    "level-gradients": level_gradients,
+    "relu-gradients-grow": relu_gradients_grow,
     "initial-scale": initial_scale,
     "wider-land": wider_land,
     "drift": drift,
