@@ -47,22 +47,33 @@ def test_a_diverged_setting_is_the_worst():
     assert Comparison(record_of(scores), "accuracy", ["rate"]).values("plain").min() == 0.5
 
 
-def test_ties_go_to_the_setting_that_is_best_over_the_replicates():
+def test_equally_good_settings_are_averaged_and_no_other_replicate_has_a_say():
     scores = np.zeros((1, 3, 4, 2))
-    scores[0, :, 0, 0] = 0.9  # the first replicate can't tell
+    scores[0, :2, 0, 0] = 0.9  # the first replicate can't tell two rates apart
+    scores[0, :, 0, 1] = [0.2, 0.6, 1.0]
     scores[0, 1, 1:, 0] = 0.8  # the others prefer the second rate
-    scores[0, 1, :, 1] = 1.0
-    assert Comparison(record_of(scores), "accuracy", ["rate"]).values("plain").min() == 1.0
+    scores[0, 1, 1:, 1] = 1.0
+    compared = Comparison(record_of(scores), "accuracy", ["rate"])
+    assert compared.values("plain").values == pytest.approx([0.4, 1, 1, 1])
+    assert compared.chosen("plain")["rate"]["share"] == pytest.approx(0.875)
+    curve = compared.at_chosen("accuracy", "plain").sel(part="test")
+    assert curve.values == pytest.approx([0.4, 1, 1, 1])
+
+
+def test_a_quarter_of_the_choices_at_an_end_of_the_grid_is_flagged():
+    scores = np.zeros((1, 3, 4, 2))
+    scores[0, 1, :3, 0] = scores[0, 2, 3, 0] = 1
+    chosen = Comparison(record_of(scores, rate=[0.1, 1.0, 10.0]), "accuracy", ["rate"])
+    assert chosen.chosen("plain") == {"rate": {"value": 1.0, "share": 0.75, "edge": True}}
 
 
 @pytest.mark.parametrize(("best", "edge"), [(0, True), (1, False), (2, True)])
 def test_a_choice_at_the_edge_of_its_grid_is_flagged(best, edge):
     scores = np.zeros((1, 3, 4, 2))
-    scores[0, best, :3, 0] = 1
-    scores[0, (best + 1) % 3, 3, 0] = 1
+    scores[0, best, :, 0] = 1
     chosen = Comparison(record_of(scores, rate=[0.1, 1.0, 10.0]), "accuracy", ["rate"])
     assert chosen.chosen("plain") == {
-        "rate": {"value": [0.1, 1.0, 10.0][best], "share": 0.75, "edge": edge}
+        "rate": {"value": [0.1, 1.0, 10.0][best], "share": 1.0, "edge": edge}
     }
     assert ("*" in chosen.table().loc["plain", "rate"]) == edge
 
@@ -87,7 +98,11 @@ def test_steps_are_minimized_and_censored_runs_count_with_the_last_step():
     assert race.values("plain").values.tolist() == [40, 40, 40, 40]
     assert race.values("BN").values.tolist() == [10, 10, 10, 10]
     assert (race.censored("plain"), race.censored("BN")) == (0.25, 0.0)
-    assert race.ratio("plain", "BN").mean == pytest.approx(4)
+    slower = race.ratio("plain", "BN")
+    assert slower.mean == pytest.approx(4)
+    assert slower.high == np.inf  # a replicate that never got there may be slower still
+    assert "25% of plain never got there" in slower.method
+    assert race.ratio("BN", "plain").low == 0
     assert race.table().loc["plain", "never"] == "25%"
 
 

@@ -206,6 +206,19 @@ def test_another_setting_does_not_find_the_blocks_of_this_one(study, tmp_path):
     assert digest(other) == digest(study.run(workers=1, factor=5.0))
 
 
+def test_a_block_of_other_settings_is_not_taken(study, tmp_path):
+    study.run(workers=1, store=tmp_path)
+    turned = replace(study, dims=dict(reversed(study.dims.items())))
+    assert turned.fingerprint == study.fingerprint  # the same settings, in another order
+    run = turned.run(workers=1, store=tmp_path)
+    xr.testing.assert_equal(run.transpose("arm", "size", "seed", "step"), study.run(workers=1))
+
+
+def test_a_loaded_record_can_be_changed_without_harm():
+    studies.load("gradients")["kernel"].values[:] = 0
+    assert studies.load("gradients")["kernel"].any()
+
+
 def test_a_killed_run_leaves_whole_blocks_and_is_resumed(tmp_path):
     command = [sys.executable, "-m", "bnutils.studies.__main__", "--help"]
     assert subprocess.run(command, capture_output=True, check=True).stdout

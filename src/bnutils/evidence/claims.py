@@ -184,7 +184,7 @@ class Finding:
         mean, low, high = (f"{_shown(end, spec):{spec}}" for end in effect._ends)
         if effect.is_exact:
             return f"{mean}{self._unit_text}"
-        ends = f"[{low}, {high}]" if math.isfinite(effect.high) else "(one run: no interval)"
+        ends = f"[{low}, {high}]" if effect.n > 1 else "(one run: no interval)"
         return f"{mean} {ends}{self._unit_text}"
 
     @property

@@ -15,7 +15,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,10 @@ class Comparison:
             An array over "seed", and over the axes that are neither chosen nor given.
         """
         scores = self._arm(self.scores, arm, settings)
-        test = scores.sel(part="test")
-        chosen = test.isel(self._choice(scores)) if self._free(scores) else test
+        test = scores.sel(part="test", drop=True)
         if self._last is not None and not self.maximize:
-            chosen = xr.where(np.isinf(chosen), self._last, chosen)
-        return chosen.reset_coords(drop=True).assign_coords(seed=test["seed"])
+            test = test.where(~np.isinf(test), self._last)
+        return self._averaged(test, scores)
 
     def at_chosen(self, variable: str | xr.DataArray, arm: str, **settings: Any) -> xr.DataArray:
         """Another variable of the record, such as a curve, at the settings that an arm chose.
@@ -135,10 +135,9 @@ class Comparison:
         Returns:
             The variable without the axes of arm and settings.
         """
-        choice = self._choice(self._arm(self.scores, arm, settings))
         values = self.record[variable] if isinstance(variable, str) else variable
-        values = self._arm(values, arm, settings)
-        return values.isel(choice).reset_coords(drop=True).assign_coords(seed=values["seed"])
+        scores = self._arm(self.scores, arm, settings)
+        return self._averaged(self._arm(values, arm, settings), scores)
 
     def mean(self, arm: str, **settings: Any) -> Interval:
         """The mean test score of an arm, with its interval."""
@@ -168,38 +167,55 @@ class Comparison:
         )
 
     def ratio(self, arm: str, other: str, **settings: Any) -> Interval:
-        """The test score of an arm over that of another, replicate by replicate, as for `gain`."""
-        return self._over_seeds(
+        """The test score of an arm over that of another, replicate by replicate, as for `gain`.
+
+        Where some replicates never reached a level, the true ratio is larger than with the last
+        step in their place if they are of `arm`, smaller if they are of `other`: the interval is
+        open on that side.
+        """
+        ratio = self._over_seeds(
             paired_ratio, self.values(arm, **settings), self.values(other, **settings)
         )
+        if self.maximize or np.ndim(ratio.mean):
+            return ratio
+        never = {each: self.censored(each, **settings) for each in (arm, other)}
+        if never[arm]:
+            ratio = replace(ratio, high=np.inf)
+        if never[other]:
+            ratio = replace(ratio, low=0.0)
+        if any(never.values()):
+            said = ", ".join(f"{share:.0%} of {each}" for each, share in never.items() if share)
+            ratio = replace(ratio, method=f"{ratio.method}; open, since {said} never got there")
+        return ratio
 
     def censored(self, arm: str, **settings: Any) -> float:
         """Share of replicates of an arm that never reached the level."""
         scores = self._arm(self.scores, arm, settings)
-        test = scores.sel(part="test")
-        chosen = test.isel(self._choice(scores)) if self._free(scores) else test
-        return float(np.isinf(chosen).mean())
+        never = np.isinf(scores.sel(part="test", drop=True)).astype(float)
+        return float((self._averaged(never, scores) > 0).mean())
 
     def chosen(self, arm: str, **settings: Any) -> dict[str, dict[str, Any]]:
         """The settings that the replicates of an arm chose.
 
         Returns:
             For each setting the most frequent value, the share of replicates that chose it, and
-            "edge": whether it is the first or last of several numbers, so that a wider grid might
-            hold a better one.
+            "edge": whether it, or the choice of a quarter of the replicates, is the first or last
+            of several numbers, so that a wider grid might hold a better one.
         """
         scores = self._arm(self.scores, arm, settings)
-        choice = self._choice(scores)
+        weights = self._weights(scores)
         found = {}
-        for name, index in choice.items():
+        for name in self._free(scores):
             labels = scores[name].values
-            counts = np.bincount(np.ravel(index.values), minlength=len(labels))
-            top = int(counts.argmax())
-            numeric = labels.dtype.kind in "biuf"
+            shares = weights.sum([n for n in self._free(scores) if n != name])
+            shares = shares.mean([d for d in shares.dims if d != name]).values
+            top = int(shares.argmax())
+            numbers = labels.dtype.kind in "biuf" and len(labels) > 1
+            at_ends = shares[0] + shares[-1]
             found[name] = {
                 "value": labels[top].item(),
-                "share": round(float(counts[top] / counts.sum()), 3),
-                "edge": bool(numeric and len(labels) > 1 and top in (0, len(labels) - 1)),
+                "share": round(float(shares[top]), 3),
+                "edge": bool(numbers and (top in (0, len(labels) - 1) or at_ends >= 0.25)),
             }
         return found
 
@@ -235,29 +251,25 @@ class Comparison:
     def _free(self, scores: xr.DataArray) -> list[str]:
         return [name for name in self.choose if name in scores.dims]
 
-    def _choice(self, scores: xr.DataArray) -> dict[Hashable, xr.DataArray]:
-        """Where the best setting of each replicate stands, on its validation part.
+    def _weights(self, scores: xr.DataArray) -> xr.DataArray:
+        """The settings that are best on the validation part of each replicate.
 
-        Of settings that are equally good for a replicate, the one is taken that is best on the
-        mean over replicates: validation scores too, so no test example has a say.
+        Several may be equally good; each then has its share, so that nothing but the replicate's
+        own validation part has a say.
         """
         free = self._free(scores)
-        if not free:
-            return {}
-        worst = -np.inf
         validation = scores.sel(part="validation", drop=True)
-        validation = validation if self.maximize else -validation
-        validation = validation.fillna(worst).stack(setting=free, create_index=False)
-        floor = validation.where(np.isfinite(validation)).min()
-        typical = validation.clip(min=floor).mean("seed")
-        best = validation == validation.max("setting")
-        flat = _ranks(typical).where(best, -1).argmax("setting")
-        shape = tuple(scores.sizes[name] for name in free)
-        places = np.unravel_index(flat.values, shape)
-        return {
-            name: xr.DataArray(place, dims=flat.dims)
-            for name, place in zip(free, places, strict=True)
-        }
+        validation = (validation if self.maximize else -validation).fillna(-np.inf)
+        best = (validation == validation.max(free)).astype(float)
+        return best / best.sum(free)
+
+    def _averaged(self, values: xr.DataArray, scores: xr.DataArray) -> xr.DataArray:
+        """Values at the best settings of each replicate; the mean where several are."""
+        free = self._free(scores)
+        if not free:
+            return values
+        weights = self._weights(scores)
+        return (values.where(weights > 0, 0) * weights).sum(free, skipna=False)
 
     def _over_seeds(self, statistic: Any, *values: xr.DataArray) -> Interval:
         """An interval over the replicates, which stand on the first axis."""
@@ -267,9 +279,3 @@ class Comparison:
 
 def _steps_to(values: np.ndarray, steps: np.ndarray, level: float, axis: int) -> np.ndarray:
     return steps_to(np.moveaxis(values, axis, -1), steps, level)
-
-
-def _ranks(values: xr.DataArray) -> xr.DataArray:
-    """The rank of each value along "setting"."""
-    axis = values.get_axis_num("setting")
-    return values.copy(data=values.values.argsort(axis).argsort(axis))

@@ -227,14 +227,15 @@ class Study:
         done: dict[int, tuple[xr.Dataset, float]] = {}
         folder = None if store is None else Path(store) / study.name / study.fingerprint[:16]
         if folder is not None:
-            done = dict(_stored(folder, len(blocks)))
+            done = dict(_stored(folder, blocks))
         left = [index for index in range(len(blocks)) if index not in done]
         with bar(len(left), unit="block", label=study.name, show=progress) as shown:
             tasks = [(index, blocks[index]) for index in left]
             for index, result, seconds in _computed(study.block, tasks, workers, client):
                 done[index] = result, seconds
                 if folder is not None:
-                    records.write(result.assign_attrs(seconds=seconds), _file(folder, index))
+                    told = {"seconds": seconds, "settings": _text(blocks[index])}
+                    records.write(result.assign_attrs(told), _file(folder, index))
                 shown.update()
         results = [done[index][0] for index in range(len(blocks))]
         record = study._joined(results)
@@ -365,13 +366,18 @@ def _file(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.nc"
 
 
-def _stored(folder: Path, count: int) -> Iterator[tuple[int, tuple[xr.Dataset, float]]]:
-    """The finished blocks of an earlier run; what can't be read whole is computed again."""
-    for index in range(count):
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, default=_plain)
+
+
+def _stored(folder: Path, blocks: list) -> Iterator[tuple[int, tuple[xr.Dataset, float]]]:
+    """The finished blocks of an earlier run; what is not whole, or not this block, is left."""
+    for index, settings in enumerate(blocks):
         try:
             with xr.open_dataset(_file(folder, index), engine="h5netcdf") as file:
                 result = file.load()
-            yield index, (result.drop_attrs(), float(result.attrs["seconds"]))
+            if result.attrs["settings"] == _text(settings):
+                yield index, (result.drop_attrs(), float(result.attrs["seconds"]))
         except (OSError, ValueError, KeyError, RuntimeError, EOFError):
             continue
 

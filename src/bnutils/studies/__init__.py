@@ -77,7 +77,7 @@ def load(name: str) -> xr.Dataset:
         bnutils.evidence.record.RecordError: the file is damaged or was changed.
     """
     get(name)
-    return _read(RECORDS / f"{name}.nc").copy()
+    return _read(RECORDS / f"{name}.nc").copy(deep=True)
 
 
 @cache

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from bnutils import data, network
@@ -259,6 +260,55 @@ class DriftWatch:
         with np.errstate(all="ignore"):
             path = np.abs(np.diff(median, axis=0)).sum(axis=0) / (high - low).mean(axis=0)
         return path.mean(axis=-1).T
+
+
+def watch_drift(
+    arm: str,
+    initial_scale: float = 3.0,
+    learning_rate: float = 4.0,
+    seed: int = 0,
+    steps: int = 300,
+) -> xr.DataArray:
+    """Train one sigmoid network of the race, and look at the input of ten sigmoids.
+
+    Their own weights are held; see `DriftWatch`.
+
+    Args:
+        arm: "BN" or "no BN".
+        initial_scale: in multiples of LeCun's.
+        learning_rate: of gradient descent.
+        seed: of the images' split, the initial weights and the batches.
+        steps: how long to train; every fifth step is looked at.
+
+    Returns:
+        The 15th, 50th and 85th percentile over 200 images, with the axes "percentile", "step" and
+        "unit".
+    """
+    dataset = standardized(data.mnist(split=seed))
+    net = network.mlp(
+        [784, 100, 100, 100, 10],
+        seeds=[seed],
+        activation="sigmoid",
+        initializer="lecun",
+        norm=normalization(arm, epsilon=EPSILON),
+    )
+    scale_kernels(net, initial_scale)
+    watch = DriftWatch(net, "sigmoid", dataset.validation.x[:200])
+    watch.look()
+    network.fit(
+        net,
+        dataset.train.x,
+        dataset.train.y,
+        loss=network.softmax_cross_entropy,
+        optimizer=network.SGD(learning_rate),
+        steps=steps,
+        batch_size=60,
+        after_step=lambda net, step: step % 5 or watch.look(),
+    )
+    return xr.DataArray(
+        watch.percentiles()[:, :, 0, 0],
+        {"percentile": [15, 50, 85], "step": range(0, steps + 1, 5), "unit": range(10)},
+    )
 
 
 # ------------------------------------------------------------------------------------------ the map
@@ -655,6 +705,23 @@ def _choices(compared: Comparison, **settings: Any) -> dict[str, Any]:
 
 def _ratio(label: str, effect: Any) -> Finding:
     return Finding(label, effect, margin=1.5, reason=_FASTER, spec=".1f")
+
+
+def steps_table(rows: Mapping[str, tuple[Comparison, Settings]]) -> pd.DataFrame:
+    """Steps that the arms take, with their ratio first.
+
+    Args:
+        rows: for each row a comparison as `race_to` gives it, and the settings at which both arms
+            are compared; those not given are chosen.
+
+    Returns:
+        A table with the columns "no BN ÷ BN", "BN" and "no BN".
+    """
+    table = {}
+    for name, (compared, held) in rows.items():
+        steps = {arm: f"{compared.mean(arm, **held).mean:.0f}" for arm in ("BN", "no BN")}
+        table[name] = {"no BN ÷ BN": f"{compared.ratio('no BN', 'BN', **held):.1f}", **steps}
+    return pd.DataFrame(table).T
 
 
 def saturation() -> Claim:
