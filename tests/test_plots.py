@@ -213,6 +213,39 @@ def test_curves_are_refused_over_more_than_steps():
     assert not ax.lines
 
 
+def test_a_spread_is_a_median_between_two_percentiles():
+    low, median, high = np.sort(np.random.default_rng(0).normal(size=(3, 4)), axis=0)
+    values = xr.DataArray([low, median, high], {"percentile": [15, 50, 85], "step": [0, 5, 10, 15]})
+    _, ax = plt.subplots()
+    plots.spread(ax, values, "BN")
+    (line,), (area,) = ax.lines, ax.collections
+    assert line.get_ydata().tolist() == median.tolist()
+    assert line.get_xdata().tolist() == [0, 5, 10, 15]
+    corners = area.get_paths()[0].vertices
+    for step, a, b in zip(values["step"].values, low, high, strict=True):
+        edges = corners[corners[:, 0] == step, 1]
+        assert (edges.min(), edges.max()) == (a, b)
+    with pytest.raises(ValueError, match=r"expected 3 percentiles over steps, got .*unit"):
+        plots.spread(ax, values.expand_dims(unit=2), "BN")
+    with pytest.raises(ValueError, match=r"expected 3 percentiles over steps, got .*: 2"):
+        plots.spread(ax, values[:2], "BN")
+
+
+def test_a_map_marks_what_is_high_whatever_its_colors():
+    labels = {"initial_scale": [0.1, 1.0, 10.0], "learning_rate": [0.01, 0.1]}
+    values = xr.DataArray([[0.9, 0.1], [0.2, 0.89], [0.95, 0.3]], labels)
+    _, ax = plt.subplots()
+    drawn = plots.accuracy_map(ax, values)
+    (dots,) = ax.lines
+    assert sorted(zip(*dots.get_data(), strict=True)) == [(0.01, 0.1), (0.01, 10.0)]
+    np.testing.assert_allclose(drawn.get_array().ravel(), values.values.ravel())
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    plots.accuracy_map(ax, values, mark=0.92)
+    assert ax.lines[1].get_data()[1].tolist() == [10.0]
+    with pytest.raises(ValueError, match=r"expected accuracies over two settings, got axes"):
+        plots.accuracy_map(ax, values[0])
+
+
 @pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 5, 3)])
 def test_band_refuses_values_that_are_not_runs_by_points(shape):
     _, ax = plt.subplots()

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -249,6 +250,59 @@ def over_steps(
         label = ", ".join([arm, *map(" ".join, zip(names, texts, strict=True))])
         runs = values.transpose("seed", "step").values
         band(ax, values["step"].values, runs, arm, label, overlap=compared.overlap)
+
+
+def spread(ax: Axes, percentiles: xr.DataArray, arm: str) -> None:
+    """Draw a median over steps, and the band between a lower and an upper percentile.
+
+    Args:
+        ax: where to draw.
+        percentiles: shape (3, steps), the lower one, the median and the upper one, with the axes
+            "percentile" and "step".
+        arm: fixes color and line style.
+
+    Raises:
+        KeyError: if the arm has no color of its own.
+        ValueError: if there are not three percentiles over steps.
+    """
+    if percentiles.dims != ("percentile", "step") or len(percentiles) != 3:
+        raise ValueError(
+            f"expected 3 percentiles over steps, got {dict(percentiles.sizes)}: "
+            "select the other axes first"
+        )
+    style, (low, median, high) = arm_style(arm), percentiles.values
+    ax.plot(percentiles["step"], median, label=arm, **style)
+    ax.fill_between(percentiles["step"], low, high, color=style["color"], alpha=0.18, linewidth=0)
+
+
+def accuracy_map(ax: Axes, accuracy: xr.DataArray, mark: float = 0.9) -> QuadMesh:
+    """Draw accuracies over two settings on logarithmic axes, with a dot where they are high.
+
+    A dark page turns the lightness of a figure over, so only the dots say the same everywhere.
+
+    Args:
+        ax: where to draw.
+        accuracy: shape (settings, settings), between 0 and 1, with its coordinates; the second
+            axis runs from left to right.
+        mark: the accuracy from which on a square gets a dot.
+
+    Returns:
+        What was drawn, for a color bar.
+
+    Raises:
+        ValueError: if the accuracies have not two axes.
+    """
+    if accuracy.ndim != 2:
+        raise ValueError(f"expected accuracies over two settings, got axes {accuracy.dims}")
+    down, across = accuracy.dims
+    levels = [0, 0.5, 0.8, 0.9, 1]
+    look = {"levels": levels, "cmap": "YlGnBu", "add_colorbar": False, "add_labels": False}
+    drawn = accuracy.plot.pcolormesh(ax=ax, xscale="log", yscale="log", **look)
+    row, column = np.nonzero(accuracy.values >= mark)
+    dots = {"color": GROUND, "markeredgecolor": INK, "markersize": 6}
+    ax.plot(accuracy[across].values[column], accuracy[down].values[row], "o", **dots)
+    ax.grid(False)
+    return drawn
 
 
 def finish(
