@@ -258,6 +258,17 @@ def test_rounding_and_percent():
     assert checks.answer("1.1", rounded).mistake == "percent"
 
 
+def test_growth_of_a_gradient_is_shared_among_the_steps_between_layers():
+    depths, total = (5, 10, 20, 40), np.array([0.129, 0.248, 0.711, 1.644])  # powers of ten
+    steps = np.array([depth - 1 for depth in depths])
+    assert checks.answer("1.4", 10 ** (total / steps))
+    assert checks.answer("1.4", (10 ** (total / steps)).round(2))
+    assert checks.answer("1.4", 10 ** (total / depths)).mistake == "depth"
+    assert checks.answer("1.4", 10**total).mistake == "whole-network"
+    assert checks.answer("1.4", total).mistake == "raw-logarithms"
+    assert checks.answer("1.4", total / steps).mistake == "logarithms"
+
+
 def test_forms_that_mean_the_same():
     assert checks.answer("4.1", np.array([5300, 200]))
     assert checks.answer("4.1", [np.int64(5300), 200.0])

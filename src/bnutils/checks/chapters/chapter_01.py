@@ -179,7 +179,7 @@ EXERCISES = {
             ),
         },
         hint="The kernel's numbers are logarithms to the base 10. Take the mean of the first "
-        "layer's minus the last one's over the seeds, share it among the steps between, and raise 10 "
-        "to it.",
+        "layer's minus the last one's over the seeds, share it among the steps between, and raise "
+        "10 to it.",
     ),
 }
