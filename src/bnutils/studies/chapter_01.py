@@ -383,7 +383,7 @@ _FASTER = (
     "makes up for"
 )
 
-YANG = float(np.sqrt(np.pi / (np.pi - 1)))  # the limit of Yang et al. 2019 for ReLU
+YANG = 1.211  # sqrt(pi / (pi - 1)), the limit of Yang et al. 2019 for ReLU
 
 HYPOTHESES = {
     each.name: each
