@@ -15,6 +15,7 @@ import xarray as xr
 from bnutils import network, studies
 from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
+from bnutils.studies import chapter_01
 
 NAMES = studies.names()
 
@@ -355,3 +356,24 @@ def test_a_dask_cluster_gives_the_same_record(tmp_path):
     assert json.loads(run.attrs["provenance"])["digest"] == digest(
         gradients.run(**changed, workers=1)
     )
+
+
+def test_a_drift_is_watched_live_from_the_start_and_repeats():
+    few = {"initial_scale": 2.0, "learning_rate": 2.0, "seed": 1, "steps": 10}
+    for arm in chapter_01.ARMS:
+        seen = chapter_01.watch_drift(arm, **few)
+        assert dict(seen.sizes) == {"percentile": 3, "step": 3, "unit": 10}
+        assert seen["step"].values.tolist() == [0, 5, 10]
+        assert (seen.diff("percentile") > 0).all()
+        assert (seen.diff("step") != 0).any()
+        xr.testing.assert_equal(seen, chapter_01.watch_drift(arm, **few))
+
+
+def test_a_table_of_steps_has_the_ratio_first():
+    race = chapter_01.race_to(0.8)
+    held = {"initial_scale": 1.0}
+    table = chapter_01.steps_table({"chosen": (race, {}), "held": (race, held)})
+    assert table.columns.tolist() == ["no BN ÷ BN", "BN", "no BN"]
+    assert table.loc["chosen", "BN"] == f"{race.mean('BN').mean:.0f}"
+    assert table.loc["held", "no BN ÷ BN"] == f"{race.ratio('no BN', 'BN', **held):.1f}"
+    assert (table.loc["chosen"] != table.loc["held"]).all()
