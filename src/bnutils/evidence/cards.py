@@ -87,10 +87,10 @@ def details(claim: Claim, more_rows: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def edges_html(claim: Claim) -> str:
-    """A warning for each setting that was chosen at the edge of its grid."""
+    """A warning for each setting of which many choices are at an edge of the grid."""
     return "".join(
-        f'<p class="bn-claim-edge">The {html.escape(setting.replace("_", " "))} chosen for '
-        f"{html.escape(arm)} is at the edge of its grid.</p>"
+        f'<p class="bn-claim-edge">Of the choices of {html.escape(setting.replace("_", " "))} for '
+        f"{html.escape(arm)}, many are at an edge of the grid.</p>"
         for arm, setting in claim.edges
     )
 
@@ -128,7 +128,7 @@ def choices(claim: Claim) -> list[str]:
 
 def _choice(name: str, choice: dict[str, Any]) -> str:
     value = choice["value"] if isinstance(choice["value"], str) else f"{choice['value']:g}"
-    edge = "; at the edge of its grid" if choice["edge"] else ""
+    edge = "; many at an edge of the grid" if choice["edge"] else ""
     return f"{name.replace('_', ' ')} {value} (in {choice['share']:.0%} of replicates{edge})"
 
 
