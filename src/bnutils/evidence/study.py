@@ -63,7 +63,7 @@ class Tolerance:
 
     Args:
         close: largest difference of a single number; None compares no single numbers.
-        relative: what is allowed beside it, as a share of the number on record.
+        relative: what is allowed beside, as a share of the number, or mean, on record.
         steps: up to which "step" numbers are compared singly; None for all.
         mean: largest difference of the means over all that is not compared singly; None leaves it
             alone.
@@ -98,8 +98,9 @@ class Tolerance:
         if self.mean is not None and old.size:
             a, b = float(old.mean()), float(new.mean())
             off = abs(a - b)
-            if not off <= self.mean and not np.isnan([a, b]).all():
-                yield f"{old.name}: expected means up to {self.mean:g} apart, got {off:.3g}"
+            allowed = self.mean + self.relative * abs(a)
+            if not off <= allowed and not np.isnan([a, b]).all():
+                yield f"{old.name}: expected means up to {allowed:.3g} apart, got {off:.3g}"
 
 
 @dataclass(frozen=True, kw_only=True)

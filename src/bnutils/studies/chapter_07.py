@@ -317,7 +317,8 @@ def _said(*names: str) -> tuple[Hypothesis, ...]:
     return tuple(HYPOTHESES[name] for name in names)
 
 
-_TOLERANCES = {"loss": Tolerance(close=1e-3, relative=1e-2)}
+# Training on few examples magnifies the last digit of a number, and in that processors differ.
+_TOLERANCES = {"loss": Tolerance(close=2e-3, relative=1e-2, steps=3)}
 _ACCURACY = Tolerance(mean=0.03)
 
 STUDIES = (
