@@ -28,24 +28,20 @@ from bnutils.evidence import (
     paired_ratio,
 )
 from bnutils.studies import load
+from bnutils.studies.common import (
+    DIGITS_OVERLAP,
+    MNIST_OVERLAP,
+    PARTS,
+    Settings,
+    accuracies,
+)
 
 ARMS = ["no BN", "BN"]
-PARTS = ["validation", "test"]
-MNIST_OVERLAP = 500 / 4000  # test over training images
-DIGITS_OVERLAP = 400 / 1097
-
-Settings = Mapping[str, Any]
 
 
 def normalization(arm: str, **options: Any) -> network.BatchNorm | None:
     """What an arm puts before its activations."""
     return network.BatchNorm(**options) if arm == "BN" else None
-
-
-def accuracies(net: network.Network, dataset: data.Dataset) -> np.ndarray:
-    """Accuracy on the validation and the test part, [runs, 2]."""
-    parts = (getattr(dataset, part) for part in PARTS)
-    return np.stack([network.accuracy(net, part.x, part.y) for part in parts], axis=1)
 
 
 # ---------------------------------------------------------------------------- before the first step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,13 @@ import xarray as xr
 
 from bnutils import data
 from bnutils.evidence import Hypothesis, Study, Tolerance
+from bnutils.studies.common import Settings
 
 HYPOTHESES: dict[str, Hypothesis] = {}
 CLAIMS: dict[str, Any] = {}
 
 
-def lag_block(settings: Mapping[str, Any]) -> xr.Dataset:
+def lag_block(settings: Settings) -> xr.Dataset:
     """Train the article's model in Keras; accuracy with batch and with moving statistics."""
     from bnutils._keras import keras
 

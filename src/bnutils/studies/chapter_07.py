@@ -7,8 +7,8 @@ split of the digits. Accuracy is measured with statistics recomputed over the tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,8 @@ from bnutils.evidence import (
     paired_difference,
 )
 from bnutils.studies import load
+from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies
 
-PARTS = ["validation", "test"]
-DIGITS_OVERLAP = 400 / 1097  # test over training images
 TRAIN = 1097
 
 DENSE = {
@@ -44,8 +43,6 @@ CONVOLUTIONAL = {
     "group norm": network.GroupNorm(4),
 }
 
-Settings = Mapping[str, Any]
-
 
 def build(settings: Settings, norm: network.Norm | None) -> network.Network:
     """The chapter's dense network, or its convolutional one, a run for each rate."""
@@ -60,13 +57,11 @@ def inputs(settings: Settings, x: np.ndarray) -> np.ndarray:
     return x if settings["network"] == "dense" else x.reshape(-1, 8, 8, 1)
 
 
-def accuracies(net: network.Network, dataset: data.Dataset, settings: Settings) -> np.ndarray:
+def recomputed(net: network.Network, dataset: data.Dataset, settings: Settings) -> np.ndarray:
     """Accuracy on the validation and the test part with recomputed statistics, [runs, 2]."""
     if net.batch_norms:
         net.recalibrate(inputs(settings, dataset.train.x))
-    parts = (getattr(dataset, part) for part in PARTS)
-    scores = [network.accuracy(net, inputs(settings, part.x), part.y) for part in parts]
-    return np.stack(scores, axis=1).astype(np.float32)
+    return accuracies(net, dataset, partial(inputs, settings)).astype(np.float32)
 
 
 def sizes_block(settings: Settings) -> xr.Dataset:
@@ -138,7 +133,7 @@ def _trained(
     def after_step(net: network.Network, step: int) -> None:
         if step in times:
             kept = [(bn, bn.moving_mean, bn.moving_variance) for bn in net.batch_norms]
-            scores[step] = accuracies(net, dataset, settings)
+            scores[step] = recomputed(net, dataset, settings)
             for bn, mean, variance in kept:
                 bn.moving_mean, bn.moving_variance = mean, variance
 
@@ -182,9 +177,8 @@ def alike_block(settings: Settings) -> xr.Dataset:
         with np.errstate(all="ignore"):
             optimizer.step(net.weights, net.gradients)
         losses.append(loss)
-    parts = (getattr(dataset, part) for part in PARTS)
-    moving = np.stack([network.accuracy(net, part.x, part.y) for part in parts], axis=1)
-    scores = np.stack([moving, accuracies(net, dataset, settings)], axis=1)
+    moving = accuracies(net, dataset)
+    scores = np.stack([moving, recomputed(net, dataset, settings)], axis=1)
     return xr.Dataset(
         {
             "accuracy": (("learning_rate", "statistics", "part"), scores.astype(np.float32)),
