@@ -216,7 +216,7 @@ HYPOTHESES = {
             claim="The error of BN increases rapidly when the batch becomes smaller.",
             kind="measured",
             source="wu2018",
-            said_by="Wu and He 2018, abstract, of large image classifiers",
+            said_by="Wu and He 2018, abstract",
             label="accuracy of BN, batch 32 − batch 2, after 30 passes, dense network",
             margin=0.02,
             reason=_TWO_POINTS,
@@ -228,7 +228,7 @@ HYPOTHESES = {
             "convolutional network.",
             kind="measured",
             source="wu2018",
-            said_by="Wu and He 2018, abstract, of large image classifiers",
+            said_by="Wu and He 2018, abstract",
             label="accuracy of BN, batch 32 − batch 2, after 30 passes, convolutional network",
             margin=0.02,
             reason=_TWO_POINTS,
@@ -248,7 +248,8 @@ HYPOTHESES = {
         ),
         Hypothesis(
             name="it-is-the-statistics",
-            claim="Small batches hurt BN because its statistics are inaccurate.",
+            claim="What small batches do to BN comes from its statistics, not from a noisy "
+            "gradient.",
             kind="measured",
             source="wu2018",
             said_by="Wu and He 2018, abstract",
@@ -294,14 +295,15 @@ HYPOTHESES = {
         ),
         Hypothesis(
             name="renorm-small-batches",
-            claim="Batch renormalization does better than BN when batches are small.",
+            claim="Batch renormalization does better than BN when batches have four examples.",
             kind="measured",
             source="ioffe2017",
-            said_by="Ioffe 2017, abstract",
+            said_by="Ioffe 2017, abstract: substantially, of small batches",
             label="accuracy with batches of 4, after 30 passes, batch renorm − BN",
             margin=0.02,
             reason=_TWO_POINTS,
-            setting=f"{_DENSE}; renormalization starts with the statistics of the training images",
+            setting=f"{_DENSE}; renormalization starts with the statistics of the training images, "
+            "and with its limits (3 and 5) from the first step",
         ),
     ]
 }
