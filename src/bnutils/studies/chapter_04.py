@@ -1,0 +1,13 @@
+"""Chapter 4: the article's model in Keras, with and without batch normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bnutils.evidence import Claim, Hypothesis, Study
+
+HYPOTHESES: dict[str, Hypothesis] = {}
+
+STUDIES: tuple[Study, ...] = ()
+
+CLAIMS: dict[str, Callable[[], Claim]] = {}

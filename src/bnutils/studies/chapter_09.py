@@ -1,0 +1,13 @@
+"""Chapter 9: fine-tuning a network with batch normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bnutils.evidence import Claim, Hypothesis, Study
+
+HYPOTHESES: dict[str, Hypothesis] = {}
+
+STUDIES: tuple[Study, ...] = ()
+
+CLAIMS: dict[str, Callable[[], Claim]] = {}
