@@ -159,6 +159,34 @@ def test_outputs_and_every_gradient_equal_keras(name):
     assert relative_error(net(x)[1], model(x).numpy()) < 1e-12
 
 
+@pytest.mark.parametrize("parts", [{}, {"center": False}, {"scale": False}])
+def test_training_in_inference_mode_equals_keras(parts):
+    import tensorflow as tf
+
+    from bnutils import keras_nets
+
+    net, x, y = build("bn", [3, 4], norm=network.InferenceBatchNorm(**parts))
+    net.recalibrate(2 * x + 1)
+    before = [(bn.moving_mean.copy(), bn.moving_variance.copy()) for bn in net.batch_norms]
+    model, (rule, settings) = keras_nets.twin(net, run=1), OPTIMIZERS["Adam"]
+    adam = keras_nets.keras.optimizers.Adam(**settings)
+    batches = np.random.default_rng([4, 1]).permutation(ROWS).reshape(-1, 15)
+    losses = []
+    for rows in batches:
+        with tf.GradientTape() as tape:
+            loss = keras_loss(keras_nets.keras, y[rows], model(x[rows], training=False))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        adam.apply(gradients, model.trainable_variables)
+        losses.append(float(loss))
+    steps = {"steps": len(batches), "batch_size": 15}
+    history = fit(net, x, y, loss=softmax_cross_entropy, optimizer=rule(**settings), **steps)
+    np.testing.assert_allclose(history["loss"][1], losses, rtol=1e-9)
+    assert relative_error(net(x)[1], model(x).numpy()) < 1e-9
+    for bn, (mean, variance) in zip(net.batch_norms, before, strict=True):
+        np.testing.assert_array_equal(bn.moving_mean, mean)
+        np.testing.assert_array_equal(bn.moving_variance, variance)
+
+
 GEOMETRIES = [
     *itertools.product([(7, 9)], [2, 3, (3, 2)], [1, 2, (2, 3)], ["same", "valid"]),
     *itertools.product([(8, 8)], [1, 2, 3], [2], ["same", "valid"]),

@@ -51,6 +51,7 @@ from bnutils.network.norms import (
     BatchRenorm,
     GhostBatchNorm,
     GroupNorm,
+    InferenceBatchNorm,
     LayerNorm,
     Norm,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Grid",
     "GroupNorm",
     "History",
+    "InferenceBatchNorm",
     "LayerNorm",
     "MaxPool2D",
     "Network",

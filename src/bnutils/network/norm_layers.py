@@ -13,7 +13,13 @@ import numpy as np
 
 from bnutils.norm import BatchNorm, batch_norm, batch_norm_grad
 
-__all__ = ["BatchRenormLayer", "GhostBatchNormLayer", "GroupNormLayer", "Layer"]
+__all__ = [
+    "BatchRenormLayer",
+    "GhostBatchNormLayer",
+    "GroupNormLayer",
+    "InferenceBatchNormLayer",
+    "Layer",
+]
 
 
 class Layer(Protocol):
@@ -190,6 +196,39 @@ class BatchRenormLayer(BatchNorm):
         dx *= _spread(self._r, dx)
         self.dgamma, self.dbeta = self._r * dgamma + self._d * dbeta, dbeta
         return dx
+
+
+class InferenceBatchNormLayer(BatchNorm):
+    """BN in inference mode, in training too: the moving statistics normalize, and stay.
+
+    The layer is then a scale and a shift for each channel, and examples of a batch don't meet.
+
+    Args:
+        **options: of `bnutils.norm.BatchNorm`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Set up the layer; its arrays are assigned before the first call."""
+        super().__init__(**options)
+        self._x = None
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        """Apply the layer to an array [runs, batch, ..., units]; training prepares `backward`."""
+        self._x = x if training else None
+        return super().__call__(x)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        """Set dgamma and dbeta, and return the gradient of the input."""
+        inverse_sd = 1 / np.sqrt(self.moving_variance + self.epsilon)
+        flat = len(dy), -1, dy.shape[-1]
+        dbeta = dy.reshape(flat).sum(axis=1)
+        products = np.einsum("rbu,rbu->ru", dy.reshape(flat), self._x.reshape(flat))
+        if self.scale:
+            self.dgamma = (products - self.moving_mean * dbeta) * inverse_sd
+        if self.center:
+            self.dbeta = dbeta
+        scale = inverse_sd if self.gamma is None else self.gamma * inverse_sd
+        return dy * _spread(scale, dy)
 
 
 def _spread(parameter: np.ndarray, a: np.ndarray) -> np.ndarray:

@@ -16,7 +16,15 @@ import numpy as np
 from bnutils.network import norm_layers
 from bnutils.norm import BatchNorm as BatchNormLayer
 
-__all__ = ["BatchNorm", "BatchRenorm", "GhostBatchNorm", "GroupNorm", "LayerNorm", "Norm"]
+__all__ = [
+    "BatchNorm",
+    "BatchRenorm",
+    "GhostBatchNorm",
+    "GroupNorm",
+    "InferenceBatchNorm",
+    "LayerNorm",
+    "Norm",
+]
 
 
 class Norm:
@@ -137,6 +145,24 @@ class GhostBatchNorm(_OfBatches):
 
     def _layer(self, **options: Any) -> BatchNormLayer:
         return norm_layers.GhostBatchNormLayer(self.size, **options)
+
+
+@dataclass(frozen=True)
+class InferenceBatchNorm(_OfBatches):
+    """BN in inference mode: it normalizes by its moving statistics in training, too.
+
+    They start at mean 0 and variance 1 and stay, until `Network.recalibrate` or an assignment
+    changes them. That is `training=False` in Keras; gamma and beta still learn.
+
+    Args:
+        momentum, epsilon, center, scale: as for `BatchNorm`; momentum has no effect.
+
+    Raises:
+        ValueError: as for `BatchNorm`.
+    """
+
+    def _layer(self, **options: Any) -> BatchNormLayer:
+        return norm_layers.InferenceBatchNormLayer(**options)
 
 
 @dataclass(frozen=True)
