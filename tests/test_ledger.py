@@ -103,12 +103,11 @@ def test_claims_are_read_in_order_and_counted_by_kind(ledger_of):
 def test_the_summary_counts_kinds_apart(ledger, ledger_of):
     book = {
         "01_a": [measured("one"), measured("two", -7.0, -5.0), identity("three")],
-        "02_b": [measured("four", -1.0, 1.0, edition=1)],
+        "02_b": [measured("four", -1.0, 1.0)],
     }
     assert Text(ledger.summary(ledger_of(book))).text == (
         "This book measures 3 claims: 1 shown, 1 with the contrary shown, 0 without a difference "
-        "that matters and 1 undecided. Measured for the first edition, without a margin, and to be "
-        "measured again: 1. Counted apart: exact identities (1)."
+        "that matters and 1 undecided. Counted apart: exact identities (1)."
     )
 
 

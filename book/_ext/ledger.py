@@ -90,14 +90,13 @@ class Ledger:
 
     def _commits(self, claim: Claim) -> tuple[str | None, str | None]:
         """The commits at which the margin was stated and the record was made."""
-        margin, record = claim.margin_commit, claim.record_commit
         if not claim.record:
-            return margin, record
+            return None, None
         try:
             histories = {name: self._history(name) for name in claim.record}
         except (OSError, ValueError, KeyError) as error:
             self.troubles.append(f"claim {claim.name!r}: {error}")
-            return margin, record
+            return None, None
         # The record that holds the margin is the one that was made to judge it.
         stated = [name for name, past in histories.items() if claim.name in past["margins"]]
         if not stated:
@@ -105,13 +104,13 @@ class Ledger:
                 f"claim {claim.name!r}: no record of {list(claim.record)} holds its margin, so it "
                 "was not stated before"
             )
-            return margin, record
+            return None, None
         if histories[stated[0]]["margins"][claim.name] != claim.digest:
             self.troubles.append(
                 f"claim {claim.name!r}: its margin is another than the one that the record "
                 f"{stated[0]!r} was made with"
             )
-        return margin or histories[stated[0]]["commit"], record or self._added(stated[0])
+        return histories[stated[0]]["commit"], self._added(stated[0])
 
     def _history(self, name: str) -> dict:
         from bnutils.evidence import record
@@ -158,7 +157,6 @@ class Ledger:
                     "outcome": self.outcomes[name],
                     "outcome_without_correction": claim.outcome,
                     "source": claim.source,
-                    "edition": claim.edition,
                     "primary": {
                         "label": primary.label,
                         **ends,
@@ -218,14 +216,6 @@ def summary(ledger: Ledger) -> str:
     measured = ledger.count("measured")
     outcomes = _listed([f"<strong>{measured[key]}</strong> {WORDS[key]}" for key in WORDS])
     text = f"This book measures <strong>{measured.total()} claims</strong>: {outcomes}."
-    early = sum(
-        claim.edition == 1 for claim, _ in ledger.claims.values() if claim.kind == "measured"
-    )
-    if early:
-        text += (
-            " Measured for the first edition, without a margin, and to be measured again: "
-            f"<strong>{early}</strong>."
-        )
     others = {kind: ledger.count(kind).total() for kind in OTHER_KINDS}
     if any(others.values()):
         listed = _listed([f"{OTHER_KINDS[kind]} ({n})" for kind, n in others.items() if n])

@@ -105,12 +105,10 @@ def finding_html(finding: Finding) -> str:
 
 
 def kind_html(claim: Claim) -> str:
-    """What kind of claim it is; empty for one that was measured for this edition."""
-    if claim.kind == "measured" and claim.edition == 2:
+    """What kind of claim it is; empty for one that was measured."""
+    if claim.kind == "measured":
         return ""
-    first = "first edition, to be measured again"
-    words = first if claim.kind == "measured" else KINDS[claim.kind]
-    return f' <span class="bn-claim-kind">{words}</span>'
+    return f' <span class="bn-claim-kind">{KINDS[claim.kind]}</span>'
 
 
 def source_html(claim: Claim) -> str:
@@ -135,10 +133,7 @@ def _choice(name: str, choice: dict[str, Any]) -> str:
 def _rows(claim: Claim) -> list[tuple[str, str]]:
     """Names and texts of the details."""
     primary, effect = claim.primary, claim.primary.effect
-    kind = KINDS[claim.kind]
-    if claim.kind == "measured" and claim.edition == 1:
-        kind += " for the first edition, to be measured again"
-    rows = [("kind", kind)]
+    rows = [("kind", KINDS[claim.kind])]
     if primary.reason:
         name, size = "margin", primary.margin_text
         if size == "none":

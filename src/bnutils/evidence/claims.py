@@ -58,7 +58,7 @@ KINDS = {
     "construction": "true by construction, no evidence",
     "measured": "measured",
 }
-EXACT_SPEC = ".8e"  # what records give is the same everywhere, and is stored with nine digits
+STORED = ".8e"  # nine digits: all that records give is the same everywhere
 
 Claimed = Literal["above", "below", "within"]
 Scale = Literal["linear", "log"]
@@ -215,22 +215,20 @@ class Finding:
     def _unit_text(self) -> str:
         return f" {self.unit}" if self.unit else ""
 
-    def to_json(self, spec: str) -> dict[str, Any]:
-        """Every field as plain JSON data, the numbers of the effect rounded as `spec` says."""
+    def to_json(self) -> dict[str, Any]:
+        """Every field as plain JSON data, the numbers of the effect with nine digits."""
         data = asdict(self)
         effect = data["effect"]
         for end in ("mean", "low", "high"):
             value = effect[end]
-            effect[end] = _shown(value, spec) if math.isfinite(value) else None
+            effect[end] = _shown(value, STORED) if math.isfinite(value) else None
         if effect["standard_error"] is not None:
-            # It follows from the interval; rounded like a live number it would say little.
-            kept = spec == EXACT_SPEC
-            effect["standard_error"] = _shown(effect["standard_error"], spec) if kept else None
+            effect["standard_error"] = _shown(effect["standard_error"], STORED)
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], spec: str | None = None) -> "Finding":
-        """The finding that `to_json` wrote with this `spec` (by default its own).
+    def from_json(cls, data: Mapping[str, Any]) -> "Finding":
+        """The finding that `to_json` wrote.
 
         Raises:
             ValueError: fields are missing, unknown or invalid, or the recorded outcome is not one
@@ -242,7 +240,7 @@ class Finding:
         effect["low"] = -math.inf if effect["low"] is None else effect["low"]
         effect["high"] = math.inf if effect["high"] is None else effect["high"]
         finding = cls(effect=Interval(**effect), **values)
-        if outcome not in set(finding._outcomes_before_rounding(spec or finding.spec)):
+        if outcome not in set(finding._outcomes_before_rounding()):
             raise ValueError(
                 f"the outcome {outcome!r} of {finding.label!r} does not follow from its numbers: "
                 "one of them was changed after it was measured"
@@ -250,11 +248,11 @@ class Finding:
         object.__setattr__(finding, "outcome", outcome)
         return finding
 
-    def _outcomes_before_rounding(self, spec: str) -> Iterator[str]:
+    def _outcomes_before_rounding(self) -> Iterator[str]:
         lows, highs = (
             (end - half, end, end + half)
             for end in (self.effect.low, self.effect.high)
-            for half in [_half_unit(end, spec)]
+            for half in [_half_unit(end, STORED)]
         )
         for low in lows:
             for high in highs:
@@ -390,15 +388,11 @@ class Claim:
         draws: number of test examples, or of draws of the data, behind its interval.
         record: name or names of the records that it was measured from.
         note: what else a reader must know.
-        margin_commit: commit at which the margin was stated, if the record does not tell.
-        record_commit: commit that added the record, if git does not tell.
-        edition: 1 for a claim that was measured for the first edition, with the threshold of that
-            edition and no margin, and is to be measured again.
 
     Raises:
         ValueError: a field is blank or not of its form; findings of different confidence; a
-            measured claim without an interval, or of the second edition with fewer than ten seeds
-            or no reason for its margin.
+            measured claim without an interval, with fewer than ten seeds, or with no reason for
+            its margin.
 
     Example:
         See the top of this module.
@@ -417,9 +411,6 @@ class Claim:
     draws: int | None = None
     record: str | Sequence[str] = ()
     note: str = ""
-    margin_commit: str | None = None
-    record_commit: str | None = None
-    edition: int = 2
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -437,14 +428,6 @@ class Claim:
             _check_text(record=name)
         object.__setattr__(self, "record", record)
         object.__setattr__(self, "chosen", _plain_choices(self.chosen))
-        for name in ("margin_commit", "record_commit"):
-            commit = getattr(self, name)
-            if commit is not None and not (
-                isinstance(commit, str) and re.fullmatch("[0-9a-f]{7,40}", commit)
-            ):
-                raise ValueError(f"expected a commit as {name}, got {commit!r}")
-        if self.edition not in (1, 2):
-            raise ValueError(f"expected edition 1 or 2, got {self.edition!r}")
         self._check_seeds()
 
     def _check_seeds(self) -> None:
@@ -465,8 +448,6 @@ class Claim:
                 f"{self.name}: expected an interval in a measured claim's primary finding, got an "
                 "exact value; its kind may be 'identity', 'version' or 'construction'"
             )
-        if self.edition == 1:
-            return
         if self.seeds < FEWEST_SEEDS:
             raise ValueError(
                 f"{self.name}: expected at least {FEWEST_SEEDS} seeds, got {self.seeds}; run more"
@@ -506,11 +487,10 @@ class Claim:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as plain JSON data, with the outcome."""
-        spec = EXACT_SPEC if self.record else None
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {
-            "primary": self.primary.to_json(spec or self.primary.spec),
-            "secondary": [finding.to_json(spec or finding.spec) for finding in self.secondary],
+            "primary": self.primary.to_json(),
+            "secondary": [finding.to_json() for finding in self.secondary],
             "record": list(self.record),
             "outcome": self.outcome,
         }
@@ -524,11 +504,10 @@ class Claim:
                 follow from its numbers.
         """
         values = _fields_of(cls, data, extra={"outcome"})
-        spec = EXACT_SPEC if values["record"] else None
         if not isinstance(values["secondary"], list):
             raise ValueError(f"expected a list of findings, got {values['secondary']!r}")
-        values["primary"] = Finding.from_json(values["primary"], spec)
-        values["secondary"] = [Finding.from_json(one, spec) for one in values["secondary"]]
+        values["primary"] = Finding.from_json(values["primary"])
+        values["secondary"] = [Finding.from_json(one) for one in values["secondary"]]
         claim = cls(**values)
         if claim.to_json() != data:
             raise ValueError(

@@ -42,7 +42,7 @@ def adjust(p_values: ArrayLike) -> NDArray[np.float64]:
 def holm(claims: Iterable[Claim]) -> dict[str, str]:
     """The outcome of every claim after a common correction.
 
-    The family is the primary findings of the *measured* claims, of both editions. Each has the
+    The family is the primary findings of the *measured* claims. Each has the
     one-sided p of its outcome (`Finding.p_value`); undecided ones count in the family. An outcome
     whose adjusted p is over (1 - confidence) / 2 becomes *undecided*: that is the level at which an
     interval of that confidence decides, so that a family of one changes nothing. A claim can err in
