@@ -175,9 +175,9 @@ def twin_block(settings: Settings) -> xr.Dataset:
 _MODEL = (
     "20 generated data sets of two classes (2,000 training, 1,000 validation and 2,000 test "
     "examples), 20-64-32-1 ReLU, Adam, batches of 64, 40 epochs of 31 steps, statistics recomputed "
-    "at each look, inputs standardized by one mean and one standard deviation. Each arm has, on each data set, the "
-    "learning rate and the initial scale "
-    "(Glorot's or He's) that were best on its validation examples"
+    "at each look, inputs standardized by one mean and one standard deviation. Each arm has, on "
+    "each data set, the learning rate and the initial scale (Glorot's or He's) that were best on "
+    "its validation examples"
 )
 _CONV = (
     "digits (1,797 images, split anew for each seed into 1,097, 300 and 400), two convolutions of "
@@ -273,8 +273,9 @@ def _said(*names: str) -> tuple[Hypothesis, ...]:
 
 _PILOT = (
     "Before the record, a pilot with seeds 100 to 102, other data sets: one mean and one "
-    "standard deviation for all features, taken out, helped the plain network a little at large rates, and "
-    "did nothing for BN, so both get them; dividing each feature by its own helped neither."
+    "standard deviation for all features, taken out, helped the plain network a little at large "
+    "rates, and did nothing for BN, so both get them; dividing each feature by its own helped "
+    "neither."
 )
 _TOLERANCES = {
     "accuracy": Tolerance(close=0.02, steps=10, mean=0.02),
