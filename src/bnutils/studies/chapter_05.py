@@ -7,7 +7,7 @@ statistics of all training data ("recomputed"), or moving averages with one of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ from bnutils.evidence import (
     Study,
     Tolerance,
     interval,
-    paired_difference,
 )
 from bnutils.evidence.intervals import exact
 from bnutils.studies import load
@@ -147,15 +146,17 @@ def _capped(errors: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------ outputs: regression
 
 
-def rain_network(head: str, mean: np.ndarray, sd: np.ndarray, seeds: list[int]) -> network.Network:
+def rain_network(
+    head: str, seeds: Sequence[int], mean: np.ndarray | float = 0.0, sd: np.ndarray | float = 1.0
+) -> network.Network:
     """The network of the rain, a copy for each seed.
 
     Args:
         head: "no BN", "BN", "BN, no gamma and beta", or "head start": BN whose beta begins at the
             mean and whose gamma begins at the standard deviation of the targets.
-        mean: of the targets, a number or one for each copy.
-        sd: likewise.
         seeds: of the initial weights.
+        mean: of the targets, a number or one for each copy; only a head start needs it.
+        sd: likewise.
     """
     norm = NORMS["BN" if head == "head start" else head]
     net = network.mlp([9, 32, 16, 1], seeds=seeds, output_norm=norm)
@@ -175,7 +176,7 @@ def rain_block(settings: Settings) -> xr.Dataset:
     shift, scale = shift.astype(np.float32), scale.astype(np.float32)
     targets = (rain.train.y - shift) / scale
     mean, sd = targets.mean(axis=1), targets.std(axis=1)
-    net = rain_network(settings["arm"], mean, sd, [settings["seed"]] * len(runs))
+    net = rain_network(settings["arm"], [settings["seed"]] * len(runs), mean, sd)
 
     def look(net: network.Network) -> np.ndarray:
         """Three errors on both parts, the highest prediction, beta and gamma, [runs, 9]."""
@@ -653,10 +654,10 @@ def inputs(
     return _compared(record, score, choose, where, score == "accuracy")
 
 
-def scaler_against(
+def over_scaler(
     arm: str, on: str, score: str = "accuracy", statistics: str | None = None, **where: object
-) -> Interval:
-    """An input against a scaler alone, that is standardized inputs without BN.
+) -> xr.DataArray:
+    """An input minus a scaler alone, that is standardized inputs without BN.
 
     Args:
         arm: "BN", "BN, no gamma and beta" or "no BN".
@@ -666,12 +667,51 @@ def scaler_against(
         **where: such as batch_size.
 
     Returns:
-        Score of the arm minus that of the scaler.
+        The difference of each replicate, over "seed" and the axes that are not given.
     """
     its = {} if statistics is None else {"statistics": statistics}
     mine = inputs(score, inputs=on, **its, **where)
-    scaler = inputs(score, inputs="standardized", **where)
-    return paired_difference(mine.values(arm), scaler.values("no BN"), overlap=mine.overlap)
+    return mine.values(arm) - inputs(score, inputs="standardized", **where).values("no BN")
+
+
+def outputs(compared: Comparison, spec: str = ".2f") -> pd.DataFrame:
+    """A row for each output: its usual learning rate, its mean score, and that over no BN's.
+
+    A rate at the edge of its grid is marked with an asterisk.
+
+    Args:
+        compared: as `rain` or `logits` give it.
+        spec: of the numbers.
+    """
+    rows = {}
+    for arm in compared.arms:
+        rate, row = compared.chosen(arm).get("learning_rate"), {}
+        if rate is not None:
+            row["rate"] = f"{rate['value']:g}{'*' * rate['edge']}"
+        row[str(compared.scores.name)] = format(float(compared.values(arm).mean()), spec)
+        if "no BN" in compared.arms and arm != "no BN":
+            row["÷ no BN"] = format(compared.ratio(arm, "no BN"), spec)
+        rows[arm] = row
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def by_rate(target: str, batch_size: int = 32) -> xr.DataArray:
+    """Test RMSE on rain at each learning rate, over that of no BN at its best on raw millimeters.
+
+    Statistics are recomputed, and each point has its own stopping step.
+
+    Args:
+        target: "raw" or "standardized".
+        batch_size: of training.
+
+    Returns:
+        Ratios, over "arm", "seed" and "learning_rate".
+    """
+    plain = rain(target="raw", batch_size=batch_size, statistics="recomputed").values("no BN")
+    where = {"target": target, "batch_size": batch_size, "statistics": "recomputed"}
+    compared = Comparison(load("rain"), "rmse", ["after"], maximize=False, **where)
+    values = [compared.values(arm) / plain for arm in compared.arms]
+    return xr.concat(values, pd.Index(compared.arms, name="arm")).transpose("arm", "seed", ...)
 
 
 def surplus(arm: str, share: float, **where: object) -> Interval:
@@ -822,18 +862,16 @@ def input_bn_adds_nothing() -> Claim:
     """BN on standardized inputs, and on raw ones, against a scaler alone."""
     primary = inputs(inputs="standardized", batch_size=32)
     loss = inputs("log_loss", inputs="standardized", batch_size=32)
-    on_both = {
-        f"the same, batches of {m}": scaler_against("BN", "standardized", batch_size=m)
-        for m in (4, 128)
-    } | {
-        f"the same, BN without gamma and beta, batches of {m}": scaler_against(
-            FIXED, "standardized", batch_size=m
-        )
-        for m in (4, 32)
+    pairs = {
+        **{f"the same, batches of {m}": ("BN", "standardized", m) for m in (4, 128)},
+        **{
+            f"the same, BN without gamma and beta, batches of {m}": (FIXED, "standardized", m)
+            for m in (4, 32)
+        },
+        **{f"BN on raw inputs − scaler, batches of {m}": ("BN", "raw", m) for m in (4, 32, 128)},
     }
-    on_raw = {
-        f"BN on raw inputs − scaler, batches of {m}": scaler_against("BN", "raw", batch_size=m)
-        for m in (4, 32, 128)
+    against = {
+        label: interval(over_scaler(arm, on, batch_size=m)) for label, (arm, on, m) in pairs.items()
     }
     digits = {
         f"digits, batches of 32, hidden layers with {hidden}": inputs(
@@ -844,7 +882,7 @@ def input_bn_adds_nothing() -> Claim:
     return HYPOTHESES["input-bn-adds-nothing"].judge(
         primary.gain("BN", "no BN"),
         [
-            *(_points(label, effect, "within") for label, effect in (on_both | on_raw).items()),
+            *(_points(label, effect, "within") for label, effect in against.items()),
             *(_points(label, effect, "within", 0.02) for label, effect in digits.items()),
             _loss_ratio("log-loss, BN ÷ no BN, batches of 32", loss.ratio("BN", "no BN"), "within"),
         ],
