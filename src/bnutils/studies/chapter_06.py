@@ -10,7 +10,8 @@ mini-batches, and its own choice of the learning rate, by the score that is repo
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ from bnutils.evidence import (
 )
 from bnutils.studies import load
 from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TEST_BATCH = 50  # of the images that are normalized by their own statistics
 
@@ -463,6 +467,29 @@ def with_the_weights_of(compared: Comparison, chooser: str) -> xr.DataArray:
         for arm in compared.arms
     ]
     return xr.concat(chosen, pd.Index(compared.arms, name="arm"))
+
+
+def over_time(ax: Axes, compared: Comparison, kinds: Sequence[str], chooser: str) -> None:
+    """Draw test scores of the same weights over the steps of training.
+
+    Args:
+        ax: where to draw.
+        compared: what `predicted` gives, at one batch size.
+        kinds: the statistics, such as "recomputed" or "moving 0.99", in the order of the legend.
+        chooser: as for `with_the_weights_of`.
+    """
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    styles = {"recomputed": "other", "batch": "scaler", "start": "theory"}
+    scores = with_the_weights_of(compared, chooser)
+    for kind in kinds:
+        values = scores.sel(arm=kind).transpose("seed", "time")
+        style = styles.get(kind.split()[0], "BN")
+        plots.band(ax, values["time"], values, style, kind, "o", compared.overlap)
+    times = compared.scores["time"].values
+    ax.set_xscale("log")
+    ax.set_xticks(times[::2], times[::2])
+    ax.minorticks_off()
 
 
 def effect(compared: Comparison, arm: str, other: str, chooser: str | None = None) -> Interval:
