@@ -556,7 +556,7 @@ def _by_way(record: xr.Dataset) -> xr.DataArray:
         for way, (arm, statistics) in WAYS.items()
         if arm in accuracy["arm"]
     }
-    return xr.concat(found.values(), pd.Index(found, name="way"))
+    return xr.concat(found.values(), xr.DataArray(list(found), dims="way", name="way"))
 
 
 def ways(record: str | xr.Dataset = "fine-tuning", updates: int | None = None) -> Comparison:
@@ -586,7 +586,7 @@ def freezing(record: str | xr.Dataset = "fine-tuning", updates: int | None = Non
     scores = _by_way(record)
     arms = {"kept": KEPT, "moving": MOVING}
     both = [scores.where(scores["way"].isin(group)) for group in arms.values()]
-    both = xr.concat(both, pd.Index(arms, name="arm"))
+    both = xr.concat(both, xr.DataArray(list(arms), dims="arm", name="arm"))
     return Comparison(record, both, ["way", "learning_rate"], updates=updates)
 
 
@@ -602,22 +602,16 @@ def by_batch_size(images: str, spec: str = ".3f") -> pd.DataFrame:
     ).rename_axis(columns="batch")
 
 
-def over_updates(images: str, rate: float | None = None) -> pd.DataFrame:
-    """Mean test accuracy of each way after each number of updates, with batches of 20.
+def training(record: str | xr.Dataset = "fine-tuning", images: str = "clean") -> Comparison:
+    """Accuracy of each way while it trains, each time at the learning rate that is best then.
 
     Args:
+        record: as for `ways`.
         images: "clean" or "faded".
-        rate: the learning rate; the best at each time if None.
     """
-    times = load("fine-tuning")["updates"].values.tolist()
-    at = {"images": images} if rate is None else {"images": images, "learning_rate": rate}
-    return pd.DataFrame(
-        {
-            n: {arm: c.mean(arm, **at).mean for arm in c.arms}
-            for n in times
-            for c in [ways(updates=n)]
-        }
-    ).rename_axis(columns="updates")
+    record = load(record) if isinstance(record, str) else record
+    scores = _by_way(record).rename(way="arm").sel(images=images)
+    return Comparison(record, scores, ["learning_rate"])
 
 
 def lost(images: str, way: str = "moving, 0.99", updates: int = 300) -> Interval:
