@@ -15,7 +15,7 @@ import xarray as xr
 from bnutils import network, studies
 from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
-from bnutils.studies import chapter_01
+from bnutils.studies import chapter_01, chapter_09
 
 NAMES = studies.names()
 
@@ -78,7 +78,12 @@ def test_a_claim_is_judged_from_the_records_that_hold_its_margin(name):
 def test_the_data_can_carry_the_margins_that_were_stated(name):
     study = studies.get(name)
     # test images, and the share of them that these networks get right
-    parts = {500 / 4000: (500, 0.93), 400 / 1097: (400, 0.97), 0: (2000, 0.95)}
+    parts = {
+        500 / 4000: (500, 0.93),
+        400 / 1097: (400, 0.97),
+        200 / 800: (64, 0.9),
+        0: (2000, 0.95),
+    }
     for each in study.hypotheses:
         if each.kind == "measured" and "accuracy" in each.label:
             images, share = parts[study.overlap]
@@ -377,3 +382,28 @@ def test_a_table_of_steps_has_the_ratio_first():
     assert table.loc["chosen", "BN"] == f"{race.mean('BN').mean:.0f}"
     assert table.loc["held", "no BN ÷ BN"] == f"{race.ratio('no BN', 'BN', **held):.1f}"
     assert (table.loc["chosen"] != table.loc["held"]).all()
+
+
+def test_momenta_kept_beside_one_training_are_those_of_layers():
+    x, y = chapter_09.tasks(0)[1].train
+    few = {"loss": chapter_09.LOSS, "steps": 5, "batch_size": 20}
+    net = chapter_09.build(0, 2, network.BatchNorm(momentum=0.0))
+    averages = chapter_09.Averages(net)
+    adam = network.Adam(0.01)
+    network.fit(net, x, y, optimizer=adam, after_step=lambda *_: averages.update(), **few)
+    for momentum in chapter_09.MOMENTA:
+        layered = chapter_09.build(0, 2, network.BatchNorm(momentum=momentum))
+        network.fit(layered, x, y, optimizer=network.Adam(0.01), **few)
+        averages.use(momentum, net)
+        np.testing.assert_allclose(net(x), layered(x), rtol=1e-4, atol=1e-5)
+
+
+def test_new_classes_are_others_than_the_old_ones():
+    old, new = chapter_09.tasks(3)
+    assert [len(y) for _, y in old] == [2000, 250, 250]
+    assert [len(y) for _, y in new] == [60, 250, 250]
+    for task in (old, new):
+        for _, y in task:
+            assert np.bincount(y).tolist() == [len(y) / 5] * 5
+    images = {x.tobytes() for task in (old, new) for part in task for x in part[0]}
+    assert len(images) == 2000 + 60 + 4 * 250
