@@ -324,9 +324,10 @@ def training_loop(model: keras.Model, training: bool | None = True) -> Callable:
     weights, optimizer, loss = model.trainable_variables, model.optimizer, _loss(model)
 
     two = model.output_shape[-1] == 1
+    kind = model.inputs[0].dtype
     signature = [
-        tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
-        tf.TensorSpec([None, 1], tf.float32) if two else tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, *model.input_shape[1:]], kind),
+        tf.TensorSpec([None, 1], kind) if two else tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([None, None], tf.int64),
     ]
 
@@ -337,7 +338,10 @@ def training_loop(model: keras.Model, training: bool | None = True) -> Callable:
                 value = loss(tf.gather(y, rows), model(tf.gather(x, rows), **mode))
             optimizer.apply(tape.gradient(value, weights))
 
-    return train
+    def converted(*arrays: np.ndarray) -> None:
+        train(*(tf.cast(a, spec.dtype) for a, spec in zip(arrays, signature, strict=True)))
+
+    return converted
 
 
 def _loss(model: keras.Model) -> Callable:
@@ -475,18 +479,15 @@ def _trained(
     build: tuple, settings: Settings, parts: dict, size: int, training: bool | None = True
 ) -> xr.Dataset:
     """Train a model at each rate with a loop of its own, and measure on the way."""
-    from bnutils._keras import tf
-
     model, loop = _once(*build), _loop(*build, training=training)
     (x, y), seed = parts["train"], settings["seed"]
-    inputs, labels = tf.constant(x), tf.constant(y)
     epochs = settings["epochs"]
     rows = batches(np.random.default_rng([seed, 2]), len(x), size, max(epochs))
 
     def train() -> list:
         found = []
         for span in _spans(epochs):
-            loop(inputs, labels, tf.constant(np.concatenate(rows[span])))
+            loop(x, y, np.concatenate(rows[span]))
             found.append(_both_ways(model, x, [parts[part] for part in PARTS]))
         return found
 
@@ -534,8 +535,6 @@ def frozen_block(settings: Settings) -> xr.Dataset:
 
     The second training is `fit` itself: what it does after a flag was changed is the question.
     """
-    from bnutils._keras import tf
-
     dataset, seed, epochs = (
         data.digits(split=settings["seed"]),
         settings["seed"],
@@ -546,7 +545,7 @@ def frozen_block(settings: Settings) -> xr.Dataset:
     base.optimizer.learning_rate = 0.001
     rng = np.random.default_rng([seed, 2])
     rows = np.concatenate(batches(rng, len(x), 32, 8))
-    _loop(tuned)(tf.constant(x), tf.constant(y), tf.constant(rows))
+    _loop(tuned)(x, y, rows)
     recompute(base, x)
     pretrained = base.get_weights()
 
@@ -581,12 +580,9 @@ LEFT_OVER, DROPPED, OTHER_SIZE = "256, one row left", "256, it is dropped", "171
 
 def leftover_block(settings: Settings) -> xr.Dataset:
     """Train on 513 days, with a last batch of one row, without it, or with batches that fit."""
-    from bnutils._keras import tf
-
     seed, epochs, arm = settings["seed"], settings["epochs"], settings["arm"]
     parts = rain(seed)
     x, y = (each[:513] for each in parts["train"])
-    inputs, labels = tf.constant(x), tf.constant(y)
     model, loop = _once(leftover), _loop(leftover)
     first = model.get_layer("continuous_norm")
     orders = np.random.default_rng([seed, 2])
@@ -599,9 +595,9 @@ def leftover_block(settings: Settings) -> xr.Dataset:
         for span in _spans(epochs):
             for order in orders[span]:
                 whole = 513 // size * size
-                loop(inputs, labels, tf.constant(order[:whole].reshape(-1, size)))
+                loop(x, y, order[:whole].reshape(-1, size))
                 if arm == LEFT_OVER:
-                    loop(inputs, labels, tf.constant(order[whole:, None]))
+                    loop(x, y, order[whole:, None])
             found.append(_both_ways(model, x, [parts[part] for part in PARTS]))
         variances.append(np.median(np.array(first.moving_variance) / x.var(axis=0)))
         return found
