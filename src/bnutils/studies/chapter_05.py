@@ -893,6 +893,7 @@ def input_bn_adds_nothing() -> Claim:
         label: interval(over_scaler(arm, on, batch_size=m)) for label, (arm, on, m) in pairs.items()
     }
     long = inputs(record="inputs-long", inputs="standardized", batch_size=4)
+    against["the same, batches of 4, up to 16,000 steps"] = long.gain("BN", "no BN")
     digits = {
         f"digits, batches of 32, hidden layers with {hidden}": inputs(
             record="inputs-digits", batch_size=32, hidden=hidden
