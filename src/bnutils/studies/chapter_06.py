@@ -448,8 +448,8 @@ def predicted(
     return Comparison(record, score, ["learning_rate"], maximize=score == "accuracy", **where)
 
 
-def with_the_weights_of(compared: Comparison, chooser: str) -> xr.DataArray:
-    """Test scores of all kinds of statistics for the same weights.
+def with_the_weights_of(compared: Comparison, chooser: str, kinds: Sequence[str]) -> xr.DataArray:
+    """Test scores of several kinds of statistics for the same weights.
 
     The weights are those of the rate that each replicate would choose on its validation images if
     it predicted with one of the kinds.
@@ -457,6 +457,7 @@ def with_the_weights_of(compared: Comparison, chooser: str) -> xr.DataArray:
     Args:
         compared: what `predicted` gives.
         chooser: that kind, such as "moving 0.99".
+        kinds: the kinds that are asked for.
 
     Returns:
         Scores over "arm", "seed" and the axes that `compared` still has.
@@ -464,9 +465,9 @@ def with_the_weights_of(compared: Comparison, chooser: str) -> xr.DataArray:
     test = compared.scores.sel(part="test", drop=True)
     chosen = [
         compared.at_chosen(test.sel(arm=arm, drop=True).expand_dims(arm=[chooser]), chooser)
-        for arm in compared.arms
+        for arm in kinds
     ]
-    return xr.concat(chosen, pd.Index(compared.arms, name="arm"))
+    return xr.concat(chosen, pd.Index(kinds, name="arm"))
 
 
 def over_time(ax: Axes, compared: Comparison, kinds: Sequence[str], chooser: str) -> None:
@@ -481,14 +482,15 @@ def over_time(ax: Axes, compared: Comparison, kinds: Sequence[str], chooser: str
     from bnutils import plots  # here, so that a study can run without Matplotlib
 
     styles = {"recomputed": "other", "batch": "scaler", "start": "theory"}
-    scores = with_the_weights_of(compared, chooser)
+    scores = with_the_weights_of(compared, chooser, kinds)
     for kind in kinds:
         values = scores.sel(arm=kind).transpose("seed", "time")
         style = styles.get(kind.split()[0], "BN")
         plots.band(ax, values["time"], values, style, kind, "o", compared.overlap)
     times = compared.scores["time"].values
+    ticks = [*times[:-1:2], times[-1]]
     ax.set_xscale("log")
-    ax.set_xticks(times[::2], times[::2])
+    ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
 
 
@@ -504,7 +506,7 @@ def effect(compared: Comparison, arm: str, other: str, chooser: str | None = Non
     Returns:
         The accuracy of `arm` minus that of `other`, or its log-loss divided by the other's.
     """
-    scores = with_the_weights_of(compared, chooser or other)
+    scores = with_the_weights_of(compared, chooser or other, [arm, other])
     statistic = paired_difference if compared.maximize else paired_ratio
     pair = (scores.sel(arm=each).transpose("seed").values for each in (arm, other))
     return statistic(*pair, overlap=compared.overlap)
@@ -625,10 +627,8 @@ def late_recomputing_changes_nothing() -> Claim:
 
 
 def _beyond_half(compared: Comparison) -> Interval:
-    scores = with_the_weights_of(compared, "moving 0.99")
-    lower, stale, fresh = (
-        scores.sel(arm=arm).values for arm in ("moving 0.9", "moving 0.99", "recomputed")
-    )
+    kinds = ["moving 0.9", "moving 0.99", "recomputed"]
+    lower, stale, fresh = with_the_weights_of(compared, "moving 0.99", kinds).values
     return paired_difference(lower, (stale + fresh) / 2, overlap=compared.overlap)
 
 
