@@ -100,16 +100,33 @@ def shifted(x: np.ndarray, images: str, seed: int = 0) -> np.ndarray:
     return x
 
 
-def build(seed: int, runs: int, norm: network.Norm) -> network.Network:
-    """Three convolutions, each with BN, ReLU and max pooling; average; five outputs."""
-    return network.cnn((14, 14, 1), filters=[8, 16, 16], outputs=5, seeds=[seed] * runs, norm=norm)
+def build(seed: int, runs: int, norm: network.Norm, kind: str = "convolutional") -> network.Network:
+    """A network with five outputs.
+
+    Args:
+        seed: of all runs.
+        runs: how many.
+        norm: behind each layer but the last.
+        kind: "convolutional" has three convolutions with ReLU and max pooling, and an average;
+            "dense" two layers with 32 ReLU each.
+    """
+    seeds = [seed] * runs
+    if kind == "dense":
+        return network.mlp([196, 32, 32, 5], seeds=seeds, norm=norm)
+    return network.cnn((14, 14, 1), filters=[8, 16, 16], outputs=5, seeds=seeds, norm=norm)
+
+
+def inputs(x: np.ndarray, kind: str) -> np.ndarray:
+    """Images as a network of that kind takes them."""
+    return x.reshape(len(x), -1) if kind == "dense" else x
 
 
 @lru_cache(maxsize=4)
-def pretrained(seed: int) -> network.Network:
+def pretrained(seed: int, kind: str = "convolutional") -> network.Network:
     """One network that has learned the old task; its statistics are those of all old images."""
-    net = build(seed, 1, network.BatchNorm())
+    net = build(seed, 1, network.BatchNorm(), kind)
     x, y = tasks(seed)[0].train
+    x = inputs(x, kind)
     adam = network.Adam(3e-3)
     network.fit(net, x, y, loss=LOSS, optimizer=adam, steps=800, batch_size=50)
     net.recalibrate(x)
@@ -118,7 +135,8 @@ def pretrained(seed: int) -> network.Network:
 
 def copies(net: network.Network, runs: int, norm: network.Norm) -> network.Network:
     """Many networks that start where one is, with another kind of BN."""
-    several = build(int(net.seeds[0]), runs, norm)
+    kind = "dense" if len(net.input_shape) == 1 else "convolutional"
+    several = build(int(net.seeds[0]), runs, norm, kind)
     several.weights[:] = net.weights
     for new, old in zip(several.batch_norms, net.batch_norms, strict=True):
         new.moving_mean = np.repeat(old.moving_mean, runs, axis=0)
@@ -128,10 +146,12 @@ def copies(net: network.Network, runs: int, norm: network.Norm) -> network.Netwo
 
 def features(net: network.Network, x: np.ndarray) -> np.ndarray:
     """What the head sees of images, in inference mode."""
-    return dict(net.activations(x))["average"][0]
+    return net.activations(x)[-2][1][0]
 
 
-def start(seed: int, task: Task, recalibrate: bool, steps: int) -> network.Network:
+def start(
+    seed: int, task: Task, recalibrate: bool, steps: int, kind: str = "convolutional"
+) -> network.Network:
     """Stage one: a new head, trained to convergence on a base in inference mode.
 
     Args:
@@ -139,16 +159,17 @@ def start(seed: int, task: Task, recalibrate: bool, steps: int) -> network.Netwo
         task: the new one.
         recalibrate: whether the base first gets the statistics of the new images.
         steps: how many.
+        kind: of network, as for `build`.
     """
-    net = copies(pretrained(seed), 1, network.InferenceBatchNorm())
+    net = copies(pretrained(seed, kind), 1, network.InferenceBatchNorm())
     x, y = task.train
     if recalibrate:
         net.recalibrate(x)
-    head = network.mlp([16, 5], seeds=[seed])
+    seen = features(net, x)
+    head = network.mlp([seen.shape[1], 5], seeds=[seed])
     few = {"steps": steps, "batch_size": len(x)}
-    network.fit(head, features(net, x), y, loss=LOSS, optimizer=network.Adam(0.03), **few)
-    net.weights[:, net.columns["dense_4/kernel"]] = head.layers[0].kernel.reshape(1, -1)
-    net.weights[:, net.columns["dense_4/bias"]] = head.layers[0].bias.reshape(1, -1)
+    network.fit(head, seen, y, loss=LOSS, optimizer=network.Adam(0.03), **few)
+    net.layers[-1].kernel[:], net.layers[-1].bias[:] = head.layers[0].kernel, head.layers[0].bias
     return net
 
 
@@ -187,9 +208,9 @@ def accuracies(net: network.Network, task: Task) -> np.ndarray:
 def block(settings: Settings) -> xr.Dataset:
     """Fine-tune one network in one way at all rates, and look at it several times."""
     seed, policy, times = settings["seed"], settings["arm"], settings["updates"]
-    new = tasks(seed)[1]
-    task = Task(*((shifted(x, settings["images"]), y) for x, y in new))
-    base = start(seed, task, policy.startswith("recalibrated"), settings["head_steps"])
+    new, kind = tasks(seed)[1], settings.get("network", "convolutional")
+    task = Task(*((inputs(shifted(x, settings["images"]), kind), y) for x, y in new))
+    base = start(seed, task, policy.startswith("recalibrated"), settings["head_steps"], kind)
     tune = _tune_head if policy.endswith("head only") else _tune
     scores, losses = tune(base, task, settings)
     return xr.Dataset(
@@ -251,11 +272,10 @@ def _tune(base: network.Network, task: Task, settings: Settings) -> tuple[Scores
 
 def _tune_head(base: network.Network, task: Task, settings: Settings) -> tuple[Scores, np.ndarray]:
     """Train the head alone, as `_tune` does; its inputs are computed once."""
-    seen = Task(*((features(base, x), y) for x, y in task))
-    head = network.mlp([16, 5], seeds=[settings["seed"]] * len(settings["learning_rate"]))
-    kernel, bias = (base.weights[:, base.columns[f"dense_4/{n}"]] for n in ("kernel", "bias"))
-    head.layers[0].kernel[:] = kernel.reshape(1, 16, 5)
-    head.layers[0].bias[:] = bias
+    seen, last = Task(*((features(base, x), y) for x, y in task)), base.layers[-1]
+    runs = len(settings["learning_rate"])
+    head = network.mlp([last.kernel.shape[1], 5], seeds=[settings["seed"]] * runs)
+    head.layers[0].kernel[:], head.layers[0].bias[:] = last.kernel, last.bias
     scores = {}
 
     def look(net: network.Network) -> np.ndarray:
@@ -438,6 +458,19 @@ HYPOTHESES = {
             "momentum of 0.9, 0.99 or 0.999 on the other",
         ),
         Hypothesis(
+            name="freeze-when-fine-tuning-dense",
+            claim="It's a good idea to keep BatchNormalization either frozen during fine-tuning, "
+            "or running in inference mode, in a dense network.",
+            kind="measured",
+            source="kerasguide",
+            said_by="Keras's guide to transfer learning and fine-tuning",
+            label="accuracy after 600 updates, dense, frozen or in inference mode − all trainable",
+            margin=0.02,
+            reason=_TWO_POINTS,
+            setting="as in the convolutional network, but with two layers of 32 ReLU, and six "
+            "learning rates from 0.0003 to 0.1; batches of 20",
+        ),
+        Hypothesis(
             name="updates-destroy",
             claim="Unless BN is kept in inference mode, the updates of its statistics will "
             "suddenly destroy what the model has learned.",
@@ -518,6 +551,27 @@ STUDIES = (
         fixed={"updates": [0, 60, 200, 600], "head_steps": 300},
         tolerances=_TOLERANCES,
         overlap=MNIST_OVERLAP,
+    ),
+    Study(
+        name="fine-tuning-dense",
+        question="And in a dense network?",
+        block=block,
+        dims={
+            "seed": range(20),
+            "images": ["clean", "faded"],
+            "batch_size": [2, 20],
+            "arm": POLICIES[:3],
+            "learning_rate": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
+        },
+        together=["learning_rate"],
+        fixed={
+            "network": "dense",
+            "updates": [0, 60, 200, 600],
+            "head_steps": 300,
+        },
+        tolerances=_TOLERANCES,
+        overlap=MNIST_OVERLAP,
+        hypotheses=_said("freeze-when-fine-tuning-dense"),
     ),
     Study(
         name="new-domain",
@@ -716,6 +770,39 @@ def freeze_when_fine_tuning() -> Claim:
     )
 
 
+def freeze_when_fine_tuning_dense() -> Claim:
+    """The same in a dense network."""
+    dense = "fine-tuning-dense"
+    both, each = freezing(dense), ways(dense)
+    clean, faded = {"images": "clean"}, {"images": "faded"}
+    twenty, two = {"batch_size": 20, **clean}, {"batch_size": 2, **clean}
+    late, pair = "recalibrated at the end", ("kept", "moving")
+    secondary = {
+        "after 200 updates": freezing(dense, 200).gain(*pair, **twenty),
+        "inference mode − all trainable, momentum 0.99": each.gain(
+            "inference mode", "moving, 0.99", **twenty
+        ),
+        "inference mode − recalibrated at the end": each.gain("inference mode", late, **twenty),
+        "batches of 2": both.gain(*pair, **two),
+        "batches of 2, inference mode − momentum 0.99": each.gain(
+            "inference mode", "moving, 0.99", **two
+        ),
+        "batches of 2, inference mode − recalibrated at the end": each.gain(
+            "inference mode", late, **two
+        ),
+        "faded images": both.gain(*pair, batch_size=20, **faded),
+        "faded images, batches of 2": both.gain(*pair, batch_size=2, **faded),
+    }
+    names = {"kept": "frozen or in inference mode", "moving": "all trainable"}
+    return HYPOTHESES["freeze-when-fine-tuning-dense"].judge(
+        both.gain(*pair, **twenty),
+        [_points(label, effect) for label, effect in secondary.items()],
+        chosen={name: both.chosen(arm, **twenty) for arm, name in names.items()},
+        draws=20,
+        record=dense,
+    )
+
+
 def updates_destroy() -> Claim:
     """What stage two costs at the guide's rate while the statistics move."""
     others = {
@@ -750,6 +837,7 @@ def statistics_adapt() -> Claim:
 CLAIMS: dict[str, Callable[[], Claim]] = {
     "recipe-keeps-statistics": recipe_keeps_statistics,
     "freeze-when-fine-tuning": freeze_when_fine_tuning,
+    "freeze-when-fine-tuning-dense": freeze_when_fine_tuning_dense,
     "updates-destroy": updates_destroy,
     "statistics-adapt": statistics_adapt,
 }
