@@ -164,7 +164,7 @@ def dropout_block(settings: Settings) -> xr.Dataset:
             "statistics": statistics,
             "learning_rate": list(rates),
             "part": PARTS,
-            "step": range(1, 6),
+            "step": range(1, history["loss"].shape[1] + 1)[:5],
         },
     )
     if settings["network"] == "dense":
@@ -270,7 +270,7 @@ def noise_block(settings: Settings) -> xr.Dataset:
             "passes": list(settings["passes"]),
             "learning_rate": list(rates),
             "part": PARTS,
-            "step": range(1, 6),
+            "step": range(1, history["loss"].shape[1] + 1)[:5],
         },
     )
 
@@ -353,7 +353,7 @@ def decay_block(settings: Settings) -> xr.Dataset:
             "passes": list(settings["passes"]),
             "learning_rate": list(settings["learning_rate"]),
             "part": PARTS,
-            "step": range(1, 6),
+            "step": range(1, history["loss"].shape[1] + 1)[:5],
         },
     )
 
@@ -775,8 +775,8 @@ HYPOTHESES = {
             margin=0.02,
             reason=_TWO_POINTS,
             setting=f"{_DENSE}, no dropout; batches of 32; hidden kernels decay, by 0, 0.001 or "
-            "0.01 a step, whichever is best on validation images; rates are in units of 1 for gradient descent, 0.1 with "
-            "momentum 0.9 and 0.01 for Adam",
+            "0.01 a step, whichever is best on validation images; rates are in units of 1 for "
+            "gradient descent, 0.1 with momentum 0.9 and 0.01 for Adam",
         ),
         Hypothesis(
             name="exclude-before-fit",
@@ -870,7 +870,7 @@ STUDIES = (
         ),
     ),
     Study(
-        name="noise",
+        name="ghost-noise",
         question="Is it the noise of the batch's statistics that helps?",
         block=noise_block,
         dims={
@@ -885,7 +885,7 @@ STUDIES = (
         hypotheses=_said("regularization-is-noise"),
     ),
     Study(
-        name="noise-conv",
+        name="ghost-noise-conv",
         question="Does BN help a convolutional network on new images, and do small groups?",
         block=noise_block,
         dims={
