@@ -143,11 +143,11 @@ EXERCISES = {
         "each of the ten problems in `made`.",
     ),
     "5.3": Answer(
-        truth=0.11,  # as measured
+        truth=0.127,  # as measured
         tolerance=0.02,
         mistakes={
             "unchanged": Mistake(
-                0.53,
+                0.55,
                 "That is the log-loss of the network as it was. Did the scale and the shift reach "
                 "the logits of the test data?",
             ),
