@@ -113,6 +113,11 @@ def scored(net: network.Network, dataset: data.Dataset) -> np.ndarray:
 RACERS = {"no BN": None, "BN": 0.0, "BN + noise": 0.5, "BN + twice the noise": 1.0}
 
 
+def noise_size(arm: str) -> float | None:
+    """The size of an arm's noise; None without BN. Any size can be asked for: "BN + noise 4"."""
+    return RACERS[arm] if arm in RACERS else float(arm.removeprefix("BN + noise "))
+
+
 class Noise:
     """A layer that brings drift back: in training it scales and shifts every activation at random.
 
@@ -199,7 +204,7 @@ DRIFT_STEPS = 60
 def race_block(settings: Settings) -> xr.Dataset:
     """Train one arm from one initial scale at all rates; accuracy on the way, and drift."""
     seed, rates, kind = settings["seed"], settings["learning_rate"], settings["network"]
-    dataset, size = digits(settings), RACERS[settings["arm"]]
+    dataset, size = digits(settings), noise_size(settings["arm"])
     norm = None if size is None else network.BatchNorm()
     net = build(kind, norm, [seed] * len(rates), settings["initial_scale"])
     watch = None
@@ -1079,17 +1084,21 @@ def ends(record: str | xr.Dataset) -> Comparison:
     return Comparison(record, "accuracy", CHOOSE, step=int(record["step"].max()))
 
 
+def by_rate(record: str | xr.Dataset) -> Comparison:
+    """Accuracy at the end of one of the races, by the learning rate; the scale is chosen."""
+    record = _record(record)
+    last = int(record["step"].max())
+    return Comparison(record, "accuracy", ["initial_scale"], step=last)
+
+
 def largest_rates(record: str | xr.Dataset) -> dict[str, np.ndarray]:
     """The largest rate at which each replicate of each arm trains, by arm.
 
     A rate trains if at its best initial scale it reaches 90% on test images by the end. Where no
     rate does, it counts as the smallest.
     """
-    record = _record(record)
-    last = int(record["step"].max())
-    compared = Comparison(record, "accuracy", ["initial_scale"], step=last)
-    rates = record["learning_rate"]
-    found = {}
+    compared = by_rate(record)
+    rates, found = compared.record["learning_rate"], {}
     for arm in compared.arms:
         good = compared.values(arm) >= 0.9
         found[arm] = rates.where(good).max("learning_rate").fillna(float(rates.min())).values
@@ -1110,7 +1119,9 @@ def race_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
     rows = {}
     for name, record in records.items():
         race = race_to(record)
-        plain = {name: each["value"] for name, each in race.chosen("no BN").items()}
+        plain = None
+        if "no BN" in race.arms:
+            plain = {name: each["value"] for name, each in race.chosen("no BN").items()}
         for arm in race.arms:
             chosen = race.chosen(arm)
             path = float(race.at_chosen("path", arm).mean())
@@ -1121,8 +1132,9 @@ def race_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
                     for n, each in chosen.items()
                 },
                 "steps": f"{race.mean(arm).mean:.1f}",
-                "steps at no BN's best": f"{race.mean(arm, **plain).mean:.1f}",
             }
+            if plain:
+                rows[name, arm]["steps at no BN's best"] = f"{race.mean(arm, **plain).mean:.1f}"
     return pd.DataFrame(rows).T
 
 
@@ -1350,6 +1362,28 @@ def equal_rate(record: str | xr.Dataset, *, equal_scale: bool = True) -> Interva
     if not equal_scale:
         del held["initial_scale"]
     return race.ratio("no BN", "BN", **held)
+
+
+def gain_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
+    """What BN gains in rates and in steps, by network.
+
+    Args:
+        records: races, or their names, by what a row is called.
+
+    Returns:
+        Geometric means of the largest rate that trains; and steps, no BN ÷ BN, each at its best
+        settings, and both at the rate and initial scale that no BN chose most often.
+    """
+    rows = {}
+    for name, record in records.items():
+        rates = {arm: np.exp(np.log(each).mean()) for arm, each in largest_rates(record).items()}
+        rows[name] = {
+            "largest rate, no BN": f"{rates['no BN']:.1f}",
+            "BN": f"{rates['BN']:.1f}",
+            "no BN ÷ BN, each at its best": f"{race_to(record).ratio('no BN', 'BN'):.1f}",
+            "at no BN's best": f"{equal_rate(record):.1f}",
+        }
+    return pd.DataFrame(rows).T
 
 
 def rates_are_the_cause() -> Claim:
