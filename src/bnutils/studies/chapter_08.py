@@ -12,8 +12,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from bnutils import data, network
@@ -32,7 +34,7 @@ from bnutils.evidence import (
 )
 from bnutils.network import softmax_cross_entropy
 from bnutils.studies import load
-from bnutils.studies.common import MNIST_OVERLAP, PARTS, Settings, accuracies
+from bnutils.studies.common import DIGITS_OVERLAP, MNIST_OVERLAP, PARTS, Settings, accuracies
 
 RECOMPUTED = "recomputed"
 HIDDEN = ["dense_1/kernel", "dense_2/kernel"]  # the kernels in front of BN
@@ -531,6 +533,37 @@ def balanced_turn(rule: str, share: float) -> float:
     return float(np.sqrt(2 * share * (1 - memory) / (1 + memory)))
 
 
+def parts_block(settings: Settings) -> xr.Dataset:
+    """Decay the kernels, or everything, or nothing; the size of gamma, and accuracy."""
+    digits = data.digits(split=settings["seed"])
+    x, y = digits.train.x[: settings["rows"]], digits.train.y[: settings["rows"]]
+    left_out = {"nothing": ("",), "kernels": ("gamma", "beta", "bias"), "everything": ()}
+    rates = np.array(settings["learning_rate"])
+    seeds = [settings["seed"]] * len(rates)
+    net = network.mlp([64, 32, 32, 10], seeds=seeds, norm=network.BatchNorm())
+    network.fit(
+        net,
+        x,
+        y,
+        loss=softmax_cross_entropy,
+        optimizer=network.SGD(
+            rates, weight_decay=settings["share"] / rates, not_decayed=left_out[settings["arm"]]
+        ),
+        steps=settings["steps"],
+        batch_size=40,
+        progress=False,
+    )
+    net.recalibrate(x)
+    gamma = [np.abs(layer.gamma).mean(axis=-1) for layer in net.batch_norms]
+    return xr.Dataset(
+        {
+            "accuracy": (("learning_rate", "part"), accuracies(net, digits).astype(np.float32)),
+            "gamma": (("learning_rate", "layer"), np.stack(gamma, axis=1).astype(np.float32)),
+        },
+        {"learning_rate": list(rates), "part": PARTS, "layer": [1, 2]},
+    )
+
+
 # -- exact: dropout's variance, and Keras ---------------------------------------------------------
 
 
@@ -959,6 +992,20 @@ STUDIES = (
         hypotheses=_said("decay-no-regularizer"),
     ),
     Study(
+        name="decay-parts",
+        question="What does it do to gamma to let it decay?",
+        block=parts_block,
+        dims={
+            "arm": ["nothing", "kernels", "everything"],
+            "learning_rate": [0.1, 0.3, 1.0, 3.0],
+            "seed": range(20),
+        },
+        together=["learning_rate"],
+        fixed={"share": 0.005, "steps": 1000, "rows": 200},
+        tolerances={"accuracy": _ACCURACY, "gamma": Tolerance(mean=0.1)},
+        overlap=DIGITS_OVERLAP,
+    ),
+    Study(
         name="keras-decay",
         question="Until when can weights be excluded from weight decay in Keras?",
         block=keras_block,
@@ -973,4 +1020,480 @@ STUDIES = (
 )
 
 
-CLAIMS: dict[str, Callable[[], Claim]] = {}
+# -- claims ---------------------------------------------------------------------------------------
+
+
+def drops(
+    record: str | xr.Dataset = "dropout",
+    choose: Sequence[str] = ("drop",),
+    *,
+    statistics: str = RECOMPUTED,
+    passes: int | None = None,
+    score: str = "accuracy",
+) -> Comparison:
+    """Networks with and without BN, by the share of dropout.
+
+    Args:
+        record: a record of "dropout" or "dropout-wrong-labels", or its name.
+        choose: what each replicate chooses beside the learning rate: ("drop",), or nothing to see
+            all shares.
+        statistics: those of prediction: "recomputed", "moving, 0.9" or "moving, 0.99".
+        passes: after how many; each replicate chooses if None.
+        score: "accuracy" or "log_loss", the latter with recomputed statistics.
+    """
+    record = load(record) if isinstance(record, str) else record
+    where = {} if passes is None else {"passes": passes}
+    if score == "accuracy":
+        where["statistics"] = statistics
+    chosen = [*choose, "learning_rate", *(["passes"] if passes is None else [])]
+    return Comparison(record, score, chosen, maximize=score == "accuracy", **where)
+
+
+def groups(
+    record: str | xr.Dataset = "ghost-noise",
+    sharing: Sequence[int] | None = None,
+    choose: Sequence[str] = (),
+    *,
+    passes: int | None = None,
+    score: str = "accuracy",
+) -> Comparison:
+    """BN by the number of images that share a mean and a variance.
+
+    Args:
+        record: a record of "ghost-noise" or "ghost-noise-conv", or its name.
+        sharing: these sizes only; all that the record has if None.
+        choose: ("sharing",) where each replicate chooses the size, too.
+        passes: after how many; each replicate chooses if None.
+        score: "accuracy" or "log_loss".
+    """
+    record = load(record) if isinstance(record, str) else record
+    sizes = [size for size in record["sharing"].values if size] if sharing is None else sharing
+    named = record.sel(sharing=list(sizes)).expand_dims(arm=["BN"])
+    where = {} if passes is None else {"passes": passes}
+    chosen = [*choose, "learning_rate", *(["passes"] if passes is None else [])]
+    return Comparison(named, score, chosen, maximize=score == "accuracy", **where)
+
+
+def without(record: str | xr.Dataset = "ghost-noise", **options: Any) -> Comparison:
+    """The network without BN of the same record, as an arm "no BN".
+
+    Args:
+        record: as for `groups`.
+        **options: as for `groups`.
+    """
+    record = load(record) if isinstance(record, str) else record
+    named = record.sel(sharing=0, drop=True).expand_dims(arm=["no BN"])
+    passes, score = options.get("passes"), options.get("score", "accuracy")
+    where = {} if passes is None else {"passes": passes}
+    chosen = ["learning_rate", *(["passes"] if passes is None else [])]
+    return Comparison(named, score, chosen, maximize=score == "accuracy", **where)
+
+
+def decays(record: xr.Dataset | None = None) -> Comparison:
+    """Update rules with and without decay of the hidden kernels.
+
+    Args:
+        record: a record of "decay-gain"; the book's if None.
+    """
+    record = load("decay-gain") if record is None else record
+    return Comparison(record, "accuracy", ["decay", "learning_rate", "passes"])
+
+
+def regained(momentum: float, drop: float, arm: str = "BN") -> Interval:
+    """Test accuracy with recomputed minus that with moving statistics, right labels."""
+    recomputed, moving = drops(), drops(statistics=f"moving, {momentum:g}")
+    pair = (compared.values(arm, drop=drop) for compared in (recomputed, moving))
+    return paired_difference(*pair, overlap=recomputed.overlap)
+
+
+def variances(record: xr.Dataset | None = None) -> pd.DataFrame:
+    """What the second BN learned of the variance that prediction meets, measured and derived.
+
+    Medians over neurons at the rates that were chosen, means over replicates.
+
+    Args:
+        record: a record of "dropout"; the book's if None.
+    """
+    compared = drops() if record is None else drops(record)
+    rows = {}
+    for drop in compared.scores["drop"].values:
+        for arm in [name for name in compared.arms if name != "no BN"]:
+            rows[arm, drop] = {
+                what: float(_median_ratio(compared, f"{name}_ratio", arm, drop).mean())
+                for what, name in {"measured": "variance", "derived": "predicted"}.items()
+            }
+    return pd.DataFrame(rows).T.rename_axis(["arm", "dropped"])
+
+
+def _median_ratio(compared: Comparison, name: str, arm: str, drop: float) -> xr.DataArray:
+    return compared.at_chosen(name, arm, drop=drop).median("unit")
+
+
+def _difference(compared: Comparison, a: np.ndarray, b: np.ndarray) -> Interval:
+    return paired_difference(a, b, overlap=compared.overlap)
+
+
+def _points(label: str, effect: Interval, claimed: str = "above") -> Finding:
+    return Finding(label, effect, claimed, margin=0.02, reason="two points")
+
+
+def _at(record: xr.Dataset, passes: int, arm: str = "BN", other: str = "no BN") -> Finding:
+    effect = drops(record, passes=passes).gain(arm, other, drop=0.0)
+    return _points(f"the same, all after {passes} passes", effect)
+
+
+def _without_dropout(record: str) -> tuple[Comparison, list[Finding], dict]:
+    """BN against no BN, neither with dropout."""
+    compared, losses = drops(record), drops(record, score="log_loss")
+    last = int(compared.record["passes"].max())
+    also = [
+        _at(compared.record, last),
+        Finding(
+            "log-loss, no BN ÷ BN, settings chosen by it",
+            losses.ratio("no BN", "BN", drop=0.0),
+            margin=1.1,
+            reason="a tenth",
+            spec=".2f",
+        ),
+        _points("both with the best share of dropout, accuracy", compared.gain("BN", "no BN")),
+    ]
+    return compared, also, {arm: compared.chosen(arm, drop=0.0) for arm in ("no BN", "BN")}
+
+
+def bn_regularizes() -> Claim:
+    """BN against no BN, right labels."""
+    compared, also, chosen = _without_dropout("dropout")
+    return HYPOTHESES["bn-regularizes"].judge(
+        compared.gain("BN", "no BN", drop=0.0), also, chosen, draws=20, record="dropout"
+    )
+
+
+def bn_regularizes_wrong_labels() -> Claim:
+    """BN against no BN, wrong labels."""
+    compared, also, chosen = _without_dropout("dropout-wrong-labels")
+    return HYPOTHESES["bn-regularizes-wrong-labels"].judge(
+        compared.gain("BN", "no BN", drop=0.0),
+        also,
+        chosen,
+        draws=40,
+        record="dropout-wrong-labels",
+    )
+
+
+def bn_regularizes_conv() -> Claim:
+    """BN against no BN in convolutions."""
+    record = "ghost-noise-conv"
+    compared, plain = groups(record), without(record)
+    last = int(compared.record["passes"].max())
+
+    def gain(passes: int | None) -> Interval:
+        bn, none = groups(record, passes=passes), without(record, passes=passes)
+        return _difference(bn, bn.values("BN", sharing=32), none.values("no BN"))
+
+    by_four = _difference(
+        compared, compared.values("BN", sharing=4), compared.values("BN", sharing=32)
+    )
+    return HYPOTHESES["bn-regularizes-conv"].judge(
+        gain(None),
+        [
+            _points(f"the same, all after {last} passes", gain(last)),
+            _points("statistics from 4 images − from 32", by_four),
+        ],
+        {"no BN": plain.chosen("no BN"), "BN": compared.chosen("BN", sharing=32)},
+        draws=15,
+        record=record,
+    )
+
+
+def regularization_is_noise() -> Claim:
+    """Statistics from few against statistics from all, the same gradient."""
+    compared, plain = groups(), without()
+    everything = compared.values("BN", sharing=128)
+    some = groups(sharing=[4, 8, 16, 32], choose=["sharing"])
+    also = [
+        _points(
+            f"from {size} − from 128",
+            _difference(compared, compared.values("BN", sharing=size), everything),
+        )
+        for size in (4, 8, 16, 32)
+    ]
+    against = _difference(compared, everything, plain.values("no BN"))
+    also.append(_points("what is left without most of the noise: from 128 − no BN", against))
+    return HYPOTHESES["regularization-is-noise"].judge(
+        _difference(compared, some.values("BN"), everything),
+        also,
+        {"best of four sizes": some.chosen("BN"), "128": compared.chosen("BN", sharing=128)},
+        draws=40,
+        record="ghost-noise",
+    )
+
+
+def _helps(record: str, arm: str, passes: int | None = None) -> Interval:
+    """What dropout of the best share gains for one arm."""
+    compared = drops(record, passes=passes)
+    return _difference(compared, compared.values(arm), compared.values(arm, drop=0.0))
+
+
+def _shares(compared: Comparison, arm: str) -> xr.DataArray:
+    """The share of dropout that each replicate chose."""
+    share = compared.record["drop"].broadcast_like(compared.scores.isel(part=0, drop=True))
+    return compared.at_chosen(share, arm)
+
+
+def replaces_dropout() -> Claim:
+    """BN alone against dropout alone."""
+    compared, right = drops("dropout-wrong-labels"), drops()
+    last = int(compared.record["passes"].max())
+    late = drops(compared.record, passes=last)
+
+    def alone(each: Comparison) -> Interval:
+        return _difference(each, each.values("BN", drop=0.0), each.values("no BN"))
+
+    anything = "is there anything to replace? no BN, with dropout − without"
+    return HYPOTHESES["replaces-dropout"].judge(
+        alone(compared),
+        [
+            _points(anything, _helps("dropout-wrong-labels", "no BN")),
+            _points(
+                f"{anything}, all after {last} passes",
+                _helps("dropout-wrong-labels", "no BN", last),
+            ),
+            _points(f"BN − dropout, all after {last} passes", alone(late), "within"),
+            _points(f"right labels: {anything}", _helps("dropout", "no BN")),
+            _points("right labels: BN − dropout", alone(right), "within"),
+        ],
+        {
+            "no BN, dropout": compared.chosen("no BN"),
+            "BN": compared.chosen("BN", drop=0.0),
+        },
+        draws=40,
+        record=["dropout-wrong-labels", "dropout"],
+    )
+
+
+def dropout_can_be_removed() -> Claim:
+    """BN with and without dropout."""
+    record = "dropout-wrong-labels"
+    compared = drops(record)
+    last = int(compared.record["passes"].max())
+    shares = (_shares(compared, arm) for arm in ("no BN", "BN"))
+    return HYPOTHESES["dropout-can-be-removed"].judge(
+        _helps(record, "BN"),
+        [
+            _points("the same of the plain network", _helps(record, "no BN"), "within"),
+            _points(f"BN, all after {last} passes", _helps(record, "BN", last), "within"),
+            Finding(
+                "reduced in strength: best share of dropout, no BN − BN",
+                _difference(compared, *shares),
+                margin=0.1,
+                reason="a tenth of the neurons",
+                spec=".2f",
+            ),
+            _points("right labels: BN, with dropout − without", _helps("dropout", "BN"), "within"),
+        ],
+        {"BN, dropout": compared.chosen("BN"), "BN": compared.chosen("BN", drop=0.0)},
+        draws=40,
+        record=[record, "dropout"],
+    )
+
+
+def dropout_variance() -> Claim:
+    """The formula against all masks."""
+    return HYPOTHESES["dropout-variance"].judge(
+        exact(float(load("dropout-variance")["off"].max())), draws=20, record="dropout-variance"
+    )
+
+
+def dropout_variance_shift() -> Claim:
+    """What recomputing the statistics gives back."""
+    recomputed, moving = drops(), drops(statistics="moving, 0.99")
+    ratio, derived = (
+        _median_ratio(recomputed, name, "BN", 0.5) for name in ("variance_ratio", "predicted_ratio")
+    )
+    last_only = _difference(
+        moving, moving.values("BN, dropout last", drop=0.5), moving.values("BN", drop=0.5)
+    )
+    return HYPOTHESES["dropout-variance-shift"].judge(
+        regained(0.99, 0.5),
+        [
+            _points("the same, momentum 0.9", regained(0.9, 0.5)),
+            _points("the same, a fifth dropped", regained(0.99, 0.2)),
+            _points("control: the same, nothing dropped", regained(0.99, 0.0)),
+            Finding(
+                "variance of the second BN, moving ÷ recomputed, half dropped, median neuron",
+                interval(ratio, overlap=recomputed.overlap),
+                null=1.2,
+                reason="a fifth more",
+                spec=".2f",
+            ),
+            Finding(
+                "that ratio ÷ the derived one",
+                paired_ratio(ratio, derived, overlap=recomputed.overlap),
+                "within",
+                margin=1.1,
+                reason="a tenth",
+                spec=".2f",
+            ),
+            _points("dropout behind the last BN only − behind each, half dropped", last_only),
+        ],
+        {
+            "recomputed": recomputed.chosen("BN", drop=0.5),
+            "moving": moving.chosen("BN", drop=0.5),
+        },
+        draws=20,
+        record="dropout",
+    )
+
+
+def weight_decay_before_bn() -> Claim:
+    """Decay against a growing rate."""
+    record = load("decay-identity")
+    named = {
+        "momentum": "momentum 0.9 ÷ (1 − rate × decay), the same growing rate",
+        "Adam": "Adam with decay apart from the gradient, rate and memories that grow half as fast",
+    }
+    tiny = {"claimed": "below", "null": 1e-6, "reason": "rounding", "spec": ".1e"}
+    also = [
+        Finding(label, exact(float(record["off_growing"].sel(rule=rule).max())), **tiny)
+        for rule, label in named.items()
+    ]
+    also += [
+        Finding(
+            f"{rule}: outputs with decay against those without",
+            interval(record["off_without"].sel(rule=rule)),
+            null=0.01,
+            reason="that there is something to compare",
+            spec=".2f",
+        )
+        for rule in ("SGD", "momentum", "Adam")
+    ]
+    return HYPOTHESES["weight-decay-before-bn"].judge(
+        exact(float(record["off_growing"].sel(rule="SGD").max())),
+        also,
+        draws=20,
+        record="decay-identity",
+    )
+
+
+def penalty_under_adam() -> Claim:
+    """Which way a penalty pulls under Adam."""
+    record = load("decay-identity")
+    others = record["turning"].sel(rule=["SGD", "momentum", "Adam"])
+    return HYPOTHESES["penalty-under-adam"].judge(
+        interval(record["turning"].sel(rule="Adam, L2")),
+        [
+            Finding(
+                "the same of gradient descent, momentum, and Adam with decay apart: largest",
+                exact(float(others.max())),
+                "below",
+                null=1e-6,
+                reason="rounding",
+                spec=".1e",
+            ),
+            Finding(
+                "change of the outputs, relative, by a pull of 1% of the kernels' length",
+                interval(record["change"].sel(rule="Adam, L2")),
+                null=1e-6,
+                reason="rounding",
+                spec=".4f",
+            ),
+        ],
+        draws=20,
+        record="decay-identity",
+    )
+
+
+def decay_sets_the_turn() -> Claim:
+    """The turn of a step, measured and derived."""
+    turns = load("decay-turn")["turn"]
+
+    def against(rule: str, share: float) -> Interval:
+        measured = turns.sel(rule=rule, share=share)
+        return paired_ratio(measured, np.full(measured.size, balanced_turn(rule, share)))
+
+    def also(label: str, rule: str, share: float) -> Finding:
+        effect = against(rule, share)
+        return Finding(label, effect, "within", margin=1.1, reason="a tenth", spec=".2f")
+
+    memory = "√(2 × rate × decay × 0.1 ÷ 1.9)"
+    return HYPOTHESES["decay-sets-the-turn"].judge(
+        against("SGD", 0.01),
+        [
+            also("the same, decay of 0.25% a step", "SGD", 0.0025),
+            also("the same, decay of 2.5% a step", "SGD", 0.025),
+            also(f"momentum 0.9 ÷ {memory}, decay of 1%", "momentum", 0.01),
+            also(f"Adam ÷ {memory}, decay of 1%", "Adam", 0.01),
+        ],
+        draws=20,
+        record="decay-turn",
+    )
+
+
+def decay_no_regularizer() -> Claim:
+    """What the best decay gains."""
+    compared = decays()
+
+    def gain(arm: str) -> Interval:
+        return _difference(compared, compared.values(arm), compared.values(arm, decay=0.0))
+
+    labels = {
+        "momentum": "the same, momentum",
+        "Adam": "the same, Adam, decay apart from the gradient",
+        "Adam, L2": "the same, Adam, penalty in the loss",
+        "SGD, no BN": "the same, gradient descent, no BN",
+    }
+    return HYPOTHESES["decay-no-regularizer"].judge(
+        gain("SGD"),
+        [_points(label, gain(arm), "within") for arm, label in labels.items()],
+        {
+            "decay chosen": compared.chosen("SGD"),
+            "no decay": compared.chosen("SGD", decay=0.0),
+        },
+        draws=20,
+        record="decay-gain",
+    )
+
+
+def exclude_before_fit() -> Claim:
+    """Keras, asked before and between two calls of fit."""
+    record = load("keras-decay")
+    gamma = record["lost"].sel(weight="gamma")
+
+    def lost(asked: str) -> Interval:
+        return exact(float(gamma.sel(asked=asked).mean()))
+
+    float32 = {"claimed": "within", "margin": 0.01, "reason": "float32"}
+    return HYPOTHESES["exclude-before-fit"].judge(
+        lost("after fit"),
+        [
+            Finding("the same, excluded before any call", lost("first"), **float32),
+            Finding("the same, excluded after build, before fit", lost("after build"), **float32),
+            Finding(
+                "share of late calls that Keras refuses",
+                exact(float(record["refused"].max())),
+                "below",
+                null=0.01,
+                reason="all or none",
+                spec=".2f",
+            ),
+        ],
+        draws=21,
+        record="keras-decay",
+    )
+
+
+CLAIMS: dict[str, Callable[[], Claim]] = {
+    "bn-regularizes": bn_regularizes,
+    "bn-regularizes-wrong-labels": bn_regularizes_wrong_labels,
+    "bn-regularizes-conv": bn_regularizes_conv,
+    "regularization-is-noise": regularization_is_noise,
+    "replaces-dropout": replaces_dropout,
+    "dropout-can-be-removed": dropout_can_be_removed,
+    "dropout-variance": dropout_variance,
+    "dropout-variance-shift": dropout_variance_shift,
+    "weight-decay-before-bn": weight_decay_before_bn,
+    "penalty-under-adam": penalty_under_adam,
+    "decay-sets-the-turn": decay_sets_the_turn,
+    "decay-no-regularizer": decay_no_regularizer,
+    "exclude-before-fit": exclude_before_fit,
+}
