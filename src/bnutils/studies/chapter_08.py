@@ -128,8 +128,8 @@ def dropout_block(settings: Settings) -> xr.Dataset:
     dataset, rates = _images(settings), settings["learning_rate"]
     x = pictures(settings, dataset.train.x)
     norm = None if settings["arm"] == "no BN" else network.BatchNorm(momentum=0.0)
-    net = build(settings, norm, settings["drop"])
-    if settings["arm"] == "BN, dropout last" and settings["drop"]:
+    net = build(settings, norm, settings["dropped"])
+    if settings["arm"] == "BN, dropout last" and settings["dropped"]:
         first = net.layers[net.names.index("dropout_1")]
         first.rate = np.zeros_like(first.rate)
     averages = [_Averages(net, momentum) for momentum in settings["momentum"] if norm]
@@ -218,7 +218,7 @@ def _variances(
     a = dict(net.activations(x))["relu_1"]
     kernel = net.layers[net.names.index("dense_2")].kernel
     before = settings["arm"] != "BN, dropout last"
-    added = dropout_adds((a**2).mean(axis=-2), kernel, settings["drop"] * before)
+    added = dropout_adds((a**2).mean(axis=-2), kernel, settings["dropped"] * before)
     return measured[:, here], (1 + added / met)[:, here]
 
 
@@ -850,7 +850,7 @@ STUDIES = (
         block=dropout_block,
         dims={
             "arm": ["no BN", "BN", "BN, dropout last"],
-            "drop": [0.0, 0.2, 0.5],
+            "dropped": [0.0, 0.2, 0.5],
             "learning_rate": [0.03, 0.1, 0.3, 1.0, 3.0],
             "seed": range(20),
         },
@@ -878,7 +878,7 @@ STUDIES = (
         block=dropout_block,
         dims={
             "arm": ["no BN", "BN"],
-            "drop": [0.0, 0.2, 0.4, 0.6],
+            "dropped": [0.0, 0.2, 0.4, 0.6],
             "learning_rate": [0.01, 0.03, 0.1, 0.3],
             "seed": range(40),
         },
@@ -1025,7 +1025,7 @@ STUDIES = (
 
 def drops(
     record: str | xr.Dataset = "dropout",
-    choose: Sequence[str] = ("drop",),
+    choose: Sequence[str] = ("dropped",),
     *,
     statistics: str = RECOMPUTED,
     passes: int | None = None,
@@ -1035,7 +1035,7 @@ def drops(
 
     Args:
         record: a record of "dropout" or "dropout-wrong-labels", or its name.
-        choose: what each replicate chooses beside the learning rate: ("drop",), or nothing to see
+        choose: what each replicate chooses beside the learning rate: ("dropped",), or nothing to see
             all shares.
         statistics: those of prediction: "recomputed", "moving, 0.9" or "moving, 0.99".
         passes: after how many; each replicate chooses if None.
@@ -1102,7 +1102,7 @@ def decays(record: xr.Dataset | None = None) -> Comparison:
 def regained(momentum: float, drop: float, arm: str = "BN") -> Interval:
     """Test accuracy with recomputed minus that with moving statistics, right labels."""
     recomputed, moving = drops(), drops(statistics=f"moving, {momentum:g}")
-    pair = (compared.values(arm, drop=drop) for compared in (recomputed, moving))
+    pair = (compared.values(arm, dropped=drop) for compared in (recomputed, moving))
     return paired_difference(*pair, overlap=recomputed.overlap)
 
 
@@ -1116,7 +1116,7 @@ def variances(record: xr.Dataset | None = None) -> pd.DataFrame:
     """
     compared = drops() if record is None else drops(record)
     rows = {}
-    for drop in compared.scores["drop"].values:
+    for drop in compared.scores["dropped"].values:
         for arm in [name for name in compared.arms if name != "no BN"]:
             rows[arm, drop] = {
                 what: float(_median_ratio(compared, f"{name}_ratio", arm, drop).mean())
@@ -1126,7 +1126,7 @@ def variances(record: xr.Dataset | None = None) -> pd.DataFrame:
 
 
 def _median_ratio(compared: Comparison, name: str, arm: str, drop: float) -> xr.DataArray:
-    return compared.at_chosen(name, arm, drop=drop).median("unit")
+    return compared.at_chosen(name, arm, dropped=drop).median("unit")
 
 
 def _difference(compared: Comparison, a: np.ndarray, b: np.ndarray) -> Interval:
@@ -1138,7 +1138,7 @@ def _points(label: str, effect: Interval, claimed: str = "above") -> Finding:
 
 
 def _at(record: xr.Dataset, passes: int, arm: str = "BN", other: str = "no BN") -> Finding:
-    effect = drops(record, passes=passes).gain(arm, other, drop=0.0)
+    effect = drops(record, passes=passes).gain(arm, other, dropped=0.0)
     return _points(f"the same, all after {passes} passes", effect)
 
 
@@ -1150,21 +1150,21 @@ def _without_dropout(record: str) -> tuple[Comparison, list[Finding], dict]:
         _at(compared.record, last),
         Finding(
             "log-loss, no BN ÷ BN, settings chosen by it",
-            losses.ratio("no BN", "BN", drop=0.0),
+            losses.ratio("no BN", "BN", dropped=0.0),
             margin=1.1,
             reason="a tenth",
             spec=".2f",
         ),
         _points("both with the best share of dropout, accuracy", compared.gain("BN", "no BN")),
     ]
-    return compared, also, {arm: compared.chosen(arm, drop=0.0) for arm in ("no BN", "BN")}
+    return compared, also, {arm: compared.chosen(arm, dropped=0.0) for arm in ("no BN", "BN")}
 
 
 def bn_regularizes() -> Claim:
     """BN against no BN, right labels."""
     compared, also, chosen = _without_dropout("dropout")
     return HYPOTHESES["bn-regularizes"].judge(
-        compared.gain("BN", "no BN", drop=0.0), also, chosen, draws=20, record="dropout"
+        compared.gain("BN", "no BN", dropped=0.0), also, chosen, draws=20, record="dropout"
     )
 
 
@@ -1172,7 +1172,7 @@ def bn_regularizes_wrong_labels() -> Claim:
     """BN against no BN, wrong labels."""
     compared, also, chosen = _without_dropout("dropout-wrong-labels")
     return HYPOTHESES["bn-regularizes-wrong-labels"].judge(
-        compared.gain("BN", "no BN", drop=0.0),
+        compared.gain("BN", "no BN", dropped=0.0),
         also,
         chosen,
         draws=40,
@@ -1231,12 +1231,12 @@ def regularization_is_noise() -> Claim:
 def _helps(record: str, arm: str, passes: int | None = None) -> Interval:
     """What dropout of the best share gains for one arm."""
     compared = drops(record, passes=passes)
-    return _difference(compared, compared.values(arm), compared.values(arm, drop=0.0))
+    return _difference(compared, compared.values(arm), compared.values(arm, dropped=0.0))
 
 
 def _shares(compared: Comparison, arm: str) -> xr.DataArray:
     """The share of dropout that each replicate chose."""
-    share = compared.record["drop"].broadcast_like(compared.scores.isel(part=0, drop=True))
+    share = compared.record["dropped"].broadcast_like(compared.scores.isel(part=0, drop=True))
     return compared.at_chosen(share, arm)
 
 
@@ -1247,7 +1247,7 @@ def replaces_dropout() -> Claim:
     late = drops(compared.record, passes=last)
 
     def alone(each: Comparison) -> Interval:
-        return _difference(each, each.values("BN", drop=0.0), each.values("no BN"))
+        return _difference(each, each.values("BN", dropped=0.0), each.values("no BN"))
 
     anything = "is there anything to replace? no BN, with dropout − without"
     return HYPOTHESES["replaces-dropout"].judge(
@@ -1264,7 +1264,7 @@ def replaces_dropout() -> Claim:
         ],
         {
             "no BN, dropout": compared.chosen("no BN"),
-            "BN": compared.chosen("BN", drop=0.0),
+            "BN": compared.chosen("BN", dropped=0.0),
         },
         draws=40,
         record=["dropout-wrong-labels", "dropout"],
@@ -1291,7 +1291,7 @@ def dropout_can_be_removed() -> Claim:
             ),
             _points("right labels: BN, with dropout − without", _helps("dropout", "BN"), "within"),
         ],
-        {"BN, dropout": compared.chosen("BN"), "BN": compared.chosen("BN", drop=0.0)},
+        {"BN, dropout": compared.chosen("BN"), "BN": compared.chosen("BN", dropped=0.0)},
         draws=40,
         record=[record, "dropout"],
     )
@@ -1311,7 +1311,7 @@ def dropout_variance_shift() -> Claim:
         _median_ratio(recomputed, name, "BN", 0.5) for name in ("variance_ratio", "predicted_ratio")
     )
     last_only = _difference(
-        moving, moving.values("BN, dropout last", drop=0.5), moving.values("BN", drop=0.5)
+        moving, moving.values("BN, dropout last", dropped=0.5), moving.values("BN", dropped=0.5)
     )
     return HYPOTHESES["dropout-variance-shift"].judge(
         regained(0.99, 0.5),
@@ -1337,8 +1337,8 @@ def dropout_variance_shift() -> Claim:
             _points("dropout behind the last BN only − behind each, half dropped", last_only),
         ],
         {
-            "recomputed": recomputed.chosen("BN", drop=0.5),
-            "moving": moving.chosen("BN", drop=0.5),
+            "recomputed": recomputed.chosen("BN", dropped=0.5),
+            "moving": moving.chosen("BN", dropped=0.5),
         },
         draws=20,
         record="dropout",
