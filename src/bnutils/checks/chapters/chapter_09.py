@@ -4,31 +4,32 @@ from bnutils.checks.engine import ANY, Answer, Mistake
 
 EXERCISES = {
     "9.1": Answer(
-        truth=2 * 32 * 2 * 20,
+        truth=2 * (8 + 16 + 16),
         mistakes={
             "statistics-counted": Mistake(
-                2 * 32 * 4 * 20,
+                4 * (8 + 16 + 16),
                 "You counted the moving statistics. No optimizer ever trains them, so freezing "
                 "takes none of them off the list.",
             ),
-            "one-network": Mistake(
-                2 * 32 * 2,
-                "This is one network. Here one model holds all the seeds side by side.",
-            ),
             "one-layer": Mistake(
-                32 * 2 * 20,
-                "Half of it is missing. There is more than one layer, and more than gamma.",
+                [2 * 8, 2 * 16],
+                "This is one layer. There are three, and `freeze_bn` freezes all of them.",
             ),
-            "gamma-of-one-layer": Mistake(
-                32 * 20,
-                "This is one array of one layer. Count the learned arrays, then the layers.",
+            "gamma-alone": Mistake(
+                8 + 16 + 16,
+                "This is one number for each channel. BN learns two arrays in each layer, so "
+                "count both.",
+            ),
+            "layers-counted": Mistake(
+                [3, 6],
+                "You counted layers, or arrays. The question is how many numbers they hold.",
             ),
             "sign": Mistake(
-                -2 * 32 * 2 * 20,
+                -2 * (8 + 16 + 16),
                 "The size is right, the sign is not. The question is by how many there are fewer.",
             ),
         },
-        hint="Which arrays of a layer does the optimizer train? Count layers, channels, networks.",
+        hint="Which arrays of a layer does the optimizer train? Count layers and channels.",
     ),
     "9.2": Answer(
         truth="moving statistics",
@@ -48,35 +49,35 @@ EXERCISES = {
         hint="What does `recalibrate` replace, and what does it leave as it is?",
     ),
     "9.3": Answer(
-        truth=(0.9**60, "nearly all"),
+        truth=(0.9**30, "nearly all"),
         names=("weight of the old statistics", "share"),
         choices=("none", "half", "nearly all"),
         tolerance=5e-4,
         mistakes={
             "momentum-of-before": Mistake(
-                (0.99**60, ANY),
-                "This is the weight at the default momentum. Take the new one.",
+                (0.99**30, ANY),
+                "This is the weight at momentum 0.99. Take the lower one, which forgets faster.",
             ),
             "epochs-for-updates": Mistake(
-                (0.9**20, ANY),
+                (0.9**10, ANY),
                 "You counted epochs. Each batch is an update, and there are three in an epoch.",
             ),
             "weight-of-the-new": Mistake(
-                (1 - 0.9**60, ANY),
+                (1 - 0.9**30, ANY),
                 "This is what the new batches weigh together. The old statistics have the rest.",
             ),
             "pytorch-momentum": Mistake(
-                (0.1**60, ANY),
+                (0.1**30, ANY),
                 "You took the momentum for the weight of the new batch, as PyTorch does. In Keras "
                 "it is the weight of what was there.",
             ),
-            "not-compiled": Mistake(
+            "best-rates": Mistake(
                 (ANY, "none"),
-                "Did you compile after setting the momentum? The graph keeps the number that it "
-                "was recorded with.",
+                "Did you compare both at one rate, on faded images, after 30 updates? Elsewhere "
+                "there may be nothing to gain.",
             ),
         },
-        hint="Compare both gains over training everything, at the same rate.",
+        hint="Compare both gains over momentum 0.99, at the same rate.",
     ),
     "9.4": Answer(
         truth=(1 + 2 + 1, 1),
