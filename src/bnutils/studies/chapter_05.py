@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import DTypeLike
 
 from bnutils import data, network
 from bnutils.evidence import (
@@ -23,6 +24,7 @@ from bnutils.evidence import (
     Study,
     Tolerance,
     interval,
+    paired_ratio,
 )
 from bnutils.evidence.intervals import exact
 from bnutils.studies import load
@@ -147,7 +149,11 @@ def _capped(errors: np.ndarray) -> np.ndarray:
 
 
 def rain_network(
-    head: str, seeds: Sequence[int], mean: np.ndarray | float = 0.0, sd: np.ndarray | float = 1.0
+    head: str,
+    seeds: Sequence[int],
+    mean: np.ndarray | float = 0.0,
+    sd: np.ndarray | float = 1.0,
+    dtype: DTypeLike = np.float32,
 ) -> network.Network:
     """The network of the rain, a copy for each seed.
 
@@ -157,9 +163,10 @@ def rain_network(
         seeds: of the initial weights.
         mean: of the targets, a number or one for each copy; only a head start needs it.
         sd: likewise.
+        dtype: np.float32 or np.float64.
     """
     norm = NORMS["BN" if head == "head start" else head]
-    net = network.mlp([9, 32, 16, 1], seeds=seeds, output_norm=norm)
+    net = network.mlp([9, 32, 16, 1], seeds=seeds, output_norm=norm, dtype=dtype)
     if head == "head start":
         net.layers[-1].beta[:] = np.reshape(mean, (-1, 1))
         net.layers[-1].gamma[:] = np.reshape(sd, (-1, 1))
@@ -731,6 +738,42 @@ def by_rate(target: str, batch_size: int = 32) -> xr.DataArray:
     compared = Comparison(load("rain"), "rmse", ["after"], maximize=False, **where)
     values = [compared.values(arm) / plain for arm in compared.arms]
     return xr.concat(values, pd.Index(compared.arms, name="arm")).transpose("arm", "seed", ...)
+
+
+def head_start(
+    share: float, seeds: Sequence[int], learning_rate: float = 0.001, steps: int = 200
+) -> Interval:
+    """Train BN with a head start, and a plain output, on raw millimeters.
+
+    Args:
+        share: where gamma begins, as a share of the standard deviation of the rain. Beta begins at
+            its mean.
+        seeds: of the draws of months, the initial weights and the batches of 32.
+        learning_rate: of Adam.
+        steps: how long to train.
+
+    Returns:
+        Test RMSE with the head start over that of the plain output, statistics recomputed.
+    """
+    errors = []
+    for seed in seeds:
+        rain = months(seed)
+        start = rain.train.y.mean(), share * rain.train.y.std()
+        for head in ("head start", "no BN"):
+            net = rain_network(head, [seed], *start, dtype=np.float64)
+            network.fit(
+                net,
+                rain.train.x,
+                rain.train.y,
+                loss=network.squared_error,
+                optimizer=network.Adam(learning_rate),
+                steps=steps,
+                batch_size=32,
+            )
+            net.recalibrate(rain.train.x)
+            errors.append(network.evaluate(net, rain.test.x, rain.test.y, network.squared_error)[0])
+    started, plain = np.sqrt(np.reshape(errors, (-1, 2))).T
+    return paired_ratio(started, plain, overlap=MONTHS_OVERLAP)
 
 
 def surplus(arm: str, share: float, **where: object) -> Interval:
