@@ -958,13 +958,19 @@ STUDIES = (
 # -- before and after -----------------------------------------------------------------------------
 
 
-def compared(name: str, epochs: int | None = None, record: xr.Dataset | None = None) -> Comparison:
-    """Test accuracy of one of the models that choose a rate, an arm for each way to treat it.
+def compared(
+    name: str,
+    epochs: int | None = None,
+    record: xr.Dataset | None = None,
+    score: str = "accuracy",
+) -> Comparison:
+    """Test scores of one of the models that choose a rate, an arm for each way to treat it.
 
     Args:
         name: of the study: "poses", "frozen", "scenes", "signals", "signals-conv" or "leftover".
         epochs: after how many; the most that were recorded if None.
         record: a record of that study; the book's if None.
+        score: "accuracy", or "loss", which the signals do not have.
 
     Returns:
         A `Comparison`. Where there are two kinds of statistics, an arm is called such as
@@ -972,25 +978,31 @@ def compared(name: str, epochs: int | None = None, record: xr.Dataset | None = N
     """
     record = load(name) if record is None else record
     epochs = int(record["epochs"].max()) if epochs is None else epochs
-    score = record["accuracy"]
-    if "statistics" in score.dims:
-        score = xr.concat(
+    scores = record[score]
+    if "statistics" in scores.dims:
+        scores = xr.concat(
             [
-                score.sel(statistics=kind, drop=True).assign_coords(
-                    arm=[f"{arm}, {kind}" for arm in score["arm"].values]
+                scores.sel(statistics=kind, drop=True).assign_coords(
+                    arm=[f"{arm}, {kind}" for arm in scores["arm"].values]
                 )
                 for kind in STATISTICS
             ],
             "arm",
         )
-    return Comparison(record, score.rename("accuracy"), ["learning_rate"], epochs=epochs)
+    return Comparison(
+        record,
+        scores.rename(score),
+        ["learning_rate"],
+        maximize=score == "accuracy",
+        epochs=epochs,
+    )
 
 
 def _pair(
-    name: str, before: str, after: str, epochs: int | None, **where: Any
+    name: str, before: str, after: str, epochs: int | None, score: str = "accuracy", **where: Any
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Test accuracy before and after a change that needs no new training: at one rate."""
-    arms = compared(name, epochs)
+    """Test scores before and after a change that needs no new training: at one rate."""
+    arms = compared(name, epochs, score=score)
     new = arms.scores.sel(arm=[after]).assign_coords(arm=[before])
     return arms.values(before, **where), arms.at_chosen(new, before, **where).sel(part="test")
 
@@ -1041,33 +1053,38 @@ REPAIRS = (
 )
 
 
-def before_after(long: bool = False) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Test accuracy of every replicate before and after each single change to a model.
+def before_after(
+    long: bool = False, score: str = "accuracy"
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """Test score of every replicate before and after each single change to a model.
 
     Args:
-        long: after the longest training on record instead of the shortest.
+        long: after the longest training on record instead of a short one.
+        score: "accuracy" or "loss". Rates are chosen by the same score.
 
     Returns:
-        For each model and change the accuracies before and after. A change that needs new training
-        has its own best rate; one that keeps the weights keeps the rate.
+        For each model and change the scores before and after. A change that needs new training has
+        its own best rate; one that keeps the weights keeps the rate.
     """
-    chairs = load("chairs")["accuracy"].sel(network="thread", ground="bright", images="test")
+    chairs = load("chairs")[score].sel(network="thread", ground="bright", images="test")
     chairs = chairs.isel(epochs=-1) if long else chairs.sel(epochs=5)
     sick, mended = (chairs.sel(seen=seen).values for seen in ("momentum 0.99", "recalibrated"))
     found = {("1 chairs", "recalibrate"): (sick, mended)}
     for model, change, name, before, after, where in REPAIRS:
+        if score not in load(name):
+            continue
         epochs = None if long else _short(name)
         if change == "recalibrate":
-            pair = _pair(name, before, after, epochs, **where)
+            pair = _pair(name, before, after, epochs, score, **where)
         else:
-            arms = compared(name, epochs)
+            arms = compared(name, epochs, score=score)
             pair = arms.values(before, **where), arms.values(after, **where)
         found[model, change] = tuple(each.values for each in pair)
     return found
 
 
 def _short(name: str) -> int:
-    """The time at which a sick model is looked at: that of its author, or the first recorded."""
+    """When a sick model is looked at: after 15 passes, or ten, or at the first time on record."""
     return {"poses": 15, "signals": 10}.get(name) or int(load(name)["epochs"].min())
 
 
@@ -1078,32 +1095,34 @@ _OVERLAPS = {
 }
 
 
-def gains(long: bool = False) -> dict[tuple[str, str], Interval]:
-    """What each single change was worth: the gain in test accuracy.
+def gains(long: bool = False, score: str = "accuracy") -> dict[tuple[str, str], Interval]:
+    """What each single change was worth: the test score after it minus that before.
 
     Args:
         long: as for `before_after`.
+        score: likewise.
     """
     return {
         (model, change): paired_difference(
             after, before, overlap=_OVERLAPS.get(model, DIGITS_OVERLAP)
         )
-        for (model, change), (before, after) in before_after(long).items()
+        for (model, change), (before, after) in before_after(long, score).items()
     }
 
 
-def prices(long: bool = False) -> pd.DataFrame:
-    """Mean test accuracy before and after each single change, and the gain with its interval.
+def prices(long: bool = False, score: str = "accuracy") -> pd.DataFrame:
+    """Mean test score before and after each single change, and the difference with its interval.
 
     Args:
         long: as for `before_after`.
+        score: likewise.
     """
-    pairs, effects = before_after(long), gains(long)
+    pairs, effects = before_after(long, score), gains(long, score)
     rows = {
         each: {
             "before": f"{pairs[each][0].mean():.3f}",
             "after": f"{pairs[each][1].mean():.3f}",
-            "gain": f"{effects[each]:.3f}",
+            "change": f"{effects[each]:.3f}",
         }
         for each in pairs
     }
