@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bnutils import network, studies
+from bnutils import network, norm, studies
 from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
-from bnutils.studies import chapter_01, chapter_09
+from bnutils.studies import chapter_01, chapter_09, chapter_13
 
 NAMES = studies.names()
 
@@ -407,3 +407,41 @@ def test_new_classes_are_others_than_the_old_ones():
             assert np.bincount(y).tolist() == [len(y) / 5] * 5
     images = {x.tobytes() for task in (old, new) for part in task for x in part[0]}
     assert len(images) == 2000 + 60 + 4 * 250
+
+
+def test_a_layers_jacobian_agrees_with_finite_differences():
+    rng, kernel = np.random.default_rng(0), np.random.default_rng(1).normal(size=(4, 3))
+    a, epsilon = rng.normal(size=(5, 4)), 1e-5
+
+    def layer(a):
+        return norm.standardize(np.tanh(a) @ kernel, 0, epsilon)[0]
+
+    def numeric(at):
+        nudge = np.zeros_like(a)
+        nudge.flat[at] = 1e-6
+        return (layer(a + nudge) - layer(a - nudge)).ravel() / 2e-6
+
+    sd = np.sqrt((np.tanh(a) @ kernel).var(axis=0) + epsilon)
+    exact = chapter_13.layer_jacobian(kernel, 1 - np.tanh(a) ** 2, layer(a), sd)
+    np.testing.assert_allclose(exact, np.stack([numeric(i) for i in range(a.size)], 1), atol=1e-7)
+
+
+def test_noise_changes_training_alone_and_is_drawn_for_each_example_anew():
+    noise, x = chapter_13.Noise(0.5, [3, 3, 4], layer=1), np.ones((3, 1000, 2))
+    assert noise(x) is x
+    first, second = noise(x, training=True), noise(x, training=True)
+    np.testing.assert_array_equal(first[0], first[1])  # runs of one seed
+    assert (np.abs(first.mean(axis=1) - second.mean(axis=1)) > 0.01).all()
+    assert np.ptp(first, axis=1).min() > 0.2
+    middle = noise.scale + noise.shift
+    np.testing.assert_allclose(second.mean(axis=1), middle[:, 0], atol=0.02)
+    mean = noise.backward(x).mean(axis=1)
+    np.testing.assert_allclose(mean, noise.scale[:, 0], atol=0.02)
+
+
+def test_steps_to_a_level_are_read_between_records():
+    record = studies.load("noise").isel(seed=[0], arm=[0])
+    curve = xr.zeros_like(record["accuracy"]) + (record["step"] >= 2) * 0.6
+    reached = chapter_13.race_to(record.assign(accuracy=curve), 0.3).scores
+    assert (reached == 1.5).all()
+    assert np.isinf(chapter_13.race_to(record.assign(accuracy=curve), 0.7).scores).all()

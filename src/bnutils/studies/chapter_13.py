@@ -1223,7 +1223,7 @@ def race_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
             chosen = race.chosen(arm)
             path = float(race.at_chosen("path", arm).mean())
             rows[name, arm] = {
-                "drift": "—" if np.isnan(path) else f"{path:.0f}",
+                "drift": "—" if np.isnan(path) else f"{path:.1f}",
                 **{
                     f"best {n.split('_')[1]}": f"{each['value']:g}{'*' * each['edge']}"
                     for n, each in chosen.items()
