@@ -878,16 +878,16 @@ STUDIES = (
         block=dropout_block,
         dims={
             "arm": ["no BN", "BN"],
-            "dropped": [0.0, 0.2, 0.4, 0.6],
+            "dropped": [0.0, 0.2, 0.4, 0.6, 0.8],
             "learning_rate": [0.01, 0.03, 0.1, 0.3],
-            "seed": range(40),
+            "seed": range(24),
         },
         together=["learning_rate"],
         fixed={
             **_FEW,
             "wrong": 0.4,
             "batch_size": 32,
-            "passes": [*_PASSES, 60],
+            "passes": [1, 2, 3, *_PASSES, 60],
             "momentum": [0.99],
             "units": 1,
         },
@@ -901,6 +901,13 @@ STUDIES = (
         hypotheses=_said(
             "bn-regularizes-wrong-labels", "replaces-dropout", "dropout-can-be-removed"
         ),
+        changes=(
+            "After a first record of 40 seeds, in which BN without dropout often chose 5 passes, "
+            "the fewest, and BN with dropout a share of 0.6, the largest: 1, 2 and 3 passes and a "
+            "share of 0.8 were added, and 24 seeds kept, to pay for them. The outcomes were: "
+            "contrary shown for all three claims (BN behind no BN by 0.055, behind dropout by "
+            "0.078; dropout gained 0.080 for BN).",
+        ),
     ),
     Study(
         name="ghost-noise",
@@ -912,7 +919,7 @@ STUDIES = (
             "seed": range(24),
         },
         together=["learning_rate"],
-        fixed={**_FEW, "wrong": 0.4, "batch_size": 128, "passes": [5, 10, 20, 40, 60]},
+        fixed={**_FEW, "wrong": 0.4, "batch_size": 128, "passes": [1, 2, 3, 5, 10, 20, 40, 60]},
         tolerances={**_SCORES, "log_loss": _LOG_LOSS},
         overlap=MNIST_OVERLAP,
         hypotheses=_said("regularization-is-noise"),
@@ -1175,7 +1182,7 @@ def bn_regularizes_wrong_labels() -> Claim:
         compared.gain("BN", "no BN", dropped=0.0),
         also,
         chosen,
-        draws=40,
+        draws=24,
         record="dropout-wrong-labels",
     )
 
@@ -1266,7 +1273,7 @@ def replaces_dropout() -> Claim:
             "no BN, dropout": compared.chosen("no BN"),
             "BN": compared.chosen("BN", dropped=0.0),
         },
-        draws=40,
+        draws=24,
         record=["dropout-wrong-labels", "dropout"],
     )
 
@@ -1292,7 +1299,7 @@ def dropout_can_be_removed() -> Claim:
             _points("right labels: BN, with dropout − without", _helps("dropout", "BN"), "within"),
         ],
         {"BN, dropout": compared.chosen("BN"), "BN": compared.chosen("BN", dropped=0.0)},
-        draws=40,
+        draws=24,
         record=[record, "dropout"],
     )
 
