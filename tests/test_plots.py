@@ -213,6 +213,23 @@ def test_curves_are_refused_over_more_than_steps():
     assert not ax.lines
 
 
+def test_intervals_stand_in_the_rows_of_their_names():
+    ax = plt.figure().add_subplot()
+    found = {"b": evidence.paired_ratio([2, 2.2], [1, 1]), "a": evidence.paired_ratio([3], [1])}
+    plots.in_rows(ax, found, ["a", "b", "c"], color=plots.INK, shift=0.1)
+    drawn, _, (bars,) = ax.containers[0].lines
+    np.testing.assert_allclose(drawn.get_xdata(), [found["b"].mean, 3])
+    assert drawn.get_ydata().tolist() == [1.1, 0.1]
+    (low, high), one_run = (segment[:, 0] for segment in bars.get_segments())
+    np.testing.assert_allclose([low, high], [found["b"].low, found["b"].high])
+    np.testing.assert_allclose(one_run, [3, 3])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+    top, bottom = ax.transData.transform([(1, 0), (1, 2)])[:, 1]
+    assert top > bottom
+    with pytest.raises(ValueError, match="'d' is not in list"):
+        plots.in_rows(ax, {"d": found["a"]}, ["a"], color=plots.INK)
+
+
 def test_a_spread_is_a_median_between_two_percentiles():
     low, median, high = np.sort(np.random.default_rng(0).normal(size=(3, 4)), axis=0)
     values = xr.DataArray([low, median, high], {"percentile": [15, 50, 85], "step": [0, 5, 10, 15]})

@@ -23,7 +23,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from bnutils.evidence import Comparison, interval
+from bnutils.evidence import Comparison, Interval, interval
 
 INK = "#1f2430"
 FAINT = "#8a8f98"
@@ -250,6 +250,40 @@ def over_steps(
         label = ", ".join([arm, *map(" ".join, zip(names, texts, strict=True))])
         runs = values.transpose("seed", "step").values
         band(ax, values["step"].values, runs, arm, label, overlap=compared.overlap)
+
+
+def in_rows(
+    ax: Axes,
+    intervals: Mapping[str, Interval],
+    rows: Sequence[str],
+    *,
+    color: str,
+    marker: str = "o",
+    label: str | None = None,
+    shift: float = 0.0,
+) -> None:
+    """Draw intervals as points with bars, each in the row of its name.
+
+    Args:
+        ax: where to draw.
+        intervals: by the names of their rows. One of a single run has no bar.
+        rows: the names of all rows, from top to bottom.
+        color: of points and bars.
+        marker: a Matplotlib marker.
+        label: text of the legend.
+        shift: how far below the middle of the row, so that several fit into it.
+
+    Raises:
+        ValueError: the name of an interval is not that of a row.
+    """
+    means = np.array([each.mean for each in intervals.values()])
+    ends = np.array([[each.low, each.high] for each in intervals.values()])
+    bars = np.where(np.isfinite(ends), np.abs(ends - means[:, None]), 0).T
+    places = [list(rows).index(name) + shift for name in intervals]
+    ax.errorbar(means, places, xerr=bars, fmt=marker, color=color, markersize=6, label=label)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
 
 
 def spread(ax: Axes, percentiles: xr.DataArray, arm: str) -> None:
