@@ -277,8 +277,12 @@ def in_rows(
         ValueError: the name of an interval is not that of a row.
     """
     means = np.array([each.mean for each in intervals.values()])
-    ends = np.array([[each.low, each.high] for each in intervals.values()])
-    bars = np.where(np.isfinite(ends), np.abs(ends - means[:, None]), 0).T
+    bars = np.array(
+        [
+            (each.mean - each.low, each.high - each.mean) if each.n > 1 else (0, 0)
+            for each in intervals.values()
+        ]
+    ).T
     places = [list(rows).index(name) + shift for name in intervals]
     ax.errorbar(means, places, xerr=bars, fmt=marker, color=color, markersize=6, label=label)
     ax.set_yticks(range(len(rows)), rows)
