@@ -15,7 +15,7 @@ import xarray as xr
 from bnutils import network, norm, studies
 from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
-from bnutils.studies import chapter_01, chapter_09, chapter_13
+from bnutils.studies import chapter_01, chapter_06, chapter_09, chapter_13
 
 NAMES = studies.names()
 
@@ -445,3 +445,29 @@ def test_steps_to_a_level_are_read_between_records():
     reached = chapter_13.race_to(record.assign(accuracy=curve), 0.3).scores
     assert (reached == 1.5).all()
     assert np.isinf(chapter_13.race_to(record.assign(accuracy=curve), 0.7).scores).all()
+
+
+def test_averages_kept_beside_one_training_are_those_of_training_with_their_momentum():
+    few = {"seed": [1], "batch_size": [8], "learning_rate": [0.01], "times": [7]}
+    seen = studies.get("moving-statistics").run(**few, momenta=[0.9], workers=1)
+    parts = data.digits(split=1)
+    norm = network.BatchNorm(momentum=0.9)
+    net = network.mlp([64, 64, 64, 64, 10], seeds=[1], norm=norm)
+    options = {"loss": network.softmax_cross_entropy, "optimizer": network.Adam(0.01)}
+    network.fit(net, parts.train.x, parts.train.y, steps=7, batch_size=8, **options)
+    for kind in ("moving 0.9", "recomputed"):
+        if kind == "recomputed":
+            net.recalibrate(parts.train.x)
+        loss = network.evaluate(net, parts.test.x, parts.test.y, options["loss"])
+        found = seen["log_loss"].sel(arm=kind, part="test").item()
+        np.testing.assert_allclose(found, loss[0], rtol=1e-4)
+
+
+def test_two_statistics_of_the_same_weights_are_compared_at_the_rate_that_one_of_them_chose():
+    compared = chapter_06.predicted(batch_size=50, time=5)
+    gain = chapter_06.effect(compared, "recomputed", "moving 0.99")
+    same = chapter_06.effect(compared, "recomputed", "recomputed", chooser="moving 0.99")
+    assert gain.mean > 0.1
+    assert (same.mean, same.half_width) == (0, 0)
+    losses = chapter_06.predicted(score="log_loss", batch_size=50, time=5)
+    assert chapter_06.effect(losses, "recomputed", "moving 0.99").mean < 0.8

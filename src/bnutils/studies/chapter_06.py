@@ -270,6 +270,7 @@ _EARLY = (
     "batches of 50, after 40 steps: the start of the averages weighs 1.5%, so what counts is lag"
 )
 _LATE = 5120
+_SIZES = 4, 8, 16, 50
 
 HYPOTHESES = {
     each.name: each
@@ -375,7 +376,7 @@ STUDIES = (
         question="With which statistics should a network predict, and when does it matter?",
         block=statistics_block,
         dims={
-            "batch_size": [4, 8, 16, 50],
+            "batch_size": list(_SIZES),
             "learning_rate": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
             "seed": range(20),
         },
@@ -510,6 +511,29 @@ def effect(compared: Comparison, arm: str, other: str, chooser: str | None = Non
     statistic = paired_difference if compared.maximize else paired_ratio
     pair = (scores.sel(arm=each).transpose("seed").values for each in (arm, other))
     return statistic(*pair, overlap=compared.overlap)
+
+
+def effects(
+    score: str, arm: str, other: str, times: Sequence[int] = (_LATE,), sizes: Sequence[int] = _SIZES
+) -> pd.Series:
+    """What other statistics do to the same weights, in the dense network, as text.
+
+    Args:
+        score: "accuracy" or "log_loss".
+        arm: the statistics in question.
+        other: those they are compared with, and that choose the weights.
+        times: steps of training.
+        sizes: of the batches.
+
+    Returns:
+        A row for each batch size and time, with the 95% interval; see `effect`.
+    """
+    rows = {}
+    for size in sizes:
+        for time in times:
+            found = effect(_at(size, time, score), arm, other)
+            rows[size, time] = format(found, ".2f" if found.scale == "log" else ".3f")
+    return pd.Series(rows).rename_axis(["batch", "steps"])
 
 
 def _finding(
