@@ -272,7 +272,7 @@ def test_growth_of_a_gradient_is_shared_among_the_steps_between_layers():
 def test_forms_that_mean_the_same():
     assert checks.answer("4.1", np.array([5300, 200]))
     assert checks.answer("4.1", [np.int64(5300), 200.0])
-    assert checks.answer("3.2", " Cannot Tell ")
+    assert checks.answer("3.2", " bn Ahead ")
 
 
 @pytest.mark.parametrize(

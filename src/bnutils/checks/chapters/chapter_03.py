@@ -138,16 +138,21 @@ EXERCISES = {
         hint="The mean of one number is that number. Run `forward` and `backward` on it.",
     ),
     "3.2": Answer(
-        truth="cannot tell",  # as measured: the interval of five seeds contains 0
+        truth="BN ahead",  # as recorded: the whole interval lies above 0, and below two points
         choices=("BN ahead", "no BN ahead", "cannot tell"),
         mistakes={
-            "one-sided": Mistake(
-                ["BN ahead", "no BN ahead"],
-                "That needs an interval that stays on one side of 0. Print the paired difference "
-                "with its interval, and look where 0 lies.",
+            "margin-for-zero": Mistake(
+                "cannot tell",
+                "Look at both ends of the interval after 500 steps: on which side of 0 are they? "
+                "A lead can be there, and still be too small to matter.",
+            ),
+            "sign": Mistake(
+                "no BN ahead",
+                'The difference is BN − no BN: `gain("BN", "no BN")` is positive where BN is '
+                "ahead.",
             ),
         },
-        hint="Print the paired difference of the test accuracies.",
+        hint="Print the lead after 500 steps with its interval, and look where 0 lies.",
     ),
     "3.3": _POOLED,
 }
