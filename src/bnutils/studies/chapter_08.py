@@ -914,8 +914,8 @@ STUDIES = (
         question="Is it the noise of the batch's statistics that helps?",
         block=noise_block,
         dims={
-            "sharing": [0, 4, 8, 16, 32, 128],
-            "learning_rate": [0.01, 0.03, 0.1, 0.3],
+            "sharing": [0, 2, 4, 8, 16, 32, 128],
+            "learning_rate": [0.03, 0.1, 0.3, 1.0],
             "seed": range(24),
         },
         together=["learning_rate"],
@@ -923,6 +923,12 @@ STUDIES = (
         tolerances={**_SCORES, "log_loss": _LOG_LOSS},
         overlap=MNIST_OVERLAP,
         hypotheses=_said("regularization-is-noise"),
+        changes=(
+            "After a first record, in which statistics from 128 images chose a rate of 0.3, the "
+            "largest, and groups of 4, the smallest, were best: a rate of 1 was added for one of "
+            "0.01, and groups of 2, which the primary finding leaves out. The outcome was: "
+            "undecided, 0.031 with an interval from 0.014 to 0.047.",
+        ),
     ),
     Study(
         name="ghost-noise-conv",
@@ -1222,7 +1228,7 @@ def regularization_is_noise() -> Claim:
             f"from {size} − from 128",
             _difference(compared, compared.values("BN", sharing=size), everything),
         )
-        for size in (4, 8, 16, 32)
+        for size in (2, 4, 8, 16, 32)
     ]
     against = _difference(compared, everything, plain.values("no BN"))
     also.append(_points("what is left without most of the noise: from 128 − no BN", against))
