@@ -74,8 +74,7 @@ def chairs_and_lamps(side: int = SIDE, momentum: float = 0.99) -> keras.Model:
         ],
         name="chairs_and_lamps",
     )
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    return model
+    return _compiled(model, "binary_crossentropy")
 
 
 def chairs_dense(momentum: float = 0.99) -> keras.Model:
@@ -94,7 +93,13 @@ def chairs_dense(momentum: float = 0.99) -> keras.Model:
         stack += dense_bn(32, f"bn_{i}", momentum=momentum)
     stack.append(keras.layers.Dense(1, activation="sigmoid"))
     model = keras.Sequential(stack, name="chairs_dense")
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return _compiled(model, "binary_crossentropy")
+
+
+def _compiled(model: keras.Model, loss: str) -> keras.Model:
+    """Compile with Adam, whose memory is made at once, so that it can be saved and emptied."""
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -123,8 +128,7 @@ def poses() -> keras.Model:
     head = keras.layers.Dense(1, activation="sigmoid")
     stack = [keras.Input((9,)), *dense_bn(32, "bn_1"), *dense_bn(32, "bn_2"), head]
     model = keras.Sequential(stack, name="poses")
-    model.compile("adam", "binary_crossentropy")
-    return model
+    return _compiled(model, "binary_crossentropy")
 
 
 def tuned() -> keras.Model:
@@ -134,8 +138,7 @@ def tuned() -> keras.Model:
     head = keras.layers.Dense(5, activation="softmax")
     stack = [keras.Input((64,)), *dense_bn(64, "bn_1"), *dense_bn(64, "bn_2"), head]
     model = keras.Sequential(stack, name="tuned")
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
+    return _compiled(model, "sparse_categorical_crossentropy")
 
 
 def scenes(axis: int) -> keras.Model:
@@ -160,8 +163,7 @@ def scenes(axis: int) -> keras.Model:
         ]
     stack += [layers.Flatten(), layers.Dense(10, activation="softmax")]
     model = keras.Sequential(stack, name="scenes")
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
+    return _compiled(model, "sparse_categorical_crossentropy")
 
 
 def signals(momentum: float) -> keras.Model:
@@ -186,8 +188,7 @@ def leftover() -> keras.Model:
     first = layers.BatchNormalization(momentum=0.9, name="continuous_norm")
     stack = [keras.Input((9,)), first, *dense_bn(32, "bn_1", momentum=0.9)]
     model = keras.Sequential([*stack, layers.Dense(1, activation="sigmoid")], name="leftover")
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    return model
+    return _compiled(model, "binary_crossentropy")
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -283,8 +284,6 @@ def _forget(model: keras.Model) -> None:
     """Empty the memory of a model's optimizer."""
     from bnutils._keras import keras
 
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
     for variable in model.optimizer.variables:
         if variable.name != "learning_rate":
             variable.assign(keras.ops.zeros_like(variable))
@@ -412,7 +411,7 @@ def chairs_block(settings: Settings) -> xr.Dataset:
     # Momentum 0 keeps the statistics of each batch; the average of any other momentum follows.
     norms = [each for each in model.layers if "bn" in each.name]
     follow = [(n.moving_mean, n.moving_variance) for n in norms]
-    moving = {m: [np.array(v) for pair in follow for v in pair] for m in settings["momentum"]}
+    moving = {m: [v.numpy() for pair in follow for v in pair] for m in settings["momentum"]}
     found = []
     for epoch in range(1, max(settings["epochs"]) + 1):
         order = rng.permutation(len(x))
@@ -421,7 +420,7 @@ def chairs_block(settings: Settings) -> xr.Dataset:
             loss, accuracy = model.train_on_batch(x[rows], y[rows])
             reported += np.array([accuracy, loss]) / (len(x) / 8)
             for m, values in moving.items():
-                new = [np.array(v) for pair in follow for v in pair]
+                new = [v.numpy() for pair in follow for v in pair]
                 moving[m] = [m * a + (1 - m) * b for a, b in zip(values, new, strict=True)]
         if epoch in settings["epochs"]:
             found.append([(reported, [np.nan, np.nan])])
@@ -568,9 +567,9 @@ def frozen_block(settings: Settings) -> xr.Dataset:
 
     begin()
     mean = model.get_layer("bn_1").moving_mean
-    before = np.array(mean)
+    before = mean.numpy()
     model.fit(x[:10], y[:10], batch_size=10, verbose=0)
-    moved = not np.array_equal(np.array(mean), before)
+    moved = not np.array_equal(mean.numpy(), before)
     found = _as_dataset(_rated(model, settings["learning_rate"], begin, train), settings)
     return found.assign(moved=((), np.float32(moved)))
 
@@ -599,7 +598,7 @@ def leftover_block(settings: Settings) -> xr.Dataset:
                 if arm == LEFT_OVER:
                     loop(x, y, order[whole:, None])
             found.append(_both_ways(model, x, [parts[part] for part in PARTS]))
-        variances.append(np.median(np.array(first.moving_variance) / x.var(axis=0)))
+        variances.append(np.median(first.moving_variance.numpy() / x.var(axis=0)))
         return found
 
     rates = settings["learning_rate"]
@@ -696,6 +695,7 @@ def translator(momentum: float) -> keras.Model:
         name="translator",
     )
     model.compile(keras.optimizers.Adam(0.0002, beta_1=0.5), "mae")
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
