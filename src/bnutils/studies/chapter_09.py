@@ -656,14 +656,15 @@ def by_batch_size(images: str, spec: str = ".3f") -> pd.DataFrame:
     ).rename_axis(columns="batch")
 
 
-def training(record: str | xr.Dataset = "fine-tuning", images: str = "clean") -> Comparison:
+def training(record: str | xr.Dataset = "fine-tuning", images: str | None = None) -> Comparison:
     """Accuracy of each way while it trains, each time at the learning rate that is best then.
 
     Args:
         record: as for `ways`.
-        images: "clean" or "faded".
+        images: "clean" or "faded"; those that come first in the record if None.
     """
     record = load(record) if isinstance(record, str) else record
+    images = str(record["images"].values[0]) if images is None else images
     scores = _by_way(record).rename(way="arm").sel(images=images)
     return Comparison(record, scores, ["learning_rate"])
 
