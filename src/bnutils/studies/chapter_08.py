@@ -937,7 +937,7 @@ STUDIES = (
         dims={
             "sharing": [0, 4, 32],
             "learning_rate": [0.1, 0.3, 1.0, 3.0],
-            "seed": range(15),
+            "seed": range(10),
         },
         together=["learning_rate"],
         fixed={
@@ -945,11 +945,16 @@ STUDIES = (
             "network": "convolutional",
             "wrong": 0.0,
             "batch_size": 32,
-            "passes": [15, 30, 60],
+            "passes": [20, 40, 80, 160],
         },
         tolerances={**_SCORES, "log_loss": _LOG_LOSS},
         overlap=MNIST_OVERLAP,
         hypotheses=_said("bn-regularizes-conv"),
+        changes=(
+            "After a first record of 15 seeds and up to 60 passes, at which all networks still "
+            "gained: up to 160 passes, and 10 seeds kept, to pay for them. The outcome was: "
+            "undecided, 0.042 with an interval from 0.018 to 0.066.",
+        ),
     ),
     Study(
         name="dropout-variance",
@@ -1213,7 +1218,7 @@ def bn_regularizes_conv() -> Claim:
             _points("statistics from 4 images − from 32", by_four),
         ],
         {"no BN": plain.chosen("no BN"), "BN": compared.chosen("BN", sharing=32)},
-        draws=15,
+        draws=10,
         record=record,
     )
 
