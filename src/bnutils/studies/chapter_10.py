@@ -347,7 +347,8 @@ def work_block(settings: Settings) -> xr.Dataset:
     for each in (net, fold(net)):
         counted.append(work(each))
         with tempfile.TemporaryDirectory() as folder:
-            each.save(f"{folder}/net.keras")
+            with _quietly():
+                each.save(f"{folder}/net.keras")
             kilobytes.append(Path(f"{folder}/net.keras").stat().st_size / 1000)
     counts = {what: ("state", [each[what] for each in counted]) for what in counted[0]}
     return xr.Dataset({**counts, "kilobytes": ("state", kilobytes)}, {"state": STATES})
