@@ -304,6 +304,8 @@ def _higher_rates(name: str, record: str) -> Claim:
         chosen={f"best accuracy, {arm}": compared.chosen(arm) for arm in ARMS},
         draws=compared.seeds,
         record=record,
+        note="Neighboring rates are a factor of 1.33 apart, so each largest usable rate, and their "
+        "ratio, is known up to that factor; the interval does not cover it.",
     )
 
 
