@@ -1107,14 +1107,16 @@ def without(record: str | xr.Dataset = "ghost-noise", **options: Any) -> Compari
     return Comparison(named, score, chosen, maximize=score == "accuracy", **where)
 
 
-def decays(record: xr.Dataset | None = None) -> Comparison:
+def decays(record: xr.Dataset | None = None, choose: Sequence[str] = ("decay",)) -> Comparison:
     """Update rules with and without decay of the hidden kernels.
 
     Args:
         record: a record of "decay-gain"; the book's if None.
+        choose: what each replicate chooses beside rate and passes: ("decay",), or nothing to see
+            all decays.
     """
     record = load("decay-gain") if record is None else record
-    return Comparison(record, "accuracy", ["decay", "learning_rate", "passes"])
+    return Comparison(record, "accuracy", [*choose, "learning_rate", "passes"])
 
 
 def regained(momentum: float, drop: float, arm: str = "BN") -> Interval:
