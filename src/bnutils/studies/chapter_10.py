@@ -194,7 +194,8 @@ def _quietly() -> Iterator[None]:
     from bnutils._keras import _silent_stderr, tf
 
     tf.get_logger().setLevel("ERROR")
-    logging.getLogger("tf2onnx").setLevel("ERROR")
+    for name in ("tf2onnx", "absl"):
+        logging.getLogger(name).setLevel("ERROR")
     with warnings.catch_warnings(action="ignore"), _silent_stderr():
         yield
 
