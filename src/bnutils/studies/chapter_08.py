@@ -615,10 +615,10 @@ def keras_block(settings: Settings) -> xr.Dataset:
     model.fit(x, x[:, :1], batch_size=8, verbose=0)
     if settings["asked"] == "after fit":
         refused = exclude()
-    before = [np.array(weight) for weight in weights]
+    before = [weight.value.numpy().copy() for weight in weights]
     model.fit(x, x[:, :1], batch_size=8, verbose=0)
     lost = [
-        float((1 - np.array(weight) / old).mean()) / (rate * decay)
+        float((1 - weight.value.numpy().copy() / old).mean()) / (rate * decay)
         for weight, old in zip(weights, before, strict=True)
     ]
     names = [weight.name for weight in weights]
