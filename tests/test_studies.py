@@ -62,6 +62,12 @@ def test_margins_were_stated_before_the_record_and_have_not_moved(name):
     assert history["margins"] == stated
 
 
+def test_no_two_studies_or_claims_share_a_name():
+    chapters = studies._chapters()
+    assert len(NAMES) == sum(len(chapter.STUDIES) for chapter in chapters)
+    assert len(studies.claims()) == sum(len(chapter.CLAIMS) for chapter in chapters)
+
+
 def test_claims_are_tested_by_studies_that_name_them():
     named = {each.name for name in NAMES for each in studies.get(name).hypotheses}
     assert named == set(studies.claims())
