@@ -1,4 +1,4 @@
-"""bnutils.evidence.intervals: intervals, paired effects, steps to a level, chosen settings."""
+"""bnutils.evidence.intervals: intervals, paired effects, steps to a level."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,6 @@ from scipy import stats
 
 from bnutils.evidence import (
     Interval,
-    best_setting,
     exact,
     interval,
     paired_difference,
@@ -319,56 +318,3 @@ def test_a_run_that_never_got_there_bounds_the_ratio_from_below():
 def test_steps_to_refuses(values, steps, threshold, message):
     with pytest.raises(ValueError, match=message):
         steps_to(values, steps, threshold)
-
-
-# --- the choice of a setting ---
-
-
-@pytest.mark.parametrize(
-    ("validation", "maximize", "expected"),
-    [
-        ([[0.1, 0.9, 0.5], [0.2, 0.8, 0.6]], True, (1,)),
-        ([[0.1, 0.9, 0.5], [0.2, 0.8, 0.6]], False, (0,)),
-        ([[0.5, 1.0, 0.6], [0.5, 0.0, 0.6]], True, (2,)),  # the mean, not the luckiest seed
-        ([[0.5, 0.5], [0.5, 0.5]], True, (0,)),
-        ([[NAN, 0.1], [1.0, 0.1]], True, (1,)),
-        ([[NAN, 9.0], [1.0, 9.0]], False, (1,)),
-        ([[INF, 40.0], [20.0, 40.0]], False, (1,)),  # a run that never got there
-        ([[[0.1, 0.2], [0.4, 0.3]]], True, (1, 0)),
-    ],
-)
-def test_best_setting(validation, maximize, expected):
-    best = best_setting(validation, maximize=maximize)
-    assert best == expected
-    assert all(type(i) is int for i in best)
-
-
-@given(hnp.arrays(np.float64, (3, 4, 2), elements=st.floats(0, 1)), st.permutations(range(3)))
-def test_best_setting_has_the_best_mean_whatever_the_order_of_seeds(validation, order):
-    best = best_setting(validation)
-    means = validation.mean(axis=0)
-    assert means[best] == means.max()
-    assert means[best_setting(validation[order])] == pytest.approx(means.max())
-
-
-def test_test_scores_of_the_best_setting_have_one_value_a_seed():
-    validation = np.random.default_rng(0).uniform(size=(5, 3, 4))
-    test = np.random.default_rng(1).uniform(size=(5, 3, 4))
-    i, j = best = best_setting(validation)
-    np.testing.assert_array_equal(test[:, *best], test[:, i, j])
-    assert test[:, 0, *best_setting(validation[:, 0])].shape == (5,)
-
-
-@pytest.mark.parametrize(
-    ("validation", "maximize", "message"),
-    [
-        ([0.1, 0.2], True, r"of shape \[seeds, settings, \.\.\.\], got \(2,\)"),
-        (np.ones((0, 3)), True, r"got \(0, 3\)"),
-        (np.ones((3, 0)), True, r"got \(3, 0\)"),
-        ([[NAN, NAN]], True, "there is no best one"),
-        ([[INF, NAN]], False, "there is no best one"),
-    ],
-)
-def test_best_setting_refuses(validation, maximize, message):
-    with pytest.raises(ValueError, match=message):
-        best_setting(validation, maximize=maximize)

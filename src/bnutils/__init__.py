@@ -12,7 +12,6 @@ Experiments and evidence:
     data: data sets that need no download.
     network: small networks, many runs trained as one array program.
     keras_nets: the same networks in Keras. Loads TensorFlow.
-    arms: a fair comparison: arms that share seeds, each at its best setting.
     evidence: from runs to intervals to claims.
     studies: the experiments of the chapters, by name, and what they measured.
     plots: the look of every figure.
@@ -36,7 +35,6 @@ from types import ModuleType
 TYPE_CHECKING = False  # as in `typing`, whose import would cost more than all the rest here
 if TYPE_CHECKING:
     from bnutils import (
-        arms,
         checks,
         cli,
         conventions,
@@ -56,7 +54,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "arms",
     "checks",
     "cli",
     "conventions",

@@ -5,7 +5,6 @@ from bnutils.evidence.comparison import Comparison
 from bnutils.evidence.correction import holm
 from bnutils.evidence.intervals import (
     Interval,
-    best_setting,
     exact,
     expected_half_width,
     interval,
@@ -25,7 +24,6 @@ __all__ = [
     "Interval",
     "Study",
     "Tolerance",
-    "best_setting",
     "exact",
     "expected_half_width",
     "holm",

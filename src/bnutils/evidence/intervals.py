@@ -22,7 +22,6 @@ from scipy.special import stdtrit
 
 __all__ = [
     "Interval",
-    "best_setting",
     "exact",
     "expected_half_width",
     "interval",
@@ -334,39 +333,6 @@ def steps_to(values: ArrayLike, steps: ArrayLike, threshold: float) -> NDArray[n
         raise ValueError("expected a threshold, got NaN")
     reached = values >= threshold
     return np.where(reached.any(axis=-1), steps[reached.argmax(axis=-1)], np.inf)
-
-
-def best_setting(validation: ArrayLike, *, maximize: bool = True) -> tuple[int, ...]:
-    """The setting with the best mean validation score, so that test data never choose one.
-
-    Args:
-        validation: scores of shape [seeds, settings] or [seeds, settings, settings, ...].
-        maximize: whether more is better, as for accuracy; `False` for a loss.
-
-    Returns:
-        The index of the setting, one number for each settings axis. Take the test scores with
-        `test[:, *best]`. A setting with a NaN in any seed is the worst of all. Of equal ones the
-        first is taken.
-
-    Raises:
-        ValueError: no settings axis, nothing to choose from, or no setting that worked.
-
-    Example:
-        >>> learning_rates = np.array([0.01, 0.1, 1.0])
-        >>> validation = np.array([[0.5, 0.8, np.nan], [0.6, 0.9, 0.99]])
-        >>> best = best_setting(validation)
-        >>> float(learning_rates[best])
-        0.1
-    """
-    validation = np.asarray(validation, dtype=np.float64)
-    if validation.ndim < 2 or validation.size == 0:
-        raise ValueError(f"expected scores of shape [seeds, settings, ...], got {validation.shape}")
-    with np.errstate(invalid="ignore"):
-        mean = (validation if maximize else -validation).mean(axis=0)
-    if not (mean > -np.inf).any():
-        raise ValueError("every setting has a NaN or infinitely bad score: there is no best one")
-    best = np.unravel_index(np.nanargmax(mean), mean.shape)
-    return tuple(int(i) for i in best)
 
 
 def _plain(value: Any) -> float | NDArray[np.float64]:

@@ -15,7 +15,7 @@ from bnutils.network.norm_layers import GhostBatchNormLayer
 from bnutils.network.optimizers import Optimizer, check_optimizer
 from bnutils.progress import bar
 
-__all__ = ["History", "Record", "check_fit", "fit"]
+__all__ = ["History", "Record", "fit"]
 
 Record = Callable[[Network], np.ndarray]
 
@@ -99,7 +99,7 @@ def fit(
     """
     x, y = net.check_input(x), np.asarray(y)
     record = record or {}
-    check_fit(
+    _check_fit(
         net,
         x,
         y,
@@ -152,7 +152,7 @@ def fit(
     return History(np.array(times), {"loss": losses, **stacked})
 
 
-def check_fit(
+def _check_fit(
     net: Network,
     x: ArrayLike,
     y: ArrayLike,
@@ -161,29 +161,12 @@ def check_fit(
     optimizer: Optimizer,
     steps: int,
     batch_size: int,
-    seeds: ArrayLike | None = None,
-    every: int | None = None,
-    record: Mapping[str, Record] | None = None,
-    after_step: Callable[[Network, int], object] | None = None,
+    seeds: ArrayLike | None,
+    every: int | None,
+    record: Mapping[str, Record],
+    after_step: Callable[[Network, int], object] | None,
 ) -> None:
-    """Refuse whatever would fail, or mislead, in the middle of training; changes nothing.
-
-    Args:
-        net: as for `fit`.
-        x: as for `fit`.
-        y: as for `fit`.
-        loss: as for `fit`.
-        optimizer: as for `fit`.
-        steps: as for `fit`.
-        batch_size: as for `fit`.
-        seeds: as for `fit`.
-        every: as for `fit`.
-        record: as for `fit`.
-        after_step: as for `fit`.
-
-    Raises:
-        ValueError: if something does not fit.
-    """
+    """Refuse whatever would fail, or mislead, in the middle of training; changes nothing."""
     check_loss(loss)
     check_optimizer(optimizer)
     optimizer.check(net.weights)
@@ -215,7 +198,7 @@ def check_fit(
             )
     if every is not None and every < 1:
         raise ValueError(f"expected every to be None or at least 1, got {every}")
-    for name, function in (record or {}).items():
+    for name, function in record.items():
         if name == "loss":
             raise ValueError("'loss' is always recorded, choose another name")
         if not callable(function):
