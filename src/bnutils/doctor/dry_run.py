@@ -19,6 +19,7 @@ import numpy as np
 from keras import tree
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from tensorflow.python.eager import context
 from tensorflow.python.framework import auto_control_deps_utils
 
 from bnutils._keras import keras, tf
@@ -218,6 +219,8 @@ def _restored(model: keras.Model, traces: list) -> Iterator[None]:
     losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in layers]
     seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    eager = context.context()._rng  # behind tf.random.normal and the like, after set_seed
+    drawn = None if eager is None else eager.getstate()
     try:
         yield
     finally:
@@ -234,6 +237,8 @@ def _restored(model: keras.Model, traces: list) -> Iterator[None]:
         global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, seeds)
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+        if eager is not None:
+            eager.setstate(drawn)
         for part, value in values:
             part.assign(value)
 
@@ -431,18 +436,38 @@ def _run_anew(model: keras.Model, x: Any, y: Any) -> DryRun:
 
 
 def _train_step(model: keras.Model, data: tuple) -> Callable:
-    """Run a fresh train function on a model whose optimizers, loss and metrics stay aside."""
+    """Run a fresh train function on a model whose optimizers, loss and metrics stay aside.
+
+    It runs eagerly, since tracing a graph for one step takes far longer than the step; as a graph,
+    as `fit` has it, where that fails or several devices share the step.
+    """
     trained = []
     for layer in [model, *layer_paths(model)]:
         for name, _ in optimizers(layer):
             vars(layer)[name] = _Recorder(trained.append)
-    # Loss and metrics fix their form on the first target they see: that must be the user's.
-    vars(model).update(_compile_metrics=None, _compile_loss=_fresh_loss(model), _jit_compile=False)
     data = keras.utils.pack_x_y_sample_weight(*data)
-    model._maybe_symbolic_build(data_batch=data)
-    model.make_train_function(force=True)
-    model.train_function(iter([data]))
+
+    def run(eagerly: bool) -> None:
+        trained.clear()
+        # Loss and metrics fix their form on the first target they see: that must be the user's.
+        vars(model).update(_compile_metrics=None, _compile_loss=_fresh_loss(model))
+        vars(model).update(_jit_compile=False, _run_eagerly=eagerly)
+        model._maybe_symbolic_build(data_batch=data)
+        model.make_train_function(force=True)
+        model.train_function(iter([data]))
+
+    _eagerly_if_it_works(model, run)
     return lambda variable: any(v is variable or v is variable.value for v in trained)
+
+
+def _eagerly_if_it_works(model: keras.Model, run: Callable[[bool], None]) -> None:
+    """Call `run` with True, and with False if that raises something or devices share the work."""
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        try:
+            return run(True)
+        except Exception:
+            pass
+    return run(False)
 
 
 def _fresh_loss(model: keras.Model) -> Any:
@@ -465,7 +490,12 @@ def _run_gradient(model: keras.Model, x: Any, reason: str) -> DryRun:
             gradients = tape.gradient(loss, variables)
             trained.extend(v for v, g in zip(variables, gradients, strict=True) if g is not None)
 
-        tf.function(lambda x: model.distribute_strategy.run(gradient, (x,)))(x)
+        def run(eagerly: bool) -> None:
+            trained.clear()
+            take = partial(model.distribute_strategy.run, gradient, (x,))
+            take() if eagerly else tf.function(take)()
+
+        _eagerly_if_it_works(model, run)
         return lambda variable: any(v is variable for v in trained)
 
     return _report(model, step, f"a gradient step on mean(output**2), {reason}")
