@@ -294,6 +294,12 @@ def test_holm_keeps_the_chance_of_any_wrong_outcome():
             "a factor of 2",
         ),
         (
+            Finding("x", ratio(0.2, 0.3, 0.4), "below", 1.5, spec=".1f"),
+            "0.3 [0.2, 0.4]",
+            "below 0.667",
+            "a factor of 1.5",
+        ),
+        (
             Finding("rain", effect(6.41, 6.44, 6.47), "below", 0.1, 7.67, spec=".2f", unit="mm"),
             "6.44 [6.41, 6.47] mm",
             "below 7.57 mm",

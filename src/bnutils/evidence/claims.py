@@ -207,9 +207,13 @@ class Finding:
         return "none" if self.margin == 0 else self._number(self.margin)
 
     def _number(self, value: float) -> str:
-        # Twelve digits: a sum such as 0.1 + 0.2 shows no trace of how it was made.
-        text = f"{100 * value:.12g}%" if self.spec.endswith("%") else f"{value:.12g}"
-        return f"{text}{self._unit_text}"
+        percent = "%" if self.spec.endswith("%") else ""
+        value = 100 * value if percent else value
+        # Twelve digits: a sum such as 0.1 + 0.2 shows no trace of how it was made. A bound that
+        # needs them all, such as 1 / 1.5, is a ratio.
+        text = f"{value:.12g}"
+        text = f"{value:.3g}" if len(text) > 10 else text
+        return f"{text}{percent}{self._unit_text}"
 
     @property
     def _unit_text(self) -> str:
