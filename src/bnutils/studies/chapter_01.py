@@ -967,7 +967,7 @@ def relu_gradients_grow() -> Claim:
         record="gradients",
         note="Ioffe and Szegedy 2015, section 3.3, conjecture that BN brings the singular values "
         "of a layer's Jacobian close to 1, for linear layers and Gaussian inputs. The size of the "
-        "gradient alone can't decide that.",
+        "gradient alone can't decide that; chapter 13 computes them.",
     )
 
 
