@@ -478,7 +478,7 @@ HYPOTHESES = {
             "suddenly destroy what the model has learned.",
             kind="measured",
             source="kerasguide",
-            said_by="Keras's guide to transfer learning and fine-tuning, as it was in 2020",
+            said_by="Keras's guide to transfer learning and fine-tuning, until September 2024",
             label="accuracy lost in 300 updates with all trainable, momentum 0.99, rate 0.00001",
             margin=0.1,
             reason="ten points: less is a loss, but nothing that one would call destroyed",
@@ -491,7 +491,7 @@ HYPOTHESES = {
             "network to it, without training.",
             kind="measured",
             source="li2016",
-            said_by="Li et al. 2016, abstract",
+            said_by="Li et al. 2016, in the sense of their abstract",
             label="accuracy on changed images, statistics of 60 of them − old statistics",
             margin=0.02,
             reason="two points, as for the other claims of this chapter",
@@ -506,6 +506,10 @@ HYPOTHESES = {
 def _said(*names: str) -> tuple[Hypothesis, ...]:
     return tuple(HYPOTHESES[name] for name in names)
 
+
+# Both tasks are halves of one split, which has 500 images to test on and 4,000 to train on. The 60
+# images are drawn from half of these, so those of two seeds share fewer than this allows for.
+_OVERLAP = MNIST_OVERLAP
 
 _TOLERANCES = {
     "loss": Tolerance(close=2e-3, relative=1e-2, steps=3),
@@ -535,7 +539,7 @@ STUDIES = (
         together=["learning_rate"],
         fixed={"batch_size": 20, "updates": [0, 30, 100, 300], "head_steps": 300},
         tolerances=_TOLERANCES,
-        overlap=MNIST_OVERLAP,
+        overlap=_OVERLAP,
         hypotheses=_said("freeze-when-fine-tuning", "updates-destroy"),
     ),
     Study(
@@ -552,7 +556,7 @@ STUDIES = (
         together=["learning_rate"],
         fixed={"updates": [0, 60, 200, 600], "head_steps": 300},
         tolerances=_TOLERANCES,
-        overlap=MNIST_OVERLAP,
+        overlap=_OVERLAP,
     ),
     Study(
         name="fine-tuning-dense",
@@ -572,7 +576,7 @@ STUDIES = (
             "head_steps": 300,
         },
         tolerances=_TOLERANCES,
-        overlap=MNIST_OVERLAP,
+        overlap=_OVERLAP,
         hypotheses=_said("freeze-when-fine-tuning-dense"),
     ),
     Study(
@@ -582,12 +586,12 @@ STUDIES = (
         dims={"seed": range(20), "images": ["clean", "low contrast", "faded", "inverted", "noisy"]},
         fixed={"few": 60},
         tolerances={"accuracy": Tolerance(mean=0.04)},
-        overlap=MNIST_OVERLAP,
+        overlap=_OVERLAP,
         hypotheses=_said("statistics-adapt"),
         changes=(
-            "After a first record, in a review: \"low contrast\" was added, to tell the lost contrast "
-            "of faded images from their gray ground. The claim is about the same three changes as "
-            "before. The outcome was: shown.",
+            'After a first record, in a review: "low contrast" was added, to tell the lost '
+            "contrast of faded images from their gray ground. The claim is about the same three "
+            "changes as before. The outcome was: shown.",
         ),
     ),
 )
@@ -688,7 +692,7 @@ def adapted(images: str | None = None) -> Interval:
     """Accuracy with the statistics of 60 new images minus that with the old ones.
 
     Args:
-        images: how they were changed; the mean over all changes if None.
+        images: how they were changed; the mean over the three changes of the claim if None.
     """
     record = load("new-domain")
     gain = record["accuracy"].sel(statistics="new") - record["accuracy"].sel(statistics="old")
@@ -697,7 +701,7 @@ def adapted(images: str | None = None) -> Interval:
         if images is None
         else (gain.sel(images=images))
     )
-    return interval(gain.values, overlap=MNIST_OVERLAP)
+    return interval(gain.values, overlap=_OVERLAP)
 
 
 def _points(label: str, effect: Interval, claimed: str = "above", margin: float = 0.02) -> Finding:
@@ -785,6 +789,7 @@ def freeze_when_fine_tuning_dense() -> Claim:
     clean, faded = {"images": "clean"}, {"images": "faded"}
     twenty, two = {"batch_size": 20, **clean}, {"batch_size": 2, **clean}
     late, pair = "recalibrated at the end", ("kept", "moving")
+    twenty_faded = {"batch_size": 20, **faded}
     secondary = {
         "after 200 updates": freezing(dense, 200).gain(*pair, **twenty),
         "inference mode − all trainable, momentum 0.99": each.gain(
@@ -798,14 +803,22 @@ def freeze_when_fine_tuning_dense() -> Claim:
         "batches of 2, inference mode − recalibrated at the end": each.gain(
             "inference mode", late, **two
         ),
-        "faded images": both.gain(*pair, batch_size=20, **faded),
+        "faded images": both.gain(*pair, **twenty_faded),
+        **{
+            f"faded images, after {n} updates": freezing(dense, n).gain(*pair, **twenty_faded)
+            for n in (60, 200)
+        },
         "faded images, batches of 2": both.gain(*pair, batch_size=2, **faded),
     }
     names = {"kept": "frozen or in inference mode", "moving": "all trainable"}
     return HYPOTHESES["freeze-when-fine-tuning-dense"].judge(
         both.gain(*pair, **twenty),
         [_points(label, effect) for label, effect in secondary.items()],
-        chosen={name: both.chosen(arm, **twenty) for arm, name in names.items()},
+        chosen={
+            f"{name}, batches of {at['batch_size']}": both.chosen(arm, **at)
+            for at in (twenty, two)
+            for arm, name in names.items()
+        },
         draws=20,
         record=dense,
     )
@@ -817,6 +830,7 @@ def updates_destroy() -> Claim:
         "after 30 updates": lost("clean", updates=30),
         "after 100 updates": lost("clean", updates=100),
         "momentum 0.9": lost("clean", "moving, 0.9"),
+        "momentum 0.9, after 30 updates": lost("clean", "moving, 0.9", 30),
         "in inference mode": lost("clean", "inference mode"),
         "faded images": lost("faded"),
         "faded images, after 100 updates": lost("faded", updates=100),
@@ -836,9 +850,12 @@ def statistics_adapt() -> Claim:
     return HYPOTHESES["statistics-adapt"].judge(
         adapted(),
         [_points(f"{images} images", adapted(images)) for images in ("faded", "inverted", "noisy")]
+        + [_points("low contrast alone, no gray ground", adapted("low contrast"))]
         + [_points("images like the old ones", adapted("clean"))],
         draws=20,
         record="new-domain",
+        note="The margin asks for a gain that can be told, not for a full repair. Another choice "
+        "of changes would give another mean.",
     )
 
 
