@@ -48,6 +48,13 @@ def labels(x):
     return (x[:, 0] > x[:, 0].mean()).astype("int32")
 
 
+def train(model, x, y, **options):
+    """Fit. The optimizer is built before: `fit` builds it too, and then traces its step twice."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    model.fit(x, y, verbose=0, **options)
+
+
 def chain(*stack, shape=(8,), loss=None, optimizer="adam", name="chain"):
     model = keras.Sequential([keras.Input(shape), *stack], name=name)
     if loss:
@@ -302,7 +309,7 @@ def obeyed_in_a_subclass():
 
 def fitted(model):
     x = rows(32)
-    model.fit(x, labels(x), verbose=0)
+    train(model, x, labels(x))
     return model
 
 
@@ -668,7 +675,7 @@ def training(momentum, epochs):
     model = classifier(momentum=momentum)
     model.optimizer.learning_rate = 0.01
     x, y = task()
-    model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
+    train(model, x, y, batch_size=32, epochs=epochs)
     return model.get_weights(), int(model.optimizer.iterations.numpy())
 
 
@@ -992,7 +999,7 @@ def test_audit_changes_nothing(build, compiled, fit):
         metric = "mae" if build is Head else "accuracy"
         model.compile("adamw", "mse" if build is Head else loss, metrics=[metric])
     if fit:
-        model.fit(x, y, verbose=0)
+        train(model, x, y)
     if not compiled:
         model.compiled = False
     keras.random.normal((1,))
@@ -1014,10 +1021,10 @@ def test_fit_goes_on_as_if_no_audit_had_been():
         model = noisy()
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         x, y = rows(64), labels(rows(64))
-        model.fit(x, y, verbose=0)
+        train(model, x, y)
         if audited:
             audit(model, (x, y), batch_size=32, train_size=64)
-        model.fit(x, y, verbose=0)
+        train(model, x, y)
         results.append([weight.tobytes() for weight in model.get_weights()])
     assert results[0] == results[1]
 

@@ -166,8 +166,15 @@ def flags(model):
     ]
 
 
+def fit(model, x, y):
+    """Train. The optimizer is built before: `fit` builds it too, and then traces its step twice."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return model.fit(x, y, **FIT)
+
+
 def weights_after_fit(model, x, y):
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     return [v.numpy().tobytes() for v in model.variables]
 
 
@@ -199,7 +206,7 @@ def test_an_uncompiled_model_takes_a_gradient_step(kind):
 
 def test_the_trap_a_flag_that_changes_after_fit_changes_nothing():
     model, x, y = compiled("plain")
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     layer = model.get_layer("bn")
     layer.trainable = False
     for data in ((), (x,), (x, y), (x[:, :2], y)):  # a fitting form is drawn for the last
@@ -207,15 +214,15 @@ def test_the_trap_a_flag_that_changes_after_fit_changes_nothing():
         assert learns(run) == ALL
         assert run.how == "train_step of the compiled model, as fit has traced it"
     before = bn_bits(model)
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     assert all(new != old for new, old in zip(bn_bits(model), before, strict=True))
     # The other way round: compiled frozen, set free later, still frozen.
     model.compile("sgd", "mse")
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     layer.trainable = True
     before = bn_bits(model)
     assert learns(dry_run(model)) == NOTHING
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     assert bn_bits(model) == before
 
 
@@ -224,26 +231,26 @@ def test_a_flag_that_changes_before_the_first_fit_is_obeyed():
     model.get_layer("bn").trainable = False
     assert learns(dry_run(model)) == NOTHING
     before = bn_bits(model)
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     assert bn_bits(model) == before
 
 
 def test_every_trace_counts():
     """A batch of another form makes Keras trace anew: one model, two decisions."""
     model, x, y = compiled("plain")
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     model.get_layer("bn").trainable = False
     before = bn_bits(model)
     model.train_on_batch(x[:8], y[:8])
     assert bn_bits(model) == before
     assert learns(dry_run(model, x, y)) == ALL
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     assert bn_bits(model) != before
 
 
 def test_a_dry_run_adds_no_trace():
     model, x, y = compiled("plain")
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     model.get_layer("bn").trainable = False
     for rows in (1, 5, 24):
         dry_run(model, x[:rows], y[:rows])
@@ -263,7 +270,7 @@ def test_training_false_at_construction_is_what_the_installed_keras_makes_of_it(
     model.compile("sgd", "mse")
     seen = learns(dry_run(model))
     before = bn_bits(model)
-    model.fit(X, Y, **FIT)
+    fit(model, X, Y)
     gamma, beta, mean, variance = (
         new != old for new, old in zip(bn_bits(model), before, strict=True)
     )
@@ -293,12 +300,12 @@ def test_a_learning_rate_or_gradient_of_zero_hides_nothing(fitted):
     model.get_layer("head").kernel.assign(np.zeros((5, 3)))  # no gradient reaches BN
     model.compile(optimizers.SGD(0.0), "mse")
     if fitted:
-        model.fit(X, Y, **FIT)
+        fit(model, X, Y)
     assert learns(dry_run(model)) == ALL
     model.get_layer("bn").trainable = False
     model.compile(optimizers.SGD(0.0), "mse")
     if fitted:
-        model.fit(X, Y, **FIT)
+        fit(model, X, Y)
     assert learns(dry_run(model)) == NOTHING
 
 
@@ -319,14 +326,14 @@ def test_settings_of_compile_are_kept(settings):
     model, x, y = compiled("plain", optimizer, **settings)
     for fitted in (False, True):
         if fitted:
-            model.fit(x, y, **FIT)
+            fit(model, x, y)
         before, attributes = bits(model), dict(vars(model))
         assert learns(dry_run(model)) == ALL
         assert bits(model) == before
         assert vars(model) == attributes
     freeze_bn(model)
     frozen = bn_bits(model)
-    history = model.fit(x, y, **FIT).history
+    history = fit(model, x, y).history
     assert bn_bits(model) == frozen
     expected = ["loss", "mae", "mse"] if "metrics" in settings else ["loss"]
     assert sorted(history) == expected
@@ -498,7 +505,7 @@ def test_everything_is_put_back_after_an_interruption(error):
     source = plain()
     model = Interrupted(source.inputs, source.outputs)
     model.compile("adam", run_eagerly=True)
-    model.fit(X, Y, **FIT)
+    fit(model, X, Y)
     model.armed = True
     before, attributes = bits(model), dict(vars(model))
     with pytest.raises(error, match="in the middle"):
@@ -518,19 +525,19 @@ def test_everything_is_put_back_after_an_interruption(error):
 def test_frozen_bn_stays_still_while_the_rest_learns(kind, fitted):
     model, x, y = compiled(kind)
     if fitted:
-        model.fit(x, y, **FIT)
+        fit(model, x, y)
     others = [entry for entry in flags(model) if entry[0] != "bn"]
     assert freeze_bn(model, x, y) is model
     assert [entry[:2] for entry in flags(model) if entry[0] != "bn"] == [e[:2] for e in others]
     before = bn_bits(model)
     dense = list(model.trainable_variables)
     values = [v.numpy() for v in dense]
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     assert bn_bits(model) == before
     assert all((v.numpy() != old).any() for v, old in zip(dense, values, strict=True))
     # And back: the layers learn again, in fit too.
     unfreeze_bn(model)
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     assert all(new != old for new, old in zip(bn_bits(model), before, strict=True))
 
 
@@ -539,7 +546,7 @@ def test_training_false_that_keras_ignores_is_mended():
     model.compile("sgd", "mse")
     freeze_bn(model)
     before = bn_bits(model)
-    model.fit(X, Y, **FIT)
+    fit(model, X, Y)
     assert bn_bits(model) == before
 
 
@@ -571,7 +578,7 @@ def numbers(optimizer):
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_the_optimizer_keeps_its_state_bit_for_bit(make, tmp_path):
     model, x, y = compiled("plain", make())
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     optimizer = model.optimizer
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     before, rate = numbers(optimizer), float(optimizer.learning_rate)
@@ -588,7 +595,7 @@ def test_the_optimizer_keeps_its_state_bit_for_bit(make, tmp_path):
     assert numbers(optimizer) == before
     # Frozen, trained, saved and loaded, the optimizer goes on where it was.
     freeze_bn(model)
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     model.save(tmp_path / "frozen.keras")
     loaded = keras.models.load_model(tmp_path / "frozen.keras")
     assert numbers(loaded.optimizer) == numbers(optimizer)
@@ -600,7 +607,7 @@ def test_freezing_mid_training_is_what_a_frozen_step_would_have_done():
     for by_hand in (True, False):
         keras.utils.set_random_seed(2)
         model, x, y = compiled("plain", optimizers.Adam(1e-2))
-        model.fit(x, y, **FIT)
+        fit(model, x, y)
         if by_hand:
             model.get_layer("bn").trainable = False
             model.compile(model.optimizer, "mse")
@@ -615,7 +622,7 @@ def test_unfreezing_teaches_an_optimizer_that_never_knew_gamma(name):
     model = plain()
     model.get_layer("bn").trainable = False
     model.compile(OPTIMIZERS[name](), "mse")
-    model.fit(X, Y, **FIT)
+    model.fit(X, Y, **FIT)  # built inside, where Keras names its variables otherwise
     state = {v.path: v.numpy().tobytes() for v in model.optimizer.variables}
     optimizer = model.optimizer
     unfreeze_bn(model)
@@ -624,7 +631,7 @@ def test_unfreezing_teaches_an_optimizer_that_never_knew_gamma(name):
     assert all(now[path] == value for path, value in state.items())
     assert len(now) > len(state)
     before = bn_bits(model)
-    model.fit(X, Y, **FIT)
+    fit(model, X, Y)
     assert all(new != old for new, old in zip(bn_bits(model), before, strict=True))
     if name == "average":
         assert abs(model.get_layer("bn").gamma.numpy() - 1).max() < 0.1  # not drawn towards 0
@@ -671,7 +678,7 @@ def test_containers_are_left_alone():
 @saves
 def test_after_saving_and_loading_the_layers_are_frozen_and_all_can_be_freed(tmp_path):
     model, x, y = compiled("nested", "adam", metrics=["mae"])
-    model.fit(x, y, **FIT)
+    fit(model, x, y)
     freeze_bn(model)
     model.save(tmp_path / "frozen.keras")
     loaded = keras.models.load_model(tmp_path / "frozen.keras")
@@ -680,7 +687,7 @@ def test_after_saving_and_loading_the_layers_are_frozen_and_all_can_be_freed(tmp
     assert weights_after_fit(loaded, x, y) == weights_after_fit(model, x, y)
     unfreeze_bn(loaded)
     assert learns(dry_run(loaded)) == ALL
-    loaded.fit(x, y, **FIT)
+    fit(loaded, x, y)
 
 
 # Freezing that fails
@@ -727,7 +734,7 @@ def test_a_layer_that_does_not_listen_is_named_and_nothing_changes(build, match,
     model = build()
     model.compile("sgd", "mse")
     if fitted:
-        model.fit(X, Y, **FIT)
+        fit(model, X, Y)
     before, flagged, function = bits(model), flags(model), model.train_function
     known = list(getattr(model.optimizer, "_trainable_variables", []))
     with pytest.raises(RuntimeError, match=match):
@@ -736,7 +743,7 @@ def test_a_layer_that_does_not_listen_is_named_and_nothing_changes(build, match,
     assert flags(model) == flagged
     assert model.train_function is function
     assert model.optimizer._trainable_variables == known
-    model.fit(X, Y, **FIT)
+    fit(model, X, Y)
 
 
 def test_models_without_bn_are_refused():
