@@ -47,6 +47,7 @@ MONTHS_OVERLAP = 12 / 24  # months of test over months of training
 # ----------------------------------------------------------------------------------------- the data
 
 
+@cache
 def months(seed: int) -> data.Dataset:
     """The days of the rain, drawn anew as whole months; inputs standardized.
 
@@ -56,6 +57,9 @@ def months(seed: int) -> data.Dataset:
 
     Args:
         seed: which draw.
+
+    Returns:
+        The parts; all who ask for a draw share its arrays.
     """
     whole = data.seattle_rain()
     x, y = (
