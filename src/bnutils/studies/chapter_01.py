@@ -753,7 +753,7 @@ STUDIES = (
         together=["learning_rate"],
         fixed={"times": tuple(recorded_steps(600)[1:]), "batch_size": 32},
         tolerances={
-            "accuracy": Tolerance(mean=0.02),
+            "accuracy": Tolerance(mean=0.06),  # few runs, of which some are at the edge of training
             "loss": Tolerance(close=0.02, relative=0.02),
         },
         overlap=DIGITS_OVERLAP,
@@ -777,7 +777,7 @@ STUDIES = (
         together=["learning_rate"],
         fixed={"times": (400, 800), "batch_size": 32},
         tolerances={
-            "accuracy": Tolerance(mean=0.02),
+            "accuracy": Tolerance(mean=0.06),  # few runs, of which some are at the edge of training
             "loss": Tolerance(close=0.02, relative=0.02),
         },
         overlap=DIGITS_OVERLAP,
