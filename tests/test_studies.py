@@ -446,6 +446,30 @@ def test_noise_changes_training_alone_and_is_drawn_for_each_example_anew():
     np.testing.assert_allclose(mean, noise.scale[:, 0], atol=0.02)
 
 
+def test_a_slow_drift_starts_at_nothing_glides_and_treats_all_examples_alike():
+    drift, x = chapter_13.Drift(1.0, [3, 3, 4], layer=1), np.ones((3, 5, 2))
+    np.testing.assert_array_equal(drift(x), x)
+    outputs = np.array([drift(x, training=True) for _ in range(50)])
+    np.testing.assert_array_equal(drift(x), outputs[-1])  # at test time, too
+    np.testing.assert_array_equal(outputs[:, 0], outputs[:, 1])  # runs of one seed
+    assert np.ptp(outputs, axis=2).max() == 0
+    steps = np.diff(outputs[:, :, 0], axis=0, prepend=1.0)
+    np.testing.assert_allclose(steps[:20], np.broadcast_to(steps[:1], (20, 3, 2)), atol=1e-12)
+    assert (np.abs(steps[20] - steps[19]) > 1e-3).all()
+    np.testing.assert_array_equal(drift.backward(x), x * drift.scale)
+
+
+def test_the_rivals_of_gamma_and_beta_are_two_weights_of_each_channel():
+    for kind in ("ReLU", "convolutional"):
+        net = chapter_13.build(kind, network.BatchNorm(), [0])
+        picked = chapter_13.trained_columns(net, chapter_13.RANDOM, 0)
+        assert picked.sum() == chapter_13.trained_columns(net, "gamma and beta", 0).sum()
+        for name, layer in list(zip(net.names, net.layers, strict=True))[:-1]:
+            if hasattr(layer, "kernel"):
+                two = picked[net.columns[f"{name}/kernel"]].reshape(-1, layer.kernel.shape[-1])
+                assert (two.sum(axis=0) == 2).all()
+
+
 def test_steps_to_a_level_are_read_between_records():
     record = studies.load("noise").isel(seed=[0], arm=[0])
     curve = xr.zeros_like(record["accuracy"]) + (record["step"] >= 2) * 0.6
