@@ -1237,6 +1237,14 @@ def regained(
     return paired_difference(*pair, overlap=recomputed.overlap)
 
 
+def findings(claim: str, word: str) -> str:
+    """The findings beside a claim whose label has a word, a line each, as its card shows them."""
+    from bnutils.studies import claim as judged
+
+    also = [each for each in judged(claim).secondary if word in each.label]
+    return "\n".join(f"{each.label}: {each.effect_text}" for each in also)
+
+
 def variances(record: xr.Dataset | None = None) -> pd.DataFrame:
     """What the second BN learned of the variance that prediction meets, measured and derived.
 
@@ -1340,7 +1348,7 @@ def bn_regularizes_conv() -> Claim:
         gain(None),
         [
             *(
-                _points(f"the same, all after {passes} passes", gain(int(passes)))
+                _points(f"BN − no BN, all after {passes} passes", gain(int(passes)))
                 for passes in compared.record["passes"].values
             ),
             _points("statistics from 4 images − from 32", by_four),
@@ -1373,14 +1381,14 @@ def regularization_is_noise() -> Claim:
     of_right = {size: right.values("BN", sharing=size) for size in (4, 8, 128)}
     also += [
         _points(
-            f"right labels: from {size} − from 128",
+            f"right labels: statistics from {size} images − from 128",
             _difference(right, of_right[size], of_right[128]),
         )
         for size in (4, 8)
     ]
     also.append(
         _points(
-            "right labels: from 128 − no BN",
+            "right labels: statistics from 128 images − no BN",
             _difference(right, of_right[128], no_bn.values("no BN")),
         )
     )
