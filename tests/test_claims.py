@@ -536,6 +536,11 @@ def test_claim_refuses(fields, message):
         claim(**fields)
 
 
+def test_a_card_says_once_what_was_drawn_for_each_seed():
+    for draws, shown in ((10, "10, each with its own draw of the data"), (None, "10\n")):
+        assert f"seeds         {shown}" in f"{claim(draws=draws)}\n"
+
+
 def test_what_is_not_measured_needs_neither_seeds_nor_reason():
     for kind in ("identity", "version", "construction"):
         result = claim(kind=kind, primary=CERTAIN)

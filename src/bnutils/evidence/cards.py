@@ -143,14 +143,20 @@ def _rows(claim: Claim) -> list[tuple[str, str]]:
     if claim.chosen:
         rows.append(("chosen", "; ".join(choices(claim))))
     if not effect.is_exact:
-        draws = f", {claim.draws:,} draws or test examples" if claim.draws else ""
-        rows.append(("seeds", f"{claim.seeds}{draws}"))
+        rows.append(("seeds", f"{claim.seeds}{_drawn(claim)}"))
         rows.append(("interval", f"{100 * effect.confidence:g}%, {effect.method or 'of the mean'}"))
     if claim.record:
         rows.append(("record", ", ".join(claim.record)))
     if claim.note:
         rows.append(("note", claim.note))
     return rows
+
+
+def _drawn(claim: Claim) -> str:
+    """What was drawn beside the seeds."""
+    if claim.draws == claim.seeds:
+        return ", each with its own draw of the data"
+    return f", {claim.draws:,} draws or test examples" if claim.draws else ""
 
 
 def _sentence(finding: Finding) -> str:
