@@ -278,7 +278,7 @@ HYPOTHESES = {
         Hypothesis(
             name="recomputed-statistics-beat-moving",
             claim="During training, statistics recomputed with the weights held still predict "
-            "better than moving averages.",
+            "better than moving averages, in a dense network.",
             kind="measured",
             source="wu2021",
             said_by="Wu and Johnson 2021, section 3, of large image classifiers",
@@ -301,7 +301,8 @@ HYPOTHESES = {
         ),
         Hypothesis(
             name="late-recomputing-changes-nothing",
-            claim="Once the moving statistics have arrived, recomputing them changes nothing.",
+            claim="Once the moving statistics have arrived, recomputing them changes nothing, in a "
+            "dense network.",
             kind="measured",
             source="wu2021",
             said_by="the first edition of this book, of the method of Wu and Johnson 2021",
@@ -326,7 +327,8 @@ HYPOTHESES = {
         ),
         Hypothesis(
             name="unbiased-inference-variance",
-            claim="At inference, the unbiased variance is the one to use.",
+            claim="At inference, the unbiased variance is the one to use, in a dense network with "
+            "batches of four.",
             kind="measured",
             source="ioffe2015",
             said_by="Ioffe and Szegedy 2015, section 3.1 and Algorithm 2",
@@ -336,7 +338,7 @@ HYPOTHESES = {
             scale="log",
             reason=_FIFTH,
             setting=f"{_DENSE.replace('named last', 'named first')}; after 5,120 steps; batches of "
-            "4, where the factor m/(m − 1) is 1.33",
+            "4, where the factor m/(m − 1) is 1.33; raw pixels",
             spec=".2f",
         ),
         Hypothesis(
