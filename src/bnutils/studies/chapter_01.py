@@ -997,6 +997,9 @@ def more_pairs(record: xr.Dataset) -> Interval:
     return paired_ratio(pairs["BN"], pairs["no BN"], overlap=DIGITS_OVERLAP)
 
 
+_HALF_DECADES = "Scales are half a decade apart; the interval does not cover that."
+
+
 def initial_scale() -> Claim:
     """Decades of initial scale at which a network trains."""
     maps = load("map")
@@ -1014,7 +1017,15 @@ def initial_scale() -> Claim:
         ],
         draws=20,
         record="map",
+        note="Sigmoid and tanh networks with BN still train at the smallest scale on offer: their "
+        f"numbers are lower bounds. {_HALF_DECADES}",
     )
+
+
+_EXTENT = (
+    "The ratio depends on how far the grid extends: most of what BN adds is at scales where the "
+    "plain network trains at few rates or none. It trains at most rates at"
+)
 
 
 def wider_land() -> Claim:
@@ -1026,6 +1037,7 @@ def wider_land() -> Claim:
         "tanh": maps.sel(activation="tanh"),
         "ReLU, scales from 0.01 on": relu.sel(initial_scale=slice(0.01, None)),
         "ReLU, rates at the scale 0.3 alone": relu.sel(initial_scale=[0.3]),
+        "ReLU, rates at the scale 0.1 alone": relu.sel(initial_scale=[0.1]),
     }
     return HYPOTHESES["wider-land"].judge(
         more_pairs(relu),
@@ -1040,6 +1052,7 @@ def wider_land() -> Claim:
         ],
         draws=20,
         record="map",
+        note=f"{_EXTENT} the scale 0.3.",
     )
 
 
@@ -1065,6 +1078,8 @@ def initial_scale_conv() -> Claim:
         ],
         draws=10,
         record="map-conv",
+        note="With BN the smallest scale on offer still trains: the number is a lower bound. "
+        f"{_HALF_DECADES}",
     )
 
 
@@ -1074,6 +1089,7 @@ def wider_land_conv() -> Claim:
         "the same after 400 steps": conv_map(400),
         "scales from 0.1 to 3 alone": conv_map().sel(initial_scale=slice(0.1, 3.0)),
         "rates at He's scale alone": conv_map().sel(initial_scale=[1.0]),
+        "rates at a tenth of He's scale alone": conv_map().sel(initial_scale=[0.1]),
     }
     return HYPOTHESES["wider-land-conv"].judge(
         more_pairs(conv_map()),
@@ -1083,6 +1099,7 @@ def wider_land_conv() -> Claim:
         ],
         draws=10,
         record="map-conv",
+        note=f"{_EXTENT} He's scale.",
     )
 
 

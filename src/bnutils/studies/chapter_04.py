@@ -472,6 +472,13 @@ def keras_model_with_bn_conv() -> Claim:
                 reason=_FASTER,
                 spec=".2f",
             ),
+            Finding(
+                "the same, to within one point",
+                race(0.01, name).ratio("no BN", "BN"),
+                margin=1.5,
+                reason=_FASTER,
+                spec=".2f",
+            ),
             *(
                 _finding(
                     f"accuracy after {n} steps, BN − no BN",

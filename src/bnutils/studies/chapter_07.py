@@ -213,7 +213,8 @@ HYPOTHESES = {
     for each in [
         Hypothesis(
             name="bn-small-batches",
-            claim="The error of BN increases rapidly when the batch becomes smaller.",
+            claim="The error of BN increases rapidly when the batch becomes smaller, in a dense "
+            "network.",
             kind="measured",
             source="wu2018",
             said_by="Wu and He 2018, abstract",
@@ -236,7 +237,8 @@ HYPOTHESES = {
         ),
         Hypothesis(
             name="group-norm-any-batch",
-            claim="The accuracy of group normalization is stable in a wide range of batch sizes.",
+            claim="The accuracy of group normalization is stable in a wide range of batch sizes, "
+            "in a dense network.",
             kind="measured",
             source="wu2018",
             said_by="Wu and He 2018, abstract",
