@@ -212,6 +212,7 @@ def test_a_grid_is_told_in_full_and_a_run_of_seeds_by_its_ends(values, text):
 def test_every_chapter_has_a_run_time_and_the_page_shows_it():
     times = json.loads((ROOT / "book" / "run_times.json").read_text(encoding="utf-8"))
     assert list(times) == [path.stem for path in NOTEBOOKS]
+    assert sum(times.values()) <= 150
     table = read(HTML / "book" / "how_this_book_is_made.html").select("article table")[0]
     shown = [row.find_all("td")[-1].text for row in table.select("tbody tr")]
     assert shown == [str(seconds) for seconds in times.values()] + [str(sum(times.values()))]
