@@ -39,6 +39,12 @@ def test_a_record_is_that_of_its_study_whole_and_finite_in_size(name):
     assert (studies.RECORDS / f"{name}.nc").stat().st_size <= 1.5e6
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_record_is_computed_with_in_double_precision(name):
+    types = {str(values.dtype) for values in studies.load(name).data_vars.values()}
+    assert "float32" not in types
+
+
 def test_every_record_has_a_study_and_together_they_are_small():
     files = {path.stem: path.stat().st_size for path in studies.RECORDS.glob("*")}
     assert set(files) == set(NAMES)
