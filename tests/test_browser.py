@@ -64,10 +64,13 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Open a page in a given theme and width; collect what it asks for and what goes wrong."""
+    """Open a page in a given theme and width; collect what it asks for and what goes wrong.
+
+    `quiet` waits until it has asked for nothing for half a second.
+    """
     contexts = []
 
-    def go(path, theme="light", width=1280):
+    def go(path, theme="light", width=1280, quiet=False):
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
         )
@@ -81,7 +84,8 @@ def visit(browser, address):
             "response",
             lambda response: response.status >= 400 and page.troubles.append(response.url),
         )
-        page.goto(address + path, wait_until="networkidle")
+        page.goto(address + path, wait_until="networkidle" if quiet else "load")
+        page.evaluate("() => window.MathJax?.startup?.promise")  # formulas are typeset
         return page
 
     yield go
@@ -91,7 +95,7 @@ def visit(browser, address):
 
 @pytest.mark.parametrize("path", PAGES)
 def test_page_asks_only_its_own_server_and_typesets_its_math(visit, address, path):
-    page = visit(path)
+    page = visit(path, quiet=True)
     assert not [url for url in page.asked if not url.startswith((address, "data:", "blob:"))]
     assert not page.troubles
     raw = page.locator("article .math").count()
