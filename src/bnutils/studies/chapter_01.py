@@ -34,6 +34,7 @@ from bnutils.studies.common import (
     PARTS,
     Settings,
     accuracies,
+    pictures,
 )
 
 ARMS = ["no BN", "BN"]
@@ -219,11 +220,6 @@ def race_block(settings: Settings) -> xr.Dataset:
             "seen": ["weights held", "weights learning"],
         },
     )
-
-
-def pictures(x: np.ndarray) -> np.ndarray:
-    """Rows of 64 pixels as images of 8 by 8 with one channel."""
-    return x.reshape(-1, 8, 8, 1)
 
 
 def conv_block(settings: Settings) -> xr.Dataset:

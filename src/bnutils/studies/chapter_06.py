@@ -30,7 +30,7 @@ from bnutils.evidence import (
     paired_ratio,
 )
 from bnutils.studies import load
-from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies
+from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies, pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,7 @@ def _flat(statistics: Statistics) -> np.ndarray:
 
 def _pictures(settings: Settings, x: np.ndarray) -> np.ndarray:
     """Images as rows of pixels, or as pictures for convolutions."""
-    return x if settings["network"] == "dense" else x.reshape(-1, 8, 8, 1)
+    return x if settings["network"] == "dense" else pictures(x)
 
 
 def _positions(net: network.Network, x: np.ndarray) -> list[int]:

@@ -26,7 +26,7 @@ from bnutils.evidence import (
     paired_difference,
 )
 from bnutils.studies import load
-from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies
+from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies, pictures
 
 TRAIN = 1097
 
@@ -54,7 +54,7 @@ def build(settings: Settings, norm: network.Norm | None) -> network.Network:
 
 def inputs(settings: Settings, x: np.ndarray) -> np.ndarray:
     """Images as rows of pixels, or as pictures for convolutions."""
-    return x if settings["network"] == "dense" else x.reshape(-1, 8, 8, 1)
+    return x if settings["network"] == "dense" else pictures(x)
 
 
 def recomputed(net: network.Network, dataset: data.Dataset, settings: Settings) -> np.ndarray:

@@ -10,13 +10,18 @@ import numpy as np
 from bnutils import network
 from bnutils.data import Dataset
 
-__all__ = ["DIGITS_OVERLAP", "MNIST_OVERLAP", "PARTS", "Settings", "accuracies"]
+__all__ = ["DIGITS_OVERLAP", "MNIST_OVERLAP", "PARTS", "Settings", "accuracies", "pictures"]
 
 PARTS = ["validation", "test"]
 MNIST_OVERLAP = 500 / 4000  # test over training images
 DIGITS_OVERLAP = 400 / 1097
 
 Settings = Mapping[str, Any]
+
+
+def pictures(x: np.ndarray) -> np.ndarray:
+    """Rows of 64 pixels as images of 8 by 8 with one channel."""
+    return x.reshape(-1, 8, 8, 1)
 
 
 def accuracies(
