@@ -18,6 +18,7 @@ from bnutils.doctor.audit import audit
 from bnutils.doctor.freeze import freeze_bn
 from bnutils.doctor.recalibrate import recalibrate
 from bnutils.doctor.rules import RULES, Case
+from bnutils.doctor.subject import Subject
 
 layers = keras.layers
 BN = layers.BatchNormalization
@@ -263,7 +264,7 @@ def with_base(bn=None, **call):
     return model
 
 
-IGNORED = None if Case(classifier()).keras_obeys_recorded_training else "error"
+IGNORED = None if Case(Subject(classifier())).keras_obeys_recorded_training else "error"
 
 
 @trial("ignored-training-argument", "sick", IGNORED)
@@ -1106,14 +1107,14 @@ def test_sorted_arrays_are_sampled_all_over():
     x = np.sort(rows(5000, 1, sd=3), axis=0)
     model = settle(chain(BN(), layers.Dense(1), shape=(1,)), x)
     assert worst(audit(model, x), "stale-statistics") is None
-    assert Case(model, x).rows == 1024
+    assert Case(Subject(model), x).rows == 1024
 
 
 def test_large_models_get_few_rows():
     model = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(224, 224, 3))
-    assert Case(model, np.zeros((32, 224, 224, 3), "float32")).rows == 8
+    assert Case(Subject(model), np.zeros((32, 224, 224, 3), "float32")).rows == 8
     model = keras.applications.MobileNetV2(weights=None, include_top=False)  # of any image size
-    assert 8 < Case(model, np.zeros((100, 224, 224, 3), "float32")).rows < 100
+    assert 8 < Case(Subject(model), np.zeros((100, 224, 224, 3), "float32")).rows < 100
 
 
 def test_evidence_carries_numbers():
@@ -1174,5 +1175,5 @@ def test_architectures_are_sound(name, full):
     else:
         model, data = getattr(keras.applications, name)(include_top=False, **settings), None
     report = audit(model, data, batch_size=32, train_size=1000)
-    assert report.sound, report
+    assert report.sound if report.batch_norms else not report.looked, report
     assert [reason for _, reason in report.not_checked if "crashed" in reason] == []

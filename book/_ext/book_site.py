@@ -110,8 +110,12 @@ def link_outputs(app, page, template, context, doctree):
     if "body" in context:
         card = r'<cite data-key="(?P<key>[^"]+)">(?P<text>[^<]+)</cite>'
         body = re.sub(card, link, context["body"])
-        chapter = r'(<a class="bn-chapter"[^>]* href="[^"]+)\.ipynb"'
-        context["body"] = re.sub(chapter, r'\1.html"', body)
+        chapter = r'<span class="bn-chapter" data-chapter="(\w+)">([^<]+)</span>'
+
+        def page_of(match):
+            return f'<a href="{context["pathto"](f"notebooks/{match[1]}")}">{match[2]}</a>'
+
+        context["body"] = re.sub(chapter, page_of, body)
 
 
 def setup(app):

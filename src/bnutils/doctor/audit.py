@@ -8,8 +8,11 @@ from typing import Any
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.report import Diagnosis, Report
+from bnutils.doctor.results import Skipped
 from bnutils.doctor.rules import RULES, Case, Finding, Rule
 from bnutils.doctor.rules.case import LEAST_ROWS
+from bnutils.doctor.subject import Subject
+from bnutils.doctor.words import first_line
 
 __all__ = ["audit"]
 
@@ -54,7 +57,7 @@ def audit(
         [('warning', 'pytorch-momentum', 'bn')]
     """
     with _unoptimized():
-        return _audit(Case(model, data, batch_size=batch_size, train_size=train_size))
+        return _audit(Case(Subject(model), data, batch_size=batch_size, train_size=train_size))
 
 
 @contextmanager
@@ -69,25 +72,29 @@ def _unoptimized() -> Iterator[None]:
 
 
 def _audit(case: Case) -> Report:
-    unwalked = {part.path: part.reason for part in (*case.graph.unwalked, *case.unreached)}
-    found, not_checked = [], {}
+    skipped = [Skipped(part.path, part.reason) for part in (*case.graph.unwalked, *case.unreached)]
+    found, checked = [], []
     for rule in RULES if case.layers else ():
-        reason = next(filter(None, (_lacking(case, need) for need in ("built", *rule.needs))), None)
-        if reason is None:
+        lacking = next(
+            filter(None, (_lacking(case, need) for need in ("built", *rule.needs))), None
+        )
+        if lacking is None:
             try:
                 found += [_diagnosis(rule, finding) for finding in rule.check(case)]
+                checked.append(rule.name)
             except Exception as error:
                 # One rule that fails on a strange model must not keep the others from looking.
-                first = (str(error).splitlines() or [""])[0]
-                reason = f"crashed: {type(error).__name__}: {first}"
-        if reason is not None:
-            not_checked.setdefault(rule.name, reason)
+                lacking = f"crashed: {type(error).__name__}: {first_line(error)}", None
+        if lacking is not None:
+            reason, argument = lacking
+            skipped.append(Skipped(rule.name, reason, "rule", argument))
     return Report(
         model=case.model.name,
         batch_norms=len(case.layers),
         diagnoses=found,
-        unwalked=tuple(unwalked.items()),
-        not_checked=tuple(not_checked.items()),
+        checked=checked,
+        rows=case.rows,
+        skipped=tuple(dict.fromkeys(skipped)),
     )
 
 
@@ -97,15 +104,20 @@ def _diagnosis(rule: Rule, finding: Finding) -> Diagnosis:
     return Diagnosis(rule=rule.name, chapter=rule.chapter, **vars(finding))
 
 
-def _lacking(case: Case, need: str) -> str | None:
-    """Why something that a rule needs is not there; None if it is."""
-    reasons = {
-        "built": None if case.built else "the model is not built yet: call it on data first",
-        "data": "needs data: audit(model, (x, y))" if case.rows is None else None,
-        "batch_size": None if case.batch_size else "needs batch_size",
-        "train_size": None if case.train_size else "needs train_size",
-        "compiled": None if case.optimizer is not None else "needs a compiled model",
-    }
+def _lacking(case: Case, need: str) -> tuple[str, str | None] | None:
+    """Why something that a rule needs is not there, and the argument that would bring it."""
+    if need == "built":
+        unbuilt = "the model is not built yet: call it on data first", None
+        return None if case.subject.built else unbuilt
     if need == "data" and case.rows is not None and case.rows < LEAST_ROWS:
-        return f"needs at least {LEAST_ROWS} rows of data, got {case.rows}"
-    return case.dry_failure if need == "dry run" else reasons[need]
+        return f"needs at least {LEAST_ROWS} rows of data, got {case.rows}", None
+    if need == "dry run":
+        return (case.dry_failure, None) if case.dry_failure else None
+    absent = {
+        "data": (case.rows is None, "needs data: audit(model, (x, y))"),
+        "batch_size": (case.batch_size is None, "needs batch_size"),
+        "train_size": (case.train_size is None, "needs train_size"),
+        "compiled": (case.optimizer is None, "needs a compiled model"),
+    }
+    is_absent, reason = absent[need]
+    return (reason, need) if is_absent else None

@@ -19,7 +19,7 @@ from keras import tree
 
 from bnutils._keras import keras
 from bnutils.doctor.graph import Call, Graph, Tensor, batch_norms, layer_paths, walk
-from bnutils.doctor.report import table_html, table_text
+from bnutils.doctor.results import Table
 
 __all__ = ["FoldPlan", "fold", "fold_plan"]
 
@@ -82,10 +82,14 @@ class FoldPlan:
         """A table as plain text, 80 columns wide."""
         if not self._rows:
             return self._headline
-        return f"{self._headline}\n\n{table_text(('layer', '', 'where, or why not'), self._rows)}"
+        return f"{self._headline}\n\n{Table(('layer', '', 'where, or why not'), self._rows)}"
 
     def _repr_html_(self) -> str:
-        table = table_html(("layer", "", "where, or why not"), self._rows) if self._rows else ""
+        table = (
+            Table(("layer", "", "where, or why not"), self._rows)._repr_html_()
+            if self._rows
+            else ""
+        )
         return f"<section><p>{self._headline}</p>\n{table}</section>"
 
 

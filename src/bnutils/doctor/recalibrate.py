@@ -22,7 +22,7 @@ from bnutils._keras import keras
 from bnutils.doctor.batches import batches
 from bnutils.doctor.graph import batch_norms, layer_paths
 from bnutils.doctor.probe import Moments, Probe, Unreached
-from bnutils.doctor.report import table_html, table_text
+from bnutils.doctor.results import Table
 
 __all__ = ["Moved", "Recalibration", "recalibrate"]
 
@@ -95,13 +95,13 @@ class Recalibration:
 
     def __str__(self) -> str:
         """A table in plain text, at most 80 columns wide."""
-        return "\n".join([self._headline, table_text(self._heads, self._rows), *self._footnotes])
+        return "\n".join([self._headline, str(Table(self._heads, self._rows)), *self._footnotes])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         lines = [f"<p>{line}</p>" for line in map(html.escape, [self._headline, *self._footnotes])]
-        return "\n".join([lines[0], table_html(self._heads, self._rows), *lines[1:]])
+        return "\n".join([lines[0], Table(self._heads, self._rows)._repr_html_(), *lines[1:]])
 
     _heads = ("layer", "values", "mean (max)", "mean (median)", "variance")
 

@@ -1,29 +1,24 @@
 """What an audit found: diagnoses, and how they print in a terminal, a log, a notebook and as JSON.
 
-Also the one look of the doctor's tables, `table_text` and `table_html`. Nothing here needs
-TensorFlow.
+Nothing here needs TensorFlow.
 """
 
 import html
-import io
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-import bnutils
+from bnutils.doctor.results import Result, Skipped, html_table, plain_text, printable, skipped_lines
+from bnutils.doctor.words import count
 
-__all__ = ["Diagnosis", "Report", "table_html", "table_text"]
+__all__ = ["Diagnosis", "Report"]
 
-SCHEMA = 1
-WIDTH = 80  # of a CI log, and of most terminals
 SHOWN = 3  # layers of one rule that print spells out
 LEVELS = ("error", "warning", "note")
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
@@ -82,7 +77,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Report:
+class Report(Result):
     """All that an audit found, and all that it could not look at.
 
     Printed, the layers that a rule names stand together; in `diagnoses` and in JSON each has its
@@ -92,22 +87,28 @@ class Report:
         model: name of the model.
         diagnoses: what was found; put in order, errors first.
         batch_norms: how many batch normalization layers the model has.
-        unwalked: parts of the model that could not be looked into, as pairs (path, reason).
-        not_checked: rules that were not tried, as pairs (rule, reason).
+        checked: names of the rules that looked at the model.
+        rows: how many rows of data were used; None without data.
+        rows_are_the_first: whether these rows are the beginning of longer data, and not drawn
+            from all over.
+        skipped: parts of the model that could not be looked into, and rules that could not be
+            tried, as `Skipped`.
 
     Raises:
         ValueError: a field is not of its form.
 
     Example:
-        >>> print(Report(model="small", batch_norms=2))
+        >>> print(Report(model="small", batch_norms=2, checked=("dead-bias",), rows=64))
         small looks sound: 2 batch normalization layers, nothing wrong.
     """
 
     model: str
     batch_norms: int
     diagnoses: Sequence[Diagnosis] = ()
-    unwalked: Sequence[tuple[str, str]] = ()
-    not_checked: Sequence[tuple[str, str]] = ()
+    checked: Sequence[str] = ()
+    rows: int | None = None
+    rows_are_the_first: bool = False
+    skipped: Sequence[Skipped] = ()
 
     def __post_init__(self) -> None:
         """Check every field and put the diagnoses in order."""
@@ -121,11 +122,11 @@ class Report:
                 raise ValueError(f"expected a Diagnosis, got {diagnosis!r}")
         ranked = sorted(diagnoses, key=lambda diagnosis: LEVELS.index(diagnosis.level))
         object.__setattr__(self, "diagnoses", tuple(ranked))
-        for name in ("unwalked", "not_checked"):
-            pairs = tuple(tuple(pair) for pair in getattr(self, name))
-            if not all(len(pair) == 2 and all(isinstance(p, str) for p in pair) for pair in pairs):
-                raise ValueError(f"expected pairs of texts as {name}, got {pairs!r}")
-            object.__setattr__(self, name, pairs)
+        object.__setattr__(self, "checked", tuple(dict.fromkeys(self.checked)))
+        object.__setattr__(self, "skipped", tuple(self.skipped))
+        for each in self.skipped:
+            if not isinstance(each, Skipped):
+                raise ValueError(f"expected Skipped entries as skipped, got {each!r}")
 
     @property
     def errors(self) -> tuple[Diagnosis, ...]:
@@ -143,52 +144,58 @@ class Report:
         return self._of_level("note")
 
     @property
+    def faulty(self) -> bool:
+        """Whether there is an error or a warning."""
+        return bool(self.errors or self.warnings)
+
+    @property
+    def looked(self) -> bool:
+        """Whether all could be looked at that the arguments of the audit allow."""
+        could_not = [each for each in self.skipped if each.needs is None]
+        return bool(self.batch_norms and self.checked and not could_not)
+
+    @property
     def sound(self) -> bool:
-        """Whether there is no error and no warning."""
-        return not self.errors and not self.warnings
+        """Whether there is no error and no warning, and nothing that could not be looked at.
+
+        A model that is neither `sound` nor `faulty` was not looked at in full. Without data the
+        all-clear is about what the model alone shows.
+        """
+        return self.looked and not self.faulty
+
+    @property
+    def unwalked(self) -> tuple[tuple[str, str], ...]:
+        """The parts of the model in `skipped`, as pairs (path, reason)."""
+        return tuple((each.what, each.reason) for each in self.skipped if each.kind == "part")
+
+    @property
+    def not_checked(self) -> tuple[tuple[str, str], ...]:
+        """The rules in `skipped`, as pairs (rule, reason)."""
+        return tuple((each.what, each.reason) for each in self.skipped if each.kind == "rule")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON data, with the versions of the libraries.
 
         Returns:
-            The fields by name, each diagnosis, unwalked part and unchecked rule as an object, and
-            `schema`, a number that grows when a key is removed or changes its meaning.
+            The fields by name, `sound`, `faulty`, how many diagnoses there are of each level as
+            `counts`, `versions`, and `schema`, a number that grows when a key is removed or
+            changes its meaning.
         """
-        return {
-            "schema": SCHEMA,
-            "versions": {
-                "bnutils": bnutils.__version__,
-                **{name: _version(name) for name in ("keras", "tensorflow")},
-            },
-            "model": self.model,
-            "batch_norms": self.batch_norms,
-            "sound": self.sound,
-            "counts": {level: len(self._of_level(level)) for level in LEVELS},
-            "diagnoses": [asdict(diagnosis) for diagnosis in self.diagnoses],
-            "unwalked": [{"path": path, "reason": reason} for path, reason in self.unwalked],
-            "not_checked": [{"rule": rule, "reason": reason} for rule, reason in self.not_checked],
-        }
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as a JSON text.
-
-        Args:
-            indent: spaces per level; None for one line.
-        """
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+        counts = {level: len(self._of_level(level)) for level in LEVELS}
+        return {**super().to_dict(), "sound": self.sound, "faulty": self.faulty, "counts": counts}
 
     def __str__(self) -> str:
         """Plain text, 80 columns wide."""
-        return _plain_text(self)
+        return plain_text(self)
 
     __repr__ = __str__
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
         """The same with colors, as wide as the terminal."""
-        yield Text(_printable(self._headline), style="bold green" if self.sound else "bold")
+        yield Text(printable(self._headline), style="bold green" if self.sound else "bold")
         for group in self._groups():
             first = group[0]
-            parts = Table.grid(padding=(0, 2))
+            parts = RichTable.grid(padding=(0, 2))
             for name, lines in [
                 ("layer", [_layers(group)]),
                 ("found", _each(group, "evidence")),
@@ -196,7 +203,7 @@ class Report:
                 ("repair", _each(group, "repair")),
                 ("read", [_chapter(first.chapter)]),
             ]:
-                parts.add_row(Text(name, style="dim"), Text("\n".join(map(_printable, lines))))
+                parts.add_row(Text(name, style="dim"), Text("\n".join(map(printable, lines))))
             yield Text()
             yield Text.assemble(
                 (first.level.upper(), STYLES[first.level]), " ", (first.rule, "bold")
@@ -204,7 +211,7 @@ class Report:
             yield Padding(parts, (0, 0, 0, 2))
         if self._footnotes:
             yield Text()
-        yield from (Text(_printable(line)) for line in self._footnotes)
+        yield from (Text(printable(line)) for line in self._footnotes)
 
     def _repr_html_(self) -> str:
         text = html.escape
@@ -215,7 +222,7 @@ class Report:
                 text(_layers(group)),
                 "<br>".join(map(text, _each(group, "evidence")))
                 + "".join(f"<br><em>{text(line)}</em>" for line in _each(group, "why")),
-                "<br>".join([*map(text, _each(group, "repair")), _link(group[0].chapter)]),
+                "<br>".join([*map(text, _each(group, "repair")), _named(group[0].chapter)]),
             ]
             for group in self._groups()
         ]
@@ -224,7 +231,7 @@ class Report:
             [
                 f'<section class="bn-report" data-sound="{str(self.sound).lower()}">',
                 f"<p><strong>{text(self._headline)}</strong></p>",
-                *([_html_table(heads, rows)] if rows else []),
+                *([html_table(heads, rows)] if rows else []),
                 *(f"<p>{text(line)}</p>" for line in self._footnotes),
                 "</section>",
             ]
@@ -243,117 +250,38 @@ class Report:
     @property
     def _headline(self) -> str:
         model = self.model or "The model"
-        if not self.batch_norms and not self.diagnoses:
-            return f"{model} has no batch normalization layer that could be found."
-        layers = _count(self.batch_norms, "batch normalization layer")
+        layers = count(self.batch_norms, "batch normalization layer")
         counts = [(level, len(self._of_level(level))) for level in LEVELS]
-        found = ", ".join(_count(number, level) for level, number in counts if number)
-        reach = ", as far as it could be looked into" if self.unwalked else ""
-        if not self.sound:
+        found = ", ".join(count(number, level) for level, number in counts if number)
+        if self.faulty:
+            reach = "" if self.looked else ", as far as it could be looked into"
             return f"{model}: {found}, in {layers}{reach}."
+        if not self.batch_norms:
+            return f"{model} has no batch normalization layer that could be found."
+        if not self.looked:
+            return (
+                f"{model} was not looked into in full, so this is no all-clear: {layers}, "
+                f"{found or 'nothing wrong'} in what could be seen."
+            )
+        reach = "" if self.rows else ", as far as it shows without data"
         return f"{model} looks sound{reach}: {layers}, {found or 'nothing wrong'}."
 
     @property
     def _footnotes(self) -> list[str]:
-        lines = [
-            f"Not looked into: {path or 'the model'} ({reason})." for path, reason in self.unwalked
-        ]
-        for reason in _unique(reason for _, reason in self.not_checked):
-            rules = ", ".join(rule for rule, other in self.not_checked if other == reason)
-            lines.append(f"Not checked ({reason}): {rules}.")
-        return lines
-
-
-def table_text(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as plain text, at most 80 columns wide; long cells are wrapped.
-
-    Args:
-        heads: the heads of the columns.
-        rows: the cells of each row.
-
-    Returns:
-        Lines without trailing spaces or a newline at the end.
-
-    Raises:
-        ValueError: a row with more or fewer cells than there are heads.
-
-    Example:
-        >>> print(table_text(["layer", "went into"], [["bn1", "conv1"], ["bn2", "dense"]]))
-        layer  went into
-        bn1    conv1
-        bn2    dense
-    """
-    rows = _checked_rows(heads, rows)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(Text(head))
-    for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
-    return _plain_text(table)
-
-
-def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same table as HTML, everything escaped, in colors that suit light and dark pages.
-
-    Args:
-        heads: the heads of the columns.
-        rows: the cells of each row.
-
-    Returns:
-        A `<table>` element.
-
-    Raises:
-        ValueError: a row with more or fewer cells than there are heads.
-    """
-    rows = _checked_rows(heads, rows)
-    return _html_table(
-        [html.escape(head) for head in heads], [[html.escape(cell) for cell in row] for row in rows]
-    )
-
-
-def _html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table out of pieces of HTML. Styles are inline: a reader's notebook has no style sheet."""
-    style = 'style="text-align:left;vertical-align:top;white-space:normal"'
-    top = "".join(f'<th scope="col" {style}>{head}</th>' for head in heads)
-    body = "\n".join(
-        f"<tr>{''.join(f'<td {style}>{cell}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return (
-        f'<table class="bn-table"><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
-    )
-
-
-def _checked_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
-    rows = list(rows)
-    for row in rows:
-        if len(row) != len(heads):
-            raise ValueError(f"expected rows of {len(heads)} cells, got {row!r}")
-    return rows
-
-
-def _plain_text(renderable: Any) -> str:
-    # Every setting is fixed: a notebook, a terminal and a log must give the same text.
-    console = Console(
-        file=io.StringIO(),
-        width=WIDTH,
-        color_system=None,
-        force_terminal=False,
-        force_jupyter=False,
-        highlight=False,
-    )
-    console.print(renderable)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().split("\n"))
-
-
-def _printable(text: str) -> str:
-    """The text with control characters spelled out: a layer's name may hold any."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+        lines = []
+        if self.rows_are_the_first:
+            lines.append(
+                f"The data are long: the first {count(self.rows, 'row')} were used. Rows that come "
+                "in another order later may tell another story."
+            )
+        parts = [each for each in self.skipped if each.kind == "part"]
+        lines += [f"Not looked into: {each.what or 'the model'} ({each.reason})." for each in parts]
+        rules = [each for each in self.skipped if each.kind == "rule"]
+        return [*lines, *skipped_lines(rules, "Not checked")]
 
 
 def _layers(group: Sequence[Diagnosis]) -> str:
-    names = _unique(diagnosis.layer or "the model" for diagnosis in group)
+    names = list(dict.fromkeys(diagnosis.layer or "the model" for diagnosis in group))
     if len(names) == 1:
         return names[0]
     return f"{len(names)} layers: {', '.join(names[:SHOWN])}{', ...' if names[SHOWN:] else ''}"
@@ -372,30 +300,14 @@ def _each(group: Sequence[Diagnosis], field: str) -> list[str]:
     return [*lines[:SHOWN], *([f"and {more} more, which the JSON form lists"] if more > 0 else [])]
 
 
-def _unique(items: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(items))
-
-
 def _chapter(chapter: str) -> str:
     number, title = chapter.split("_", 1)
     return f"chapter {int(number)}, {title.replace('_', ' ')}"
 
 
-def _link(chapter: str) -> str:
-    number = int(chapter[:2])
-    href = f'data-chapter="{chapter}" href="{chapter}.ipynb"'
-    return f'<a class="bn-chapter" {href}>chapter {number}</a>'
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+def _named(chapter: str) -> str:
+    """The chapter by name; the book's own pages make a link of it."""
+    return f'<span class="bn-chapter" data-chapter="{chapter}">{_chapter(chapter)}</span>'
 
 
 def _check_form(name: str, value: Any, pattern: str, form: str) -> None:

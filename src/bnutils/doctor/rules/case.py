@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,58 +11,15 @@ import numpy as np
 from bnutils._keras import keras, tf
 from bnutils.doctor.batches import Batches, batches
 from bnutils.doctor.dry_run import DryRun, dry_run
-from bnutils.doctor.graph import Call, batch_norms, layer_paths, walk
+from bnutils.doctor.graph import Call, walk
 from bnutils.doctor.probe import Moments, Probe, Seen
 from bnutils.doctor.rules import flow
+from bnutils.doctor.subject import Subject
 
-__all__ = ["BN", "Case", "Finding", "count", "listing", "values"]
+__all__ = ["BN", "Case", "values"]
 
 
 BN = keras.layers.BatchNormalization
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one rule found in one place; the fields are those of `Diagnosis`."""
-
-    level: str
-    layer: str
-    evidence: str
-    why: str
-    repair: str
-
-
-FREEZE = (
-    "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and proves it."
-)
-
-
-def short(number: float) -> str:
-    """A number with two digits; from a hundred up, a whole one."""
-    return f"{number:.2g}" if abs(number) < 100 else f"{number:,.0f}"
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> count(1, "layer"), count(1200, "layer")
-        ('1 layer', '1,200 layers')
-    """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def listing(names: Iterable[str], shown: int = 3) -> str:
-    """Some names in a sentence.
-
-    Example:
-        >>> listing(["a"]), listing("ab"), listing("abcdef")
-        ('a', 'a and b', 'a, b, c and 3 more')
-    """
-    names = list(names)
-    last = [f"{len(names) - shown} more"] if len(names) > shown + 1 else names[shown:]
-    names = names[:shown] + last
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def values(variable: keras.Variable) -> np.ndarray:
@@ -81,7 +37,8 @@ class Case:
     """A model under audit.
 
     Attributes:
-        model: the model.
+        subject: the model, with its layers and their paths.
+        model: the Keras model itself.
         batch_size: rows in a batch of training, or None.
         train_size: rows in the training set, or None.
         graph: the calls of the model.
@@ -95,7 +52,7 @@ class Case:
 
     def __init__(
         self,
-        model: keras.Model,
+        subject: Subject,
         data: Any = None,
         *,
         batch_size: int | None = None,
@@ -104,7 +61,7 @@ class Case:
         """Take the model and the data in.
 
         Args:
-            model: see `bnutils.doctor.audit`.
+            subject: the model.
             data: see `bnutils.doctor.audit`.
             batch_size: see `bnutils.doctor.audit`.
             train_size: see `bnutils.doctor.audit`.
@@ -112,16 +69,14 @@ class Case:
         Raises:
             ValueError: if an argument is not what it should be.
         """
-        if not isinstance(model, keras.Model):
-            raise ValueError(f"expected a Keras model, got {type(model).__name__}")
         for name, value in (("batch_size", batch_size), ("train_size", train_size)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
-        self.model = model
+        self.subject = subject
+        self.model = model = subject.model
         self.train_size = train_size
         self.batch_size = batch_size
-        self._paths = layer_paths(model)
-        self.layers = batch_norms(model)
+        self.layers = subject.layers
         self.rows = self.x = self.y = None
         self.large = False
         source = None if data is None else batches(data, model=model)
@@ -180,7 +135,7 @@ class Case:
 
     def path(self, layer: keras.Layer) -> str:
         """The path of a layer in the model."""
-        return self._paths.get(layer, layer.name)
+        return self.subject.path(layer)
 
     def by_parent(self, layers: Iterable[keras.Layer]) -> dict[str, list]:
         """Layers grouped by the path of what holds them; "" is the model itself."""
@@ -190,11 +145,6 @@ class Case:
         return groups
 
     # What is known without running the model
-
-    @property
-    def built(self) -> bool:
-        """Whether the model and all its batch normalization layers have their variables."""
-        return self.model.built and all(layer.built for layer in self.layers)
 
     def follows_batch(self, call: Call) -> bool:
         """Whether `fit` lets this call of a batch normalization layer follow the batch."""
@@ -332,7 +282,7 @@ class Case:
     @property
     def unreached(self) -> tuple:
         """The layers whose inputs the data do not show, with the reason."""
-        if self.rows is None or not self.built:
+        if self.rows is None or not self.subject.built:
             return ()
         return self._by_batch.unreached(self.x)
 

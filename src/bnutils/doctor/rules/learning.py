@@ -8,7 +8,9 @@ from bnutils._keras import keras
 from bnutils.doctor.dry_run import LayerStep
 from bnutils.doctor.graph import Call, layer_paths
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import BN, FREEZE, Case, Finding, count, listing
+from bnutils.doctor.rules.case import BN, Case
+from bnutils.doctor.rules.registry import FREEZE, Finding, rule
+from bnutils.doctor.words import count, listing
 
 _KEPT = "fit keeps the function that it traced before the flag was changed."
 
@@ -45,6 +47,7 @@ def _disobeyed(case: Case, step: str, why: str) -> Iterator[Finding]:
         )
 
 
+@rule("stale-compile", levels="error", chapter="09_fine_tuning", needs=("compiled", "dry run"))
 def stale_compile(case: Case) -> Iterator[Finding]:
     """`trainable` was changed after `fit` had fixed what it trains."""
     if not case.dry.traced:
@@ -65,6 +68,9 @@ def stale_compile(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule(
+    "frozen-but-learning", levels="error warning note", chapter="09_fine_tuning", needs=("dry run",)
+)
 def frozen_but_learning(case: Case) -> Iterator[Finding]:
     """BN learns although it is frozen, or although all around it is."""
     if not case.dry.traced:
@@ -163,6 +169,7 @@ def _neighbors(case: Case, layer: BN) -> tuple[list, list]:
     return before, after
 
 
+@rule("never-updated", levels="error", chapter="06_training_and_inference", needs=("dry run",))
 def forgotten_training(case: Case) -> Iterator[Finding]:
     """The step trains gamma or beta but calls the layer in inference mode."""
     for step in case.dry.layers:

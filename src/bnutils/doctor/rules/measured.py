@@ -9,7 +9,9 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor.probe import Moments
-from bnutils.doctor.rules.case import BN, Case, Finding, count, listing, short, values
+from bnutils.doctor.rules.case import BN, Case, values
+from bnutils.doctor.rules.registry import Finding, rule
+from bnutils.doctor.words import count, listing, short
 
 # Distances of means are in standard deviations of the data, spreads are ratios of variances.
 FAR, VERY_FAR = 0.5, 1.0
@@ -50,6 +52,12 @@ def _moving(layer: BN) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+@rule(
+    "stale-statistics",
+    levels="error warning note",
+    chapter="06_training_and_inference",
+    needs=("data",),
+)
 def stale_statistics(case: Case) -> Iterator[Finding]:
     """Moving statistics far from those of the data."""
     for layer in case.layers:
@@ -116,6 +124,7 @@ def _stale(
     return level, f"{sentence[:1].upper()}{sentence[1:]}."
 
 
+@rule("vanishing-variance", levels="warning note", chapter="06_training_and_inference")
 def vanishing_variance(case: Case) -> Iterator[Finding]:
     """Channels whose variance is below epsilon, which then are hardly normalized."""
     for layer in case.layers:
@@ -153,6 +162,7 @@ def vanishing_variance(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule("shared-bn", levels="warning note", chapter="06_training_and_inference")
 def shared_bn(case: Case) -> Iterator[Finding]:
     """One layer called several times: one set of statistics for all its inputs."""
     for layer in case.layers:
@@ -200,6 +210,7 @@ def _apart(case: Case, layer: BN, seen: list[Moments]) -> tuple[float, float, bo
     return worst
 
 
+@rule("dropout-before-bn", levels="warning note", chapter="06_training_and_inference")
 def dropout_before_bn(case: Case) -> Iterator[Finding]:
     """Dropout raises the variance that BN sees in training; at inference it is gone."""
     for layer in case.layers:
@@ -239,6 +250,9 @@ def dropout_before_bn(case: Case) -> Iterator[Finding]:
 # What comes out
 
 
+@rule(
+    "modes-disagree", levels="error warning", chapter="06_training_and_inference", needs=("data",)
+)
 def modes_disagree(case: Case) -> Iterator[Finding]:
     """Training and inference mode of BN give different outputs for the same rows."""
     learners = [layer for layer in case.layers if case.learns(layer)]

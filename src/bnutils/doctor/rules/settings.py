@@ -9,11 +9,14 @@ import numpy as np
 
 from bnutils._keras import tf
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import BN, Case, Finding, count, listing, values
+from bnutils.doctor.rules.case import BN, Case, values
+from bnutils.doctor.rules.registry import Finding, rule
+from bnutils.doctor.words import count, listing
 
 SMALL = 8  # values per channel below which the statistics of a batch are mostly noise
 
 
+@rule("pytorch-momentum", levels="warning", chapter="04_keras")
 def pytorch_momentum(case: Case) -> Iterator[Finding]:
     """A momentum that would be usual in PyTorch, where it weighs the new batch, not the old."""
     for layer in case.layers:
@@ -31,6 +34,7 @@ def pytorch_momentum(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule("bad-variance", levels="error warning", chapter="06_training_and_inference")
 def bad_variance(case: Case) -> Iterator[Finding]:
     """Values that are not numbers, variances below zero, or variances that blow up."""
     behind_weights = {
@@ -77,6 +81,7 @@ def bad_variance(case: Case) -> Iterator[Finding]:
             )
 
 
+@rule("never-updated", levels="error warning note", chapter="06_training_and_inference")
 def never_updated(case: Case) -> Iterator[Finding]:
     """Moving statistics that are exactly those of a new layer."""
     untrained = []
@@ -120,6 +125,12 @@ def never_updated(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule(
+    "batch-of-one",
+    levels="error warning",
+    chapter="06_training_and_inference",
+    needs=("batch_size",),
+)
 def batch_of_one(case: Case) -> Iterator[Finding]:
     """So few values per channel that the statistics of a batch say nothing."""
     for layer in case.learners:
@@ -142,6 +153,12 @@ def batch_of_one(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule(
+    "partial-batch",
+    levels="warning note",
+    chapter="06_training_and_inference",
+    needs=("batch_size", "train_size"),
+)
 def partial_batch(case: Case) -> Iterator[Finding]:
     """A last batch so small that its statistics spoil the moving average."""
     rest = case.train_size % case.batch_size
@@ -171,6 +188,7 @@ def partial_batch(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule("half-precision-variables", levels="warning", chapter="04_keras")
 def half_precision_variables(case: Case) -> Iterator[Finding]:
     """Moving statistics kept in 16 bits: small updates are rounded away."""
     half = [
@@ -204,6 +222,7 @@ def _spacing(dtype: str) -> tf.Tensor:
     return tf.cast(tf.bitcast(bits, dtype), "float32") - 1.0
 
 
+@rule("gradient-accumulation", levels="warning note", chapter="12_audit", needs=("compiled",))
 def gradient_accumulation(case: Case) -> Iterator[Finding]:
     """Gradients of several small batches are summed up, their statistics are not."""
     steps = case.optimizer.gradient_accumulation_steps
@@ -231,6 +250,7 @@ def gradient_accumulation(case: Case) -> Iterator[Finding]:
     )
 
 
+@rule("replica-batch", levels="warning note", chapter="12_audit")
 def replica_batch(case: Case) -> Iterator[Finding]:
     """Each replica normalizes by its own part of the batch."""
     replicas = case.model.distribute_strategy.num_replicas_in_sync
@@ -255,6 +275,7 @@ def replica_batch(case: Case) -> Iterator[Finding]:
     )
 
 
+@rule("decayed-gamma-beta", levels="note", chapter="12_audit")
 def decayed_gamma_beta(case: Case) -> Iterator[Finding]:
     """Weight decay, or a penalty, on gamma and beta."""
     for how, layers in (

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from bnutils._keras import keras
 from bnutils.doctor.graph import Call, Tensor
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import BN, FREEZE, Case, Finding, count, listing
+from bnutils.doctor.rules.case import BN, Case
+from bnutils.doctor.rules.registry import FREEZE, Finding, rule
+from bnutils.doctor.words import count, listing
 
 # The losses of keras.losses that are made for regression or classification. Others, such as a
 # cosine similarity or a triplet loss, may well want a normalized embedding.
@@ -31,6 +33,7 @@ _HEAD_LOSSES = [
 ]
 
 
+@rule("output-bn", levels="warning note", chapter="05_inputs_and_outputs")
 def output_bn(case: Case) -> Iterator[Finding]:
     """BN that reaches the output, or a softmax or sigmoid that does, with no weights between."""
     for call in case.bn_calls:
@@ -105,6 +108,7 @@ def _shape(tensor: Tensor) -> str:
     return f"({', '.join(str(size) for size in tensor.shape)})"
 
 
+@rule("dead-bias", levels="note", chapter="02_the_math")
 def dead_bias(case: Case) -> Iterator[Finding]:
     """A bias that feeds BN alone: the batch mean takes it away."""
     dead = {}
@@ -138,6 +142,7 @@ def dead_bias(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule("after-activation", levels="note", chapter="04_keras")
 def after_activation(case: Case) -> Iterator[Finding]:
     """BN after the activation, said once: a choice, not a fault."""
     after = {}
@@ -163,6 +168,7 @@ def after_activation(case: Case) -> Iterator[Finding]:
         )
 
 
+@rule("wrong-axis", levels="error warning", chapter="04_keras")
 def wrong_axis(case: Case) -> Iterator[Finding]:
     """The axis of BN is not the axis of the channels."""
     for layer in case.layers:
@@ -216,6 +222,7 @@ def _channels_of(layer: BN) -> int:
     return layer.moving_mean.shape[0]
 
 
+@rule("ignored-training-argument", levels="error", chapter="09_fine_tuning")
 def ignored_training_argument(case: Case) -> Iterator[Finding]:
     """`training=False` in the recorded graph, which the installed Keras lets `fit` override."""
     ignored = [

@@ -1,0 +1,71 @@
+"""What a rule of `audit` is, and the list of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["FREEZE", "RULES", "Finding", "Rule", "rule"]
+
+Level = Literal["error", "warning", "note"]
+Need = Literal["data", "dry run", "compiled", "batch_size", "train_size"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule found in one place; the fields are those of `Diagnosis`."""
+
+    level: Level
+    layer: str
+    evidence: str
+    why: str
+    repair: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        name: its identifier, as in `Diagnosis.rule`. Two functions may share one.
+        levels: the levels at which it may report.
+        chapter: the chapter that explains it.
+        needs: what it cannot do without.
+        check: the function, from a `Case` to `Finding`s.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    chapter: str
+    needs: tuple[Need, ...]
+    check: Callable[[Any], Iterator[Finding]]
+
+
+#: A repair that several rules give.
+FREEZE = (
+    "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and proves it."
+)
+
+#: In the order in which a report lists what is of equal level.
+RULES: list[Rule] = []
+
+
+def rule(
+    name: str, *, levels: str, chapter: str, needs: tuple[Need, ...] = ()
+) -> Callable[[Callable], Callable]:
+    """Make a rule of the function below.
+
+    Args:
+        name: its identifier, in lower case with hyphens.
+        levels: the levels at which it may report, such as "error warning".
+        chapter: the chapter that explains it, such as "06_training_and_inference".
+        needs: what it cannot do without: "data", "dry run" (one training step), "compiled" (a
+            compiled model), "batch_size", "train_size".
+    """
+
+    def register(check: Callable) -> Callable:
+        RULES.append(Rule(name, tuple(levels.split()), chapter, needs, check))
+        return check
+
+    return register

@@ -1,0 +1,117 @@
+"""The model that the doctor looks at, with what is asked of it again and again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from bnutils._keras import keras
+from bnutils.doctor.graph import batch_norms, layer_paths
+
+__all__ = ["Subject"]
+
+
+class Subject:
+    """A model with its layers, their paths and its optimizers, each worked out once.
+
+    Every public function of the doctor makes one and hands it on. Layers that come into being
+    later, when an unbuilt model is built, need `forget`.
+
+    Attributes:
+        model: the Keras model.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        """Take a model in.
+
+        Args:
+            model: a Keras model of any kind.
+
+        Raises:
+            ValueError: if it is not a Keras model.
+        """
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"expected a Keras model, got {type(model).__name__}")
+        self.model = model
+
+    @functools.cached_property
+    def paths(self) -> dict[keras.Layer, str]:
+        """The path of every layer inside the model, such as "base/block1/bn"."""
+        return layer_paths(self.model)
+
+    @functools.cached_property
+    def layers(self) -> list[keras.layers.BatchNormalization]:
+        """Every batch normalization layer, nested and wrapped ones too, each once."""
+        return batch_norms(self.model)
+
+    def path(self, layer: keras.Layer) -> str:
+        """The path of a layer in the model."""
+        return self.paths.get(layer, layer.name)
+
+    def forget(self) -> None:
+        """Let everything be worked out anew: the model has been built since."""
+        vars(self).pop("paths", None)
+        vars(self).pop("layers", None)
+
+    @property
+    def built(self) -> bool:
+        """Whether the model and all its batch normalization layers have their variables."""
+        return self.model.built and all(layer.built for layer in self.layers)
+
+    def optimizers(self) -> Iterator[tuple[keras.Layer, str, keras.optimizers.Optimizer]]:
+        """Every optimizer that the model or a layer holds: (holder, attribute, optimizer)."""
+        for holder in (self.model, *self.paths):
+            for name, value in vars(holder).items():
+                if isinstance(value, keras.optimizers.Optimizer):
+                    yield holder, name, value
+
+    # Models that are trained through their parts
+
+    @property
+    def has_call(self) -> bool:
+        """Whether the model itself can be called on data."""
+        return type(self.model).call is not keras.Model.call
+
+    @functools.cached_property
+    def parts(self) -> dict[str, keras.Model]:
+        """The sub-models that can be called and hold batch normalization.
+
+        They stand under the expressions by which a user reaches them, such as "model.encoder".
+        """
+        found = {}
+        for name, value in vars(self.model).items():
+            inside = (
+                value.items()
+                if isinstance(value, dict)
+                else enumerate(value if isinstance(value, list | tuple) else ())
+            )
+            named = [(f"model.{name}", value)]
+            named += [(f"model.{name}[{key!r}]", each) for key, each in inside]
+            for expression, each in named:
+                if (
+                    isinstance(each, keras.Model)
+                    and not name.startswith("_")
+                    and Subject(each).has_call
+                    and batch_norms(each)
+                    and each not in found.values()
+                ):
+                    found[expression] = each
+        return found
+
+    def require_call(self, function: str) -> None:
+        """Refuse a model that cannot be called on data.
+
+        Args:
+            function: what the user called, such as "recalibrate".
+
+        Raises:
+            ValueError: if the model has no `call`; the message names the parts that do.
+        """
+        if self.has_call:
+            return
+        parts = [f"{function}({expression}, ...)" for expression in self.parts]
+        instead = " and ".join(parts) or f"{function} on the models that it is made of"
+        raise ValueError(
+            f"expected a model that can be called on data, but {type(self.model).__name__} has no "
+            f"call method: call {instead}, each with the data that it is given in training"
+        )
