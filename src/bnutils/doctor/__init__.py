@@ -2,7 +2,8 @@
 
 Needs TensorFlow.
 
-- `audit` says what is wrong with a model, and what would mend it.
+- `audit` says what is wrong with a model, and what would mend it; `AuditCallback` does so while it
+  trains, and `bnutils.testing.assert_sound` in a test suite.
 - `recalibrate` estimates the moving statistics anew, from data.
 - `freeze_bn` and `unfreeze_bn` stop batch normalization from learning, and prove it.
 - `fold` merges batch normalization into the layers around it; `fold_plan` says which, beforehand.
@@ -11,12 +12,14 @@ Needs TensorFlow.
 
 from bnutils.conventions import from_pytorch, to_pytorch
 from bnutils.doctor.audit import audit
+from bnutils.doctor.callback import AuditCallback
 from bnutils.doctor.fold import FoldPlan, fold, fold_plan
 from bnutils.doctor.freeze import freeze_bn, unfreeze_bn
 from bnutils.doctor.recalibrate import Recalibration, recalibrate
 from bnutils.doctor.report import Diagnosis, Report
 
 __all__ = [
+    "AuditCallback",
     "Diagnosis",
     "FoldPlan",
     "Recalibration",

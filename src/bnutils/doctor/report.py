@@ -5,8 +5,8 @@ Nothing here needs TensorFlow.
 
 import html
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.console import RenderableType
@@ -172,6 +172,10 @@ class Report(Result):
     def not_checked(self) -> tuple[tuple[str, str], ...]:
         """The rules in `skipped`, as pairs (rule, reason)."""
         return tuple((each.what, each.reason) for each in self.skipped if each.kind == "rule")
+
+    def only(self, diagnoses: Iterable[Diagnosis]) -> "Report":
+        """The same report with some of its diagnoses alone."""
+        return replace(self, diagnoses=tuple(diagnoses))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON data, with the versions of the libraries.
