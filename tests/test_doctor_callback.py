@@ -52,7 +52,7 @@ def test_a_rule_that_grows_worse_is_said_again(capsys):
     for shift in (0.8, 3.0):
         bn.moving_mean.assign_add(shift * sd)
         look.on_epoch_end(len(look.reports))
-        found = [each for each in look.reports[len(look.reports)].diagnoses]
+        found = look.reports[len(look.reports)].diagnoses
         levels.append({each.level for each in found if each.rule == "stale-statistics"})
     assert levels[0] != levels[1] == {"error"}
     assert capsys.readouterr().out.count("ERROR stale-statistics") == 1
