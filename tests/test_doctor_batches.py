@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnutils._keras import keras, tf
+from bnutils.doctor import batches as intake
 from bnutils.doctor.batches import batches
 
 X = np.arange(14, dtype="float32").reshape(7, 2)
@@ -201,7 +202,14 @@ BAD = {
     "empty tuple": ((), "tuple of 0"),
     "ragged lists": ([[1.0, 2.0], [3.0]], "arrays of numbers or text"),
     "complex": (X.astype("complex64"), "real numbers or text"),
-    "objects": (np.array([object(), object()]), "got objects in batch 1"),
+    "complex tensor": (tf.constant(X.astype("complex64")), "real numbers or text"),
+    "objects": (np.array([object(), object()]), r"got objects in batch 1 \(object\)"),
+    "mixed columns": (pd.DataFrame({"a": ["u", "v"], "b": [1.0, 2.0]}), r"\(str, float\)"),
+    "dates": (np.array(["2026-01-01"], "datetime64[D]"), r"got datetime64\[D\] in batch 1"),
+    "records": (np.zeros(3, [("a", "f4"), ("b", "f4")]), "real numbers or text"),
+    "masked": (np.ma.masked_array(X, X > 3), r"without a mask.*leave its rows out"),
+    "masked targets": ((X, np.ma.masked_array(Y, Y > 3)), "without a mask"),
+    "masked batches": (lambda: [np.ma.masked_array(X, X > 3)], "without a mask"),
     "infinite tf.data": (dataset(X).repeat(), "repeat"),
     "single examples": (tf.data.Dataset.range(3), "use batch"),
     "infinite PyDataset": (Table(lambda rows: X[rows], None), "without a number of batches"),
@@ -249,6 +257,12 @@ FIT = {
     "one input": (X, "expected 2 inputs"),
     "shape": ({"a": SERIES[..., 0], "b": SERIES}, r"shape \(None, 2\) for input 'a', got \(7, 4\)"),
     "rank": ({"a": X, "b": X}, "single examples, not batches"),
+    "text": ({"a": X.astype(str), "b": SERIES}, r"numbers for input 'a' \(float32\), got text"),
+    "tensors of text": ([tf.as_string(X), SERIES], "got text in batch 1"),
+    "objects of text": ([X.astype(str).astype(object), SERIES], "got text in batch 1"),
+    "whole numbers": ([X.astype("int64"), SERIES.astype("uint8")], None),
+    "truth values": ([X > 3, SERIES], None),
+    "half precision": ([tf.cast(X, tf.bfloat16), SERIES.astype("float16")], None),
 }
 
 
@@ -265,6 +279,153 @@ def test_data_are_held_against_the_inputs_of_the_model(data, message):
 def test_a_missing_last_axis_of_one_is_no_fault():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     assert len(list(batches(np.zeros(5, "float32"), 3, model=model))) == 2
+
+
+def images(shape):
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten()])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given_shape", "says"),
+    [
+        ((8, 8, 3), (5, 3, 8, 8), r"channels first\? Move them with numpy.moveaxis\(x, 1, -1\)"),
+        ((3, 8, 8), (5, 8, 8, 3), r"channels last\? Move them with numpy.moveaxis\(x, -1, 1\)"),
+        ((None, 3), (5, 3, 8), "channels first"),
+    ],
+)
+def test_channels_on_the_other_side_are_recognized(wanted, given_shape, says):
+    wrong = np.zeros(given_shape, "float32")
+    with pytest.raises(ValueError, match=says):
+        batches(wrong, model=images(wanted)).first()
+
+
+def test_text_and_whole_numbers_go_where_they_belong():
+    words = keras.Model(*[keras.Input((1,), dtype="string")] * 2)
+    assert len(list(batches(np.array(["a", "b"]), model=words))) == 1
+    with pytest.raises(ValueError, match=r"expected text .* got float32"):
+        batches(X[:, :1], model=words).first()
+    numbers = keras.Model(*[keras.Input((1,), dtype="int32")] * 2)
+    assert len(list(batches(Y.astype("float32"), model=numbers))) == 1
+    with pytest.raises(ValueError, match=r"expected whole numbers .* got float32 such as 0.5"):
+        batches(Y.astype("float32") + 0.5, model=numbers).first()
+
+
+def test_batches_made_before_are_held_against_a_model_too():
+    data = batches(X)
+    assert len(list(batches(data, model=images((2,))))) == 1
+    with pytest.raises(ValueError, match=r"shape \(None, 3\)"):
+        batches(data, model=images((3,))).first()
+    assert len(list(data)) == 1
+
+
+class TorchLoader:
+    """Lists of arrays, as a DataLoader of PyTorch yields them."""
+
+    __module__ = "torch.utils.data.dataloader"
+
+    def __iter__(self):
+        """Go through the batches."""
+        return (list(batch) for batch in generator())
+
+
+def test_the_lists_of_a_torch_loader_are_tuples():
+    assert [(x.shape, len(y)) for x, y in batches(TorchLoader())] == [
+        ((3, 2), 3),
+        ((3, 2), 3),
+        ((1, 2), 1),
+    ]
+
+
+# A sample, in the batches of training
+
+LONG = np.arange(1000)
+LONG_X = np.stack([LONG, -LONG], axis=1).astype("float32")
+
+
+def in_order(size, rows=1000):
+    return [
+        (LONG_X[start : start + size], LONG[start : start + size]) for start in range(0, rows, size)
+    ]
+
+
+class Steps(Table):
+    """LONG in batches of 10."""
+
+    def __getitem__(self, number):
+        """Take a batch."""
+        return in_order(10)[number]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (LONG_X, LONG),
+        (tf.constant(LONG_X), tf.constant(LONG)),
+        (pd.DataFrame(LONG_X, index=LONG[::-1]), pd.Series(LONG)),
+    ],
+    ids=["arrays", "tensors", "tables"],
+)
+def test_arrays_are_sampled_from_all_over_and_shuffled(data):
+    sample = batches(data).sample(100)
+    assert (sample.rows, sample.sizes, sample.shuffled) == (100, (32, 32, 32), True)
+    np.testing.assert_array_equal(sample.x[:, 0], sample.y)
+    assert len(set(sample.y)) == 100
+    for batch in np.split(sample.y[:96], 3):
+        assert batch.min() < 300
+        assert batch.max() > 700
+    np.testing.assert_array_equal(batches(data).sample(100).y, sample.y)
+    assert batches(data).sample(5000, 8).sizes == (8,) * 125
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: Steps(None, 100),
+        lambda: tf.data.Dataset.from_tensor_slices((LONG_X, LONG)).batch(10),
+        lambda: iter(in_order(10)),
+        lambda: lambda: in_order(10),
+    ],
+    ids=["PyDataset", "tf.data", "iterator", "callable"],
+)
+def test_batches_stay_whole_and_come_from_all_over(data):
+    sample = batches(data()).sample(100)
+    assert (sample.rows, sample.sizes) == (100, (10,) * 10)
+    assert not sample.shuffled
+    assert not sample.the_first
+    np.testing.assert_array_equal(sample.x[:, 0], sample.y)
+    starts = sample.y.reshape(10, 10)
+    assert np.all(np.diff(starts, axis=1) == 1)
+    assert starts.min() < 100
+    assert starts.max() >= 900
+    assert np.all(np.diff(starts[:, 0]) >= 60)
+
+
+def test_of_a_long_stream_the_first_rows_are_taken(monkeypatch):
+    def endless():
+        for number in itertools.count():
+            assert number < 100
+            yield LONG_X[:10] + 10 * number
+
+    for limit in "SCAN_ROWS", "SCAN_SECONDS":
+        with monkeypatch.context() as patch:
+            patch.setattr(intake, limit, 1 if limit == "SCAN_ROWS" else -1.0)
+            sample = batches(endless).sample(30)
+        assert sample.the_first
+        np.testing.assert_array_equal(sample.x[:, 0], np.arange(30))
+
+
+def test_a_rest_is_no_batch_of_training_and_a_large_batch_is_thinned():
+    sample = batches(lambda: in_order(300)).sample(2000)
+    assert (sample.rows, sample.sizes) == (1000, (300, 300, 300))
+    sample = batches(lambda: in_order(1000)).sample(100)
+    assert (sample.rows, sample.sizes) == (100, (100,))
+    assert sample.y.max() == 999
+
+
+def test_batches_of_several_shapes_give_those_of_the_commonest():
+    sizes = [4, 4, 6, 4, 8]
+    sample = batches(lambda: [np.zeros((5, size, 2)) for size in sizes]).sample(100)
+    assert (sample.x.shape, sample.sizes, sample.y) == ((15, 4, 2), (5, 5, 5), None)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,27 +1,43 @@
 """Any data that a Keras model takes, as batches that can be gone through again and again.
 
 The doctor looks at the same data several times, and at models of every kind. `batches` gives it
-one way to do so for arrays, `tf.data`, `keras.utils.PyDataset` and generators.
+one way to do so for arrays, `tf.data`, `keras.utils.PyDataset` and generators. Data that do not
+suit the model are refused here, before anything is run.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import operator
 import pickle
 import tempfile
+import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnutils._keras import keras, tf
+from bnutils.doctor.words import count, first_line
 
-__all__ = ["Batches", "batches"]
+__all__ = ["Batches", "Sample", "batches"]
 
-_Spec = tuple[str, tuple[int | None, ...]]  # name and shape of an input
+#: A stream of batches is gone through for a sample as long as it has fewer than so many times the
+#: rows wanted, and takes fewer seconds: at most about what an audit takes itself.
+SCAN_ROWS, SCAN_SECONDS = 64, 3.0
+
+
+class _Spec(NamedTuple):
+    """What is known of an input of a model."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
 
 
 def batches(data: Any, batch_size: int | None = None, model: keras.Model | None = None) -> Batches:
@@ -30,31 +46,31 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
     Args:
         data: one of
 
-            - arrays: one array (NumPy, memory-mapped, TensorFlow, pandas); a list or a dict of
-              arrays for a model with several inputs; or a tuple `(x,)`, `(x, y)` or
+            - arrays: one array (NumPy, memory-mapped, TensorFlow, PyTorch, pandas); a list or a
+              dict of arrays for a model with several inputs; or a tuple `(x,)`, `(x, y)` or
               `(x, y, sample_weight)` of these. A tuple always means this, as in Keras;
             - a batched, finite `tf.data.Dataset`;
-            - a finite `keras.utils.PyDataset`;
+            - a finite `keras.utils.PyDataset`, or a PyTorch `DataLoader`;
             - a generator or another iterator of batches. It must end. What it yields is kept in
               a temporary file on disk, since it can be drawn only once;
             - a callable without arguments that returns an iterable of batches, or any object
               that gives batches each time it is iterated over.
 
             A batch is an array, a dict or a list of arrays, or a tuple `(x,)`, `(x, y)` or
-            `(x, y, sample_weight)`. From a PyDataset a list counts as a tuple, as in Keras.
-            Sample weights are left out: Keras does not weigh batch statistics by them either.
-        batch_size: rows in a batch, for arrays; 32 if it is None. Other data come in batches
-            already, and keep them.
-        model: the model the data are for. If its inputs are known, the number of the inputs
-            and their shapes are checked in each batch.
+            `(x, y, sample_weight)`. From a PyDataset or a DataLoader a list counts as a tuple, as
+            in Keras. Sample weights are left out: Keras does not weigh batch statistics by them.
+        batch_size: rows in a batch, for arrays; 32 if it is None, as in `fit`. Other data come in
+            batches already, and keep them.
+        model: the model the data are for. If its inputs are known, their number, shapes and
+            dtypes are checked in each batch.
 
     Returns:
         A `Batches`.
 
     Raises:
-        ValueError: if the data are none of the above, empty, infinite, not numbers or text, or
-            if their arrays differ in rows. What can only be seen in a batch is raised when that
-            batch comes.
+        ValueError: if the data are none of the above, empty, infinite, masked, not numbers or
+            text, or if their arrays differ in rows. What can only be seen in a batch is raised
+            when that batch comes.
 
     Example:
         >>> data = batches((np.arange(10.0).reshape(5, 2), np.arange(5)), batch_size=2)
@@ -64,7 +80,7 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
     if batch_size is not None:
         batch_size = _positive_integer(batch_size)
     if isinstance(data, Batches):
-        return data
+        return data if model is None else data.suited(model)
     if isinstance(data, tf.data.Dataset):
         return _from_dataset(data, model)
     if isinstance(data, keras.utils.PyDataset):
@@ -78,6 +94,8 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
         )
     if isinstance(data, list | tuple | dict) or hasattr(data, "shape"):
         return _from_arrays(data, 32 if batch_size is None else batch_size, model)
+    if _is_torch(data) and isinstance(data, Iterable):
+        return Batches(lambda: map(_list_as_tuple, data), model=model)
     if callable(data):
         return Batches(data, model=model)
     if isinstance(data, Iterable):
@@ -86,6 +104,32 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
         "expected arrays, a tf.data.Dataset, a PyDataset, a generator or a callable, "
         f"got a {type(data).__name__}"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows of data, in the batches in which `fit` gets them.
+
+    Attributes:
+        x: the rows, as the model takes them: an array, or a dict, list or tuple of arrays.
+        y: their targets likewise, or None.
+        sizes: how many rows each batch of training has, in the order of the rows. Rows beyond
+            their sum fill no batch.
+        shuffled: whether `fit` draws the rows of a batch from all over, as it does with arrays.
+            Other data come in batches already.
+        the_first: whether these rows are the beginning of longer data, not drawn from all over.
+    """
+
+    x: Any
+    y: Any
+    sizes: tuple[int, ...]
+    shuffled: bool
+    the_first: bool = False
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(keras.tree.flatten(self.x)[0])
 
 
 class Batches:
@@ -110,9 +154,23 @@ class Batches:
         batch_size: int | None = None,
         steps: int | None = None,
         model: keras.Model | None = None,
+        pick: Callable[[np.ndarray], Any] | None = None,
+        fetch: Callable[[int], Any] | None = None,
     ) -> None:
-        """Take a callable that returns an iterable of batches; see `batches`."""
+        """Take a callable that returns an iterable of batches; see `batches`.
+
+        Args:
+            source: the callable.
+            rows: see `Batches`.
+            batch_size: see `Batches`.
+            steps: see `Batches`.
+            model: see `batches`.
+            pick: gives the rows of these numbers, in ascending order, if rows can be picked.
+            fetch: gives the batch of this number, if batches can be picked.
+        """
         self._source = source
+        self._pick = pick
+        self._fetch = fetch
         self._specs = _input_specs(model)
         self.rows = rows
         self.batch_size = batch_size
@@ -152,10 +210,116 @@ class Batches:
         finally:
             iterator.close()
 
+    def suited(self, model: keras.Model) -> Batches:
+        """Give the same data, held against the inputs of a model."""
+        other = copy.copy(self)
+        other._specs = _input_specs(model)
+        return other
+
+    def sample(self, rows: int, batch_size: int | None = None) -> Sample:
+        """Draw rows from all over the data, always the same ones.
+
+        Of arrays any rows are drawn, of a PyDataset whole batches. Other data are gone through
+        once; if they are long (`SCAN_ROWS`, `SCAN_SECONDS`) their beginning has to do. Of batches
+        of several shapes those of the commonest one are taken.
+
+        Args:
+            rows: about so many rows, at least one batch.
+            batch_size: rows in a batch of training, for arrays; those of this object if None.
+
+        Returns:
+            A `Sample`, all of it NumPy arrays.
+
+        Raises:
+            ValueError: as iterating does.
+        """
+        if self._pick is not None:
+            return self._picked(rows, batch_size or self.batch_size)
+        if self._fetch is not None:
+            found, the_first = self._fetched(rows), False
+        else:
+            found, the_first = self._scanned(rows)
+        forms = [_form(batch) for batch in found]
+        common = Counter(forms).most_common(1)[0][0]
+        found = [batch for batch, form in zip(found, forms, strict=True) if form == common]
+        found = _limited(found, rows)
+        sizes = tuple(_rows(batch) for batch in found)
+        # The last batch of all may be a small rest, of which fit gets one in each epoch.
+        full = tuple(size for size in sizes if size == max(sizes)) if len(sizes) > 1 else sizes
+        order = sorted(range(len(sizes)), key=lambda number: sizes[number] != max(sizes))
+        x, y = mapped(lambda *leaves: np.concatenate(leaves), *[found[number] for number in order])
+        return Sample(x, y, full, shuffled=False, the_first=the_first)
+
+    def _picked(self, rows: int, batch_size: int) -> Sample:
+        order = np.random.default_rng(0).permutation(self.rows)[:rows]
+        ascending = np.sort(order)
+        x, y, _ = _checked_batch(self._pick(ascending), self._specs, 1)
+        places = np.searchsorted(ascending, order)
+        x, y = mapped(lambda leaf: np.asarray(leaf)[places], (x, y))
+        size = min(batch_size, len(order))
+        return Sample(x, y, (size,) * (len(order) // size), shuffled=True)
+
+    def _fetched(self, rows: int) -> list[tuple[Any, Any]]:
+        size = _rows(self.first())
+        wanted = min(self.steps, max(1, math.ceil(rows / size)))
+        found = []
+        for number in np.unique(np.linspace(0, self.steps - 1, wanted).round().astype(int)):
+            x, y, size = _checked_batch(self._fetch(int(number)), self._specs, int(number) + 1)
+            if size:
+                found.append(mapped(np.asarray, (x, y)))
+        return found
+
+    def _scanned(self, rows: int) -> tuple[list[tuple[Any, Any]], bool]:
+        """Batches evenly spaced over a stream, or else its first ones, and which it is."""
+        begin, first, kept, every, seen = time.monotonic(), [], [], 1, 0
+        stream = iter(self)
+        for number, batch in enumerate(stream):
+            size = _rows(batch)
+            wanted = max(1, math.ceil(rows / size))
+            total = self.rows or (self.steps or 0) * size
+            if len(first) < wanted:
+                first.append(mapped(np.asarray, batch))
+            elif max(seen, total) > SCAN_ROWS * rows or time.monotonic() - begin > SCAN_SECONDS:
+                stream.close()
+                return first, True
+            seen += size
+            if number % every == 0:
+                kept.append(first[-1] if number < wanted else mapped(np.asarray, batch))
+            if len(kept) >= 2 * wanted + 2:
+                kept, every = kept[::2], 2 * every
+        number = min(len(kept), max(1, math.ceil(rows / _rows(kept[0]))))
+        places = np.unique(np.linspace(0, len(kept) - 1, number).round().astype(int))
+        return [kept[place] for place in places], False
+
+
+def mapped(function: Callable, *batches: Any) -> Any:
+    """Apply a function to the arrays of batches (x, y), and leave None where there is no y."""
+    return keras.tree.map_structure(
+        lambda *leaves: None if leaves[0] is None else function(*leaves), *batches
+    )
+
+
+def _rows(batch: tuple[Any, Any]) -> int:
+    return len(keras.tree.flatten(batch[0])[0])
+
+
+def _form(batch: tuple[Any, Any]) -> tuple:
+    """The shapes of a batch but for its rows: batches of one form can be put together."""
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    return tuple(leaf.shape[1:] for leaf in leaves)
+
+
+def _limited(found: list[tuple[Any, Any]], rows: int) -> list[tuple[Any, Any]]:
+    """Of one batch that is larger than wanted, rows from all over it; more batches as they are."""
+    size = _rows(found[0])
+    if len(found) > 1 or size <= rows:
+        return found
+    chosen = np.linspace(0, size - 1, rows).round().astype(int)
+    return [mapped(lambda leaf: leaf[chosen], found[0])]
+
 
 def _from_arrays(data: Any, batch_size: int, model: keras.Model | None) -> Batches:
-    parts = _parts(data)
-    parts = tuple(_as_arrays(part) for part in parts)
+    parts = tuple(_as_arrays(part) for part in _parts(data))
     leaves = [leaf for part in parts for leaf in keras.tree.flatten(part)]
     lengths = {leaf.shape[0] if len(leaf.shape) else None for leaf in leaves}
     if len(lengths) != 1 or None in lengths:
@@ -167,18 +331,20 @@ def _from_arrays(data: Any, batch_size: int, model: keras.Model | None) -> Batch
     if not rows:
         raise ValueError("expected at least one row of data, got none")
 
+    def pick(chosen: slice | np.ndarray) -> tuple:
+        def of(leaf: Any) -> Any:
+            if tf.is_tensor(leaf) and not isinstance(chosen, slice):
+                return tf.gather(leaf, chosen)
+            return getattr(leaf, "iloc", leaf)[chosen]
+
+        return tuple(keras.tree.map_structure(of, part) for part in parts)
+
     def source() -> Iterator[tuple]:
         for start in range(0, rows, batch_size):
-            rows_now = slice(start, start + batch_size)
-            yield tuple(
-                keras.tree.map_structure(
-                    lambda leaf, rows=rows_now: getattr(leaf, "iloc", leaf)[rows], part
-                )
-                for part in parts
-            )
+            yield pick(slice(start, start + batch_size))
 
     steps = math.ceil(rows / batch_size)
-    return Batches(source, rows=rows, batch_size=batch_size, steps=steps, model=model)
+    return Batches(source, rows=rows, batch_size=batch_size, steps=steps, model=model, pick=pick)
 
 
 def _from_dataset(data: tf.data.Dataset, model: keras.Model | None) -> Batches:
@@ -198,12 +364,19 @@ def _from_pydataset(data: keras.utils.PyDataset, model: keras.Model | None) -> B
     if steps is None:
         raise ValueError("expected a PyDataset that ends, got one without a number of batches")
 
-    def source() -> Iterator:
-        for number in range(steps):
-            batch = data[number]
-            yield tuple(batch) if isinstance(batch, list) else batch
+    def fetch(number: int) -> Any:
+        return _list_as_tuple(data[number])
 
-    return Batches(source, steps=steps, model=model)
+    return Batches(lambda: map(fetch, range(steps)), steps=steps, model=model, fetch=fetch)
+
+
+def _list_as_tuple(batch: Any) -> Any:
+    return tuple(batch) if isinstance(batch, list) else batch
+
+
+def _is_torch(data: Any) -> bool:
+    """Whether this comes from PyTorch, which need not be installed."""
+    return any(base.__module__.partition(".")[0] == "torch" for base in type(data).__mro__)
 
 
 class _Spool:
@@ -282,20 +455,29 @@ def _is_arrays(item: Any) -> bool:
 def _to_numpy(leaf: Any) -> np.ndarray | None:
     if leaf is None:
         return None
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise ValueError(
+            "expected arrays without a mask, got a numpy.ma.MaskedArray: leave its rows out "
+            "(x[~mask.any(axis=1)]) or fill its values in (x.filled(value)) first"
+        )
     try:
         return np.asarray(leaf)
     except Exception as error:  # whatever a foreign array type raises
         raise ValueError(
-            f"expected arrays of numbers or text, got a {type(leaf).__name__}"
+            f"expected arrays of numbers or text, got a {type(leaf).__name__} that NumPy cannot "
+            f"read: {first_line(error)}"
         ) from error
 
 
 def _input_specs(model: keras.Model | None) -> list[_Spec] | None:
-    """The (name, shape) of each input of a model, or None where they are not known."""
+    """What is known of each input of a model; None where nothing is."""
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return None
-    return [(tensor.name, tuple(tensor.shape)) for tensor in keras.tree.flatten(inputs)]
+    return [
+        _Spec(tensor.name, tuple(tensor.shape), tensor.dtype)
+        for tensor in keras.tree.flatten(inputs)
+    ]
 
 
 def _checked_batch(batch: Any, specs: list[_Spec] | None, number: int) -> tuple[Any, Any, int]:
@@ -323,41 +505,82 @@ def _checked_leaf(leaf: Any, number: int) -> np.ndarray | tf.Tensor:
         )
     if not tf.is_tensor(leaf):
         leaf = _to_numpy(leaf)
-        if leaf is None or leaf.dtype.kind == "c":
-            raise ValueError(f"expected real numbers or text, got {leaf!r} in batch {number}")
+        if leaf is None or leaf.dtype.kind in "cmM" or leaf.dtype.names:
+            got = "None" if leaf is None else f"{leaf.dtype}"
+            raise ValueError(f"expected real numbers or text, got {got} in batch {number}")
         if leaf.dtype.kind == "O":
-            try:
-                leaf = tf.convert_to_tensor(leaf)
-            except (ValueError, TypeError) as error:
-                raise ValueError(
-                    f"expected arrays of numbers or text, got objects in batch {number}"
-                ) from error
+            leaf = _from_objects(leaf, number)
+    elif leaf.dtype.is_complex:
+        raise ValueError(f"expected real numbers or text, got {leaf.dtype.name} in batch {number}")
     if len(leaf.shape) == 0:
         raise ValueError(f"expected a batch of examples, got a single value in batch {number}")
     return leaf
 
 
+def _from_objects(leaf: np.ndarray, number: int) -> tf.Tensor:
+    """Numbers or text that lie in an array of Python objects, as from a table of mixed columns."""
+    try:
+        return tf.convert_to_tensor(leaf)
+    except (ValueError, TypeError) as error:
+        types = Counter(type(value).__name__ for value in leaf.flat)
+        names = ", ".join(name for name, _ in types.most_common(3))
+        raise ValueError(
+            f"expected arrays of numbers or text, got objects in batch {number} ({names}): make "
+            "one array of one dtype of them"
+        ) from error
+
+
 def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
-    if isinstance(x, dict) and {name for name, _ in specs} <= set(x):
-        found = [(name, x[name]) for name, _ in specs]  # Keras drops the keys it does not know
+    if isinstance(x, dict) and {spec.name for spec in specs} <= set(x):
+        found = [x[spec.name] for spec in specs]  # Keras drops the keys it does not know
     else:
-        leaves = keras.tree.flatten(x)
-        if len(leaves) != len(specs):
+        found = keras.tree.flatten(x)
+        if len(found) != len(specs):
             raise ValueError(
-                f"expected {len(specs)} inputs ({', '.join(name for name, _ in specs)}), "
-                f"got {len(leaves)} in batch {number}"
+                f"expected {count(len(specs), 'input')} ({', '.join(each.name for each in specs)}),"
+                f" got {len(found)} in batch {number}"
             )
-        found = [(name, leaf) for (name, _), leaf in zip(specs, leaves, strict=True)]
-    for (name, leaf), (_, shape) in zip(found, specs, strict=True):
+    for leaf, spec in zip(found, specs, strict=True):
         got = tuple(leaf.shape)
-        # Keras takes [batch] for [batch, 1] and the reverse.
-        if len(got) == len(shape):
-            fits = all(want in (None, have) for want, have in zip(shape[1:], got[1:], strict=True))
-        else:
-            fits = (*got, 1) == (got[0], *shape[1:]) or got == (got[0], *shape[1:], 1)
-        if not fits:
-            hint = ": are these single examples, not batches?" if len(got) < len(shape) else ""
+        if not _fits(got, spec.shape):
             raise ValueError(
-                f"expected batches of shape {shape} for input {name!r}, "
-                f"got {got} in batch {number}{hint}"
+                f"expected batches of shape {spec.shape} for input {spec.name!r}, "
+                f"got {got} in batch {number}{_hint(got, spec.shape)}"
+            )
+        _check_dtype(leaf, spec, number)
+
+
+def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    # Keras takes [batch] for [batch, 1] and the reverse.
+    if len(got) != len(shape):
+        return (*got, 1) == (got[0], *shape[1:]) or got == (got[0], *shape[1:], 1)
+    return all(want in (None, have) for want, have in zip(shape[1:], got[1:], strict=True))
+
+
+def _hint(got: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
+    """What may have gone wrong with a shape."""
+    if len(got) < len(shape):
+        return ": are these single examples, not batches?"
+    if len(got) == len(shape) > 2:
+        if _fits((got[0], *got[2:], got[1]), shape):
+            return ": are their channels first? Move them with numpy.moveaxis(x, 1, -1)"
+        if _fits((got[0], got[-1], *got[1:-1]), shape):
+            return ": are their channels last? Move them with numpy.moveaxis(x, -1, 1)"
+    return ""
+
+
+def _check_dtype(leaf: Any, spec: _Spec, number: int) -> None:
+    """Refuse what the input cannot hold: text for numbers, fractions for whole numbers."""
+    dtype = tf.as_dtype(leaf.dtype)
+    start = f"for input {spec.name!r} ({spec.dtype}), got"
+    if (dtype == tf.string) != (spec.dtype == "string"):
+        wanted, came = ("text", dtype.name) if dtype != tf.string else ("numbers", "text")
+        raise ValueError(f"expected {wanted} {start} {came} in batch {number}")
+    if dtype.is_floating and "int" in spec.dtype:
+        values = np.asarray(leaf, "float64")
+        broken = values[values != np.round(values)]  # NaN too
+        if broken.size:
+            raise ValueError(
+                f"expected whole numbers {start} {dtype.name} such as {broken.flat[0]:g} in batch "
+                f"{number}"
             )
