@@ -411,3 +411,58 @@ def test_an_architecture_is_walked_whole():
     made = {tensor for call in graph.calls for tensor in call.outputs} | set(graph.inputs)
     assert all(tensor in made for call in graph.calls for tensor in call.inputs)
     assert graph.outputs[0].shape == (None, 3)
+
+
+class Told(Subclass):
+    """Hands on a `training` that is False unless it is told."""
+
+    def call(self, inputs, training=False):
+        """As its parent."""
+        return super().call(inputs, training=training)
+
+
+def test_a_default_of_training_fixes_nothing():
+    model = Told()
+    model(np.zeros((1, 6, 6, 3), "float32"))
+    assert [call.training for call in walk(model).calls] == [None] * 3
+
+
+def test_a_part_can_be_left_whole():
+    part = subclass()
+    model = around(part)
+    graph = walk(model, whole=[part])
+    assert paths(graph) == ["rescale", "subclass", "flat"]
+    assert not graph.unwalked
+    assert not graph.followed
+    assert walk(model).followed == {"subclass": part}
+    assert walk(part).followed == {"": part}
+
+
+class FailsWithin(Subclass):
+    """Breaks in a layer inside a layer, for a reason of its own."""
+
+    def __init__(self):
+        """Put something into the middle."""
+        super().__init__()
+        self.bad = layers.Lambda(self.fail, name="bad")
+        self.broken = False
+
+    def fail(self, inputs):
+        """Say why, over two lines."""
+        if self.broken:
+            raise RuntimeError("the table of\nwords is missing")
+        return inputs
+
+    def call(self, inputs, training=None):
+        """Fail in the middle."""
+        return self.relu(self.bn(self.conv(self.bad(inputs))))
+
+
+def test_the_reason_is_the_cause_and_not_what_keras_wraps_around_it():
+    model = FailsWithin()
+    model(np.zeros((1, 6, 6, 3), "float32"))
+    model.broken = True
+    (missed,) = walk(model).unwalked
+    assert missed.reason == (
+        "its call cannot run on symbolic tensors (RuntimeError: the table of words is missing)"
+    )

@@ -14,9 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras import tree
-from keras.src.models.functional import Functional
 
-from bnutils._keras import keras
+from bnutils._keras import (
+    RecordedGraph,
+    built_shapes,
+    children,
+    keras,
+    maker,
+    recorded_graph,
+    shorten_records,
+)
+from bnutils.doctor.words import cause
 
 __all__ = ["Call", "Graph", "Tensor", "Unwalked", "batch_norms", "layer_paths", "walk"]
 
@@ -106,6 +114,7 @@ class Graph:
         input_structure: the structure in which the model takes its inputs, of Keras tensors.
         output_structure: the structure in which it returns its outputs.
         unwalked: what could not be walked.
+        followed: by path, each part whose `call` was followed; "" is the model itself.
     """
 
     calls: tuple[Call, ...]
@@ -114,6 +123,7 @@ class Graph:
     input_structure: Any
     output_structure: Any
     unwalked: tuple[Unwalked, ...]
+    followed: dict[str, keras.Layer]
     _producers: dict[Tensor, Call] = field(repr=False)
     _consumers: dict[Tensor, list[Call]] = field(repr=False)
 
@@ -134,10 +144,6 @@ class Graph:
         return any(tensor is output for output in self.outputs)
 
 
-def _children(layer: keras.Layer) -> list:
-    return [child for child in layer._layers if isinstance(child, keras.Layer)]
-
-
 def layer_paths(model: keras.Model) -> dict[keras.Layer, str]:
     """Name every layer of a model, at any depth, once.
 
@@ -148,7 +154,7 @@ def layer_paths(model: keras.Model) -> dict[keras.Layer, str]:
     paths = {}
 
     def visit(layer: keras.Layer, prefix: str) -> None:
-        for child in _children(layer):
+        for child in children(layer):
             if child not in paths:
                 paths[child] = prefix + child.name
                 visit(child, f"{paths[child]}/")
@@ -174,15 +180,6 @@ def _tensors_in(*structures: Any) -> list:
     return [leaf for leaf in tree.flatten(structures) if _symbolic(leaf)]
 
 
-def _recorded_graph(layer: keras.Layer) -> Functional | None:
-    """The graph that a model carries, unless the model's own `call` does something else."""
-    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
-        return layer._functional
-    if isinstance(layer, Functional) and type(layer).call is Functional.call:
-        return layer
-    return None
-
-
 def _fixed_training(operation: keras.Operation, arguments: _Arguments) -> bool | None:
     """The value of `training` that a call carries as a constant."""
     args, kwargs = arguments
@@ -197,15 +194,12 @@ def _fixed_training(operation: keras.Operation, arguments: _Arguments) -> bool |
 @contextmanager
 def _without_traces(layer: keras.Layer) -> Iterator[None]:
     """Forget the symbolic calls made inside, and apply no assignment they make."""
-    layers = [layer, *layer_paths(layer)]
-    lengths = [(len(each._inbound_nodes), len(each._outbound_nodes)) for each in layers]
+    forget = shorten_records([layer, *layer_paths(layer)])
     try:
         with keras.StatelessScope(collect_losses=True):
             yield
     finally:
-        for each, (inbound, outbound) in zip(layers, lengths, strict=True):
-            del each._inbound_nodes[inbound:]
-            del each._outbound_nodes[outbound:]
+        forget()
 
 
 @dataclass(frozen=True)
@@ -236,8 +230,10 @@ class _Scope:
 
 
 class _Walker:
-    def __init__(self, through_wrappers: bool) -> None:
+    def __init__(self, through_wrappers: bool, whole: Iterable[keras.Layer]) -> None:
         self.through_wrappers = through_wrappers
+        self.whole = set(whole)
+        self.followed = {}
         self.calls = []
         self.unwalked = []
         self.structure = None
@@ -277,7 +273,7 @@ class _Walker:
         training = _fixed_training(layer, arguments)
         holds_bn = isinstance(layer, keras.Layer) and bool(batch_norms(layer))
         if isinstance(layer, keras.Layer):
-            graph = _recorded_graph(layer)
+            graph = recorded_graph(layer)
             if graph is not None:
                 order = _match_inputs(graph, arguments)
                 given = [tensors[id(value)] for value in order]
@@ -285,7 +281,7 @@ class _Walker:
             if holds_bn and isinstance(layer, keras.layers.TimeDistributed):
                 if self.through_wrappers:
                     return self.time_distributed(layer, inputs, outputs, scope, training)
-            elif holds_bn:
+            elif holds_bn and layer not in self.whole:
                 found = self.follow(layer, arguments, tensors, scope.within(layer, training))
                 if found is not None:
                     return found
@@ -318,14 +314,14 @@ class _Walker:
             )
         )
 
-    def recorded(self, graph: Functional, given: Iterable[Tensor], scope: _Scope) -> list[Tensor]:
+    def recorded(
+        self, graph: RecordedGraph, given: Iterable[Tensor], scope: _Scope
+    ) -> list[Tensor]:
         """Walk the graph that a Functional or Sequential model carries."""
         scope = _Scope(scope.prefix, scope.training, scope.recorded, True, scope.wrappers)
-        tensors = {id(v): t for v, t in zip(graph._inputs, given, strict=True)}
-        levels = sorted(graph._nodes_by_depth, reverse=True)
-        nodes = [node for level in levels for node in graph._nodes_by_depth[level]]
-        self.nodes([node for node in nodes if not node.is_input], tensors, scope)
-        return [tensors[id(value)] for value in graph._outputs]
+        tensors = {id(v): t for v, t in zip(graph.inputs, given, strict=True)}
+        self.nodes(graph.nodes, tensors, scope)
+        return [tensors[id(value)] for value in graph.outputs]
 
     def follow(
         self, layer: keras.Layer, arguments: _Arguments, tensors: _Tensors, scope: _Scope
@@ -341,14 +337,20 @@ class _Walker:
         def fresh(value: Any) -> Any:
             if not _symbolic(value):
                 return value
-            twin = keras.KerasTensor(value.shape, value.dtype)
-            inner[id(twin)] = tensors[id(value)]
-            self._alive.append(twin)
-            return twin
+            new = keras.KerasTensor(value.shape, value.dtype)
+            inner[id(new)] = tensors[id(value)]
+            self._alive.append(new)
+            return new
 
         args, kwargs = tree.map_structure(fresh, arguments)
-        if "training" in kwargs:
-            kwargs["training"] = None  # the scope holds it, and knows whether it was recorded
+        # The scope holds `training`, and knows whether it was recorded. A default in the signature
+        # does not count: Keras always gives a value.
+        kwargs.pop("training", None)
+        signature = inspect.signature(layer.call)
+        if "training" in signature.parameters:
+            bound = signature.bind_partial(*args, **kwargs)
+            bound.arguments["training"] = None
+            args, kwargs = bound.args, bound.kwargs
         starts = set(inner)
         try:
             with _without_traces(layer):
@@ -357,23 +359,25 @@ class _Walker:
                 nodes = _nodes_behind(outputs, starts)
         except Exception as error:
             # Whatever a foreign `call` does with a symbolic tensor, it is no fault of the model.
-            first = (str(error).splitlines() or [""])[0]
-            reason = f"its call cannot run on symbolic tensors ({type(error).__name__}: {first})"
-            self.give_up(scope, reason)
+            self.give_up(scope, f"its call cannot run on symbolic tensors ({cause(error)})")
             return None
         self._alive.extend(outputs)
+        self.followed[scope.prefix.removesuffix("/")] = layer
         before = len(self.calls)
         self.nodes(nodes, inner, scope)
         self.structure = returned  # of the outermost layer in the end
         reached = {id(call.layer) for call in self.calls[before:]}
         paths = layer_paths(layer)
         for missed in [bn for bn in batch_norms(layer) if id(bn) not in reached]:
-            known = any(missed.name in part.path for part in self.unwalked)
-            if not known:
-                self.unwalked.append(
-                    Unwalked(scope.prefix + paths[missed], "its call does not reach this layer")
-                )
+            path = scope.prefix + paths[missed]
+            known = any(f"{path}/".startswith(f"{part.path}/") for part in self.unwalked)
+            if not known and not self.hidden(path):
+                self.unwalked.append(Unwalked(path, "its call does not reach this layer"))
         return [inner[id(value)] for value in outputs]
+
+    def hidden(self, path: str) -> bool:
+        """Whether a path leads into a layer that is one call."""
+        return any(path.startswith(f"{call.path}/") for call in self.calls)
 
     def give_up(self, scope: _Scope, reason: str) -> None:
         self.unwalked.append(Unwalked(scope.prefix.removesuffix("/"), reason))
@@ -389,20 +393,20 @@ class _Walker:
         """Walk what acts at each time step, as one call on the whole sequence."""
         inside = scope.within(wrapper, training, type(wrapper).__name__)
         layer = wrapper.layer
-        graph = _recorded_graph(layer)
+        graph = recorded_graph(layer)
         if graph is not None:
-            return self.recorded(graph, inputs[: len(graph._inputs)], inside.within(layer, None))
+            return self.recorded(graph, inputs[: len(graph.inputs)], inside.within(layer, None))
         made = [self.tensor(value) for value in outputs]
         self.add(layer, ((), {}), inputs[:1], {}, made, inside, None)
         return made
 
 
-def _match_inputs(graph: Functional, arguments: _Arguments) -> list:
+def _match_inputs(graph: RecordedGraph, arguments: _Arguments) -> list:
     """The tensors given to a Functional model, in the order of its inputs."""
     args, kwargs = arguments
     given = args[0] if args else next(iter(kwargs.values()))
-    if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
-        return [given[value.name] for value in graph._inputs]
+    if isinstance(given, dict) and not isinstance(graph.input_structure, dict):
+        return [given[value.name] for value in graph.inputs]
     return _tensors_in(given)
 
 
@@ -411,11 +415,8 @@ def _nodes_behind(outputs: list, starts: set[int]) -> list:
     ordered, seen = [], set()
 
     def visit(value: keras.KerasTensor) -> None:
-        operation, index, _ = value._keras_history
-        if id(value) in starts or operation is None:
-            return
-        node = operation._inbound_nodes[index]
-        if id(node) in seen:
+        operation, node = maker(value)
+        if id(value) in starts or operation is None or id(node) in seen:
             return
         seen.add(id(node))
         for parent in node.input_tensors:
@@ -439,8 +440,8 @@ def _given_inputs(model: keras.Model, inputs: Any) -> Any:
             return keras.KerasTensor((None, *value.shape[1:]), dtype)
 
         return tree.map_structure(like, inputs)
-    shapes = model._build_shapes_dict
-    if not shapes or len(shapes) != 1:
+    shapes = built_shapes(model)
+    if len(shapes) != 1:
         return None
 
     def is_shape(value: Any) -> bool:
@@ -458,7 +459,13 @@ def _given_inputs(model: keras.Model, inputs: Any) -> Any:
     return tensors(next(iter(shapes.values())))
 
 
-def walk(model: keras.Model, inputs: Any = None, *, through_wrappers: bool = True) -> Graph:
+def walk(
+    model: keras.Model,
+    inputs: Any = None,
+    *,
+    through_wrappers: bool = True,
+    whole: Iterable[keras.Layer] = (),
+) -> Graph:
     """Walk a model without changing it.
 
     Args:
@@ -467,6 +474,7 @@ def walk(model: keras.Model, inputs: Any = None, *, through_wrappers: bool = Tru
             subclassed model that takes several inputs, or integers, needs it.
         through_wrappers: whether the layer inside a `TimeDistributed` is a call of its own. If
             not, the wrapper is.
+        whole: composite layers that are not taken apart, but are one call each.
 
     Returns:
         The model's graph. Where the model could not be walked, `Graph.unwalked` says so.
@@ -486,14 +494,14 @@ def walk(model: keras.Model, inputs: Any = None, *, through_wrappers: bool = Tru
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"expected a keras.Model, got {type(model).__name__}")
-    walker = _Walker(through_wrappers)
-    graph = _recorded_graph(model)
+    walker = _Walker(through_wrappers, whole)
+    graph = recorded_graph(model)
     starts, outputs, given = (), (), None
     if graph is not None:
-        given = graph._inputs_struct
-        starts = tuple(walker.tensor(value) for value in graph._inputs)
+        given = graph.input_structure
+        starts = tuple(walker.tensor(value) for value in graph.inputs)
         outputs = walker.recorded(graph, starts, _Scope())
-        walker.structure = graph._outputs_struct
+        walker.structure = graph.output_structure
     else:
         given = _given_inputs(model, inputs)
         if given is None:
@@ -516,6 +524,7 @@ def walk(model: keras.Model, inputs: Any = None, *, through_wrappers: bool = Tru
         input_structure=given,
         output_structure=walker.structure,
         unwalked=tuple(walker.unwalked),
+        followed=walker.followed,
         _producers=producers,
         _consumers=consumers,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-__all__ = ["count", "first_line", "listing", "short"]
+__all__ = ["cause", "count", "first_line", "listing", "short"]
 
 
 def short(number: float) -> str:
@@ -43,3 +44,22 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says."""
     return (str(error).splitlines() or [""])[0]
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong at the bottom of an error: its type, and the paragraph that says it.
+
+    Keras wraps what a `call` raises in one more error for each layer around it.
+    """
+    wrapped = "Exception encountered when calling "
+    while True:
+        told = not error.__suppress_context__ or str(error).startswith(wrapped)
+        behind = error.__cause__ or (error.__context__ if told else None)
+        if behind is None:
+            break
+        error = behind
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(rf"^({wrapped}.*\s+)+", "", text)
+    text = text.split("\n\nArguments received by")[0]
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return f"{type(error).__name__}: {paragraph}" if paragraph else type(error).__name__
