@@ -1,0 +1,70 @@
+"""Keras on TensorFlow, and the only place that touches their private names.
+
+Import `keras` and `tf` from here: TensorFlow then starts without its greeting. Private names may
+change with any version of Keras or TensorFlow, so each stands in a small function that says what
+it is for: in `graphs`, `process` or `training`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    screen = os.dup(2)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
+# TensorFlow's first messages come before it reads any setting, straight to file descriptor 2.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with _silent_stderr():
+    import keras
+    import tensorflow as tf
+
+if (backend := keras.backend.backend()) in ("jax", "numpy", "openvino", "torch"):
+    raise ImportError(
+        f"expected Keras to run on TensorFlow, but its backend is {backend!r}: "
+        "set KERAS_BACKEND=tensorflow before keras is imported"
+    )
+
+from bnutils._keras.graphs import (  # noqa: E402
+    RecordedGraph,
+    built_shapes,
+    children,
+    duplicate,
+    graph_inputs,
+    maker,
+    mask_of,
+    operation_class,
+    recorded_graph,
+    shorten_records,
+    with_mask,
+)
+from bnutils._keras.process import scopes  # noqa: E402
+from bnutils._keras.training import decays, fresh_scores  # noqa: E402
+
+__all__ = [
+    "RecordedGraph",
+    "built_shapes",
+    "children",
+    "decays",
+    "duplicate",
+    "fresh_scores",
+    "graph_inputs",
+    "keras",
+    "maker",
+    "mask_of",
+    "operation_class",
+    "recorded_graph",
+    "scopes",
+    "shorten_records",
+    "tf",
+    "with_mask",
+]
