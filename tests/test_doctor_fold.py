@@ -1,5 +1,6 @@
 """Folding: the outputs stay, the model asked about stays, and what cannot fold says why."""
 
+import json
 import sys
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from keras import tree
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.fold import FoldPlan, fold, fold_plan
+from bnutils.doctor.fold import Folded, Folding, fold, fold_plan
 from bnutils.doctor.graph import batch_norms, layer_paths, walk
+from bnutils.doctor.results import Skipped
 
 layers = keras.layers
 SCALES = {"float64": 1e-12, "float32": 1e-5}
@@ -84,21 +86,23 @@ def check_folded(model, pairs, tolerance=SCALES["float32"]):
     """Fold everything named, nothing else, exactly; the first model untouched."""
     before = [np.array(weight) for weight in model.get_weights()]
     nodes = [len(part._inbound_nodes) + len(part._outbound_nodes) for part in layer_paths(model)]
-    folded = fold(model)
-    assert dict(folded.fold_plan.folded) == pairs
-    assert {path for path, _ in folded.fold_plan.left} == {
+    plan, folding = fold_plan(model), fold(model)
+    assert (plan.folded, plan.skipped) == (folding.folded, folding.skipped)
+    folded = folding.model
+    assert dict(folding.folded) == pairs
+    assert {each.what for each in folding.left} == {
         path for path in paths_of_bn(model) if path not in pairs
     }
     assert len(batch_norms(folded)) == len(batch_norms(model)) - len(pairs)
     assert difference(model, folded) < tolerance
-    assert folded.fold_plan.error < tolerance
+    assert folding.error < tolerance
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert nodes == [
         len(part._inbound_nodes) + len(part._outbound_nodes) for part in layer_paths(model)
     ]
     assert not {id(weight) for weight in model.weights} & {id(weight) for weight in folded.weights}
-    return folded
+    return folding
 
 
 def paths_of_bn(model):
@@ -148,7 +152,7 @@ EINSUM = [
 def test_folds_into_the_layer_before_it(shape, axis, make, use_bias):
     part = make(name="linear", use_bias=use_bias)
     model = functional(shape, part, bn(axis=axis), layers.ReLU())
-    folded = check_folded(model, {"bn": "linear"})
+    folded = check_folded(model, {"bn": "linear"}).model
     assert folded.get_layer("linear").use_bias
 
 
@@ -186,7 +190,7 @@ def test_a_border_lets_it_fold_backwards_only(shape, make):
     check_folded(functional(shape, make(name="linear"), bn()), {"bn": "linear"})
     model = functional(shape, bn(), make(name="linear"))
     folded = check_folded(model, {})
-    assert "linear after it pads with zeros" in dict(folded.fold_plan.left)["bn"]
+    assert "linear after it pads with zeros" in folded.left[0].reason
 
 
 @pytest.mark.parametrize(("shape", "make"), BEFORE_ONLY)
@@ -227,13 +231,13 @@ def test_einsum_dense_with_other_axes(equation, width, bias_axes, axis, folds):
     model = functional((5, 4), part, bn(axis=axis))
     folded = check_folded(model, {"bn": "linear"} if folds else {})
     if not folds:
-        assert f"linear has the equation {equation}" in folded.fold_plan.left[0][1]
+        assert f"linear has the equation {equation}" in folded.left[0].reason
 
 
 def test_einsum_dense_of_attention_does_not_take_it_forwards():
     part = layers.EinsumDense("abc,cde->abde", (None, 2, 3), name="linear")
     folded = check_folded(functional((5, 4), bn(), part), {})
-    assert "equation" in folded.fold_plan.left[0][1]
+    assert "equation" in folded.left[0].reason
 
 
 CHANNELS_FIRST = [
@@ -258,8 +262,9 @@ def test_channels_first_folds_by_its_weights(make, after):
         part = make(name="linear", data_format=data_format)
         norm = bn(axis=axis)
         model = functional(shape, *([part, norm] if after else [layers.ReLU(), norm, part]))
-        folded = fold(model, prove=False)
-        assert folded.fold_plan.folded == (("bn", "linear"),)
+        folding = fold(model, prove=False)
+        assert folding.folded == (("bn", "linear"),)
+        folded = folding.model
         assert folded.get_layer("linear").data_format == data_format
         weights.append(folded.get_layer("linear").get_weights())
     for last, first in zip(*weights, strict=True):
@@ -330,8 +335,8 @@ def test_reshapes(shape, parts, folds):
 
 def test_a_reshape_of_unknown_length_is_left():
     parts = bn(), layers.Reshape((-1, 8)), layers.Dense(3)
-    ((_, reason),) = fold_plan(functional((None, 4), *parts)).left
-    assert "reshapes an unknown length" in reason
+    (left,) = fold_plan(functional((None, 4), *parts)).left
+    assert "reshapes an unknown length" in left.reason
 
 
 def branched(keep):
@@ -354,7 +359,20 @@ class Other(layers.BatchNormalization):
 
 
 class MyDense(layers.Dense):
-    """May compute anything."""
+    """Computes in its own way."""
+
+    def call(self, inputs, training=None):
+        """Double the output."""
+        return 2 * super().call(inputs, training=training)
+
+
+class Noted(layers.Dense):
+    """Has one setting more, and computes as its parent. Its config forgets the note."""
+
+    def __init__(self, units, note, **options):
+        """Keep the note."""
+        super().__init__(units, **options)
+        self.note = note
 
 
 def shared_bn():
@@ -429,7 +447,7 @@ LEFT = {
     ),
     "own-call": (
         lambda: functional((4,), layers.Dense(3), Other(name="bn")),
-        "Other has a call of its own",
+        "Other computes in its own way",
     ),
     "unknown-linear": (
         lambda: functional((4,), MyDense(3, name="dense"), bn()),
@@ -480,9 +498,9 @@ def test_what_is_left_says_why(make, reason):
     if reason is None:
         assert not plan.left
     else:
-        ((path, said),) = plan.left
-        assert path.endswith("bn")
-        assert reason in said
+        (left,) = plan.left
+        assert left.what.endswith("bn")
+        assert reason in left.reason
 
 
 LEFT_AND_RUN = sorted(set(LEFT) - {"dropout-training", "no-epsilon", "overflow", "residual"})
@@ -493,12 +511,14 @@ def test_what_is_left_still_gives_the_same_outputs(name):
     model = LEFT[name][0]()
     dtype = "float16" if name in ("mixed", "other-precision") else "float32"
     tolerance = tolerance_of(dtype, terms=4)
-    folded = fold(model)
+    folded = fold(model).model
     assert difference(model, folded) < tolerance
 
 
-def test_a_subclass_that_changes_nothing_folds():
+def test_subclasses_that_change_nothing_fold():
     check_folded(functional((4,), layers.Dense(3, name="d"), Plain(name="bn")), {"bn": "d"})
+    folding = check_folded(functional((4,), Noted(3, "?", name="d"), bn()), {"bn": "d"})
+    assert type(folding.model.get_layer("d")) is layers.Dense
 
 
 def test_residual_block_folds_on_both_sides():
@@ -530,7 +550,7 @@ def test_precisions(policy):
         outputs_of(model, example(model.input))
     except tf.errors.AbortedError:
         pytest.skip(f"oneDNN is held to instructions (ONEDNN_MAX_CPU_ISA) without {dtype}")
-    folded = check_folded(model, {"bn": "conv"}, tolerance_of(dtype, terms=3 * 3 * IMAGE[-1]))
+    folded = check_folded(model, {"bn": "conv"}, tolerance_of(dtype, terms=3 * 3 * IMAGE[-1])).model
     conv = folded.get_layer("conv")
     assert conv.dtype_policy.name == policy
     wanted = "float32" if policy.startswith("mixed") else dtype
@@ -543,14 +563,16 @@ def test_precisions(policy):
 
 def test_kernel_is_computed_in_float64_and_rounded_once():
     model = functional((4,), layers.Dense(3, name="dense"), bn())
-    for new, old in zip(fold(model).get_weights(), folded_weights(model, "dense"), strict=True):
+    for new, old in zip(
+        fold(model).model.get_weights(), folded_weights(model, "dense"), strict=True
+    ):
         np.testing.assert_allclose(new, old, rtol=1e-7)
 
 
 def test_penalties_go_with_the_weights_they_spoke_of():
     options = {"kernel_regularizer": "l2", "kernel_constraint": "non_neg"}
     parts = layers.Dense(3, name="a", **options), bn(), layers.Dense(3, name="b", **options)
-    folded = fold(functional((4,), *parts))
+    folded = fold(functional((4,), *parts)).model
     assert folded.get_layer("a").kernel_regularizer is None
     assert folded.get_layer("a").kernel_constraint is None
     assert folded.get_layer("b").kernel_regularizer is not None
@@ -560,7 +582,7 @@ def test_lora_is_folded_in():
     model = functional((4,), layers.Dense(3, name="dense"), bn())
     model.get_layer("dense").enable_lora(2)
     model.get_layer("dense").lora_kernel_b.assign(np.ones((2, 3)))
-    folded = check_folded(model, {"bn": "dense"})
+    folded = check_folded(model, {"bn": "dense"}).model
     assert not folded.get_layer("dense").lora_enabled
 
 
@@ -580,7 +602,7 @@ def test_nested_models_are_laid_flat():
     folded = check_folded(
         nested(),
         {"first/bn": "first/conv", "second/bn": "second/conv", "head/bn": "head/dense"},
-    )
+    ).model
     assert folded.name == "whole"
     names = [layer.name for layer in folded.layers]
     assert {"image", "first_conv", "second_conv", "first_relu", "dense"} <= set(names)
@@ -593,7 +615,7 @@ def test_shared_layers_stay_shared():
     joined = layers.Concatenate()([dense(a), dense(b)])
     x = bn()(layers.Dense(2, name="dense")(joined))
     model = randomized(keras.Model({"a": a, "b": b}, x))
-    folded = check_folded(model, {"bn": "dense"})
+    folded = check_folded(model, {"bn": "dense"}).model
     assert len(walk(folded).of(folded.get_layer("shared"))) == 2
     assert folded.count_params() == model.count_params() - 8
 
@@ -616,7 +638,7 @@ def test_structures_and_names_of_inputs_and_outputs(structure):
     made = bn("na")(layers.Dense(2, name="da")(a)), bn("nb")(layers.Dense(3, name="db")(b))
     _, gives = structure(*made)
     model = randomized(keras.Model(takes, gives))
-    folded = fold(model)
+    folded = fold(model).model
     assert not batch_norms(folded)
     x = example(model.input)
     assert [value.name for value in folded.inputs] == [value.name for value in model.inputs]
@@ -645,7 +667,7 @@ def test_a_mask_given_by_hand_is_kept():
     inputs = keras.Input((6, 4)), keras.Input((6,), dtype="bool")
     x = bn()(layers.Dense(3, name="dense")(inputs[0]))
     model = randomized(keras.Model(inputs, layers.LSTM(2)(x, mask=inputs[1])))
-    folded = fold(model)
+    folded = fold(model).model
     rng = np.random.default_rng(0)
     x, mask = rng.normal(size=(3, 6, 4)).astype("float32"), np.ones((3, 6), bool)
     mask[:, 2:] = False
@@ -692,7 +714,7 @@ def test_a_subclassed_model_becomes_functional():
     model = Scaled()
     model(np.zeros((1, 4), "float32"))
     randomized(model)
-    folded = check_folded(model, {"bn": "dense", "block/inner/bn": "block/inner/dense"})
+    folded = check_folded(model, {"bn": "dense", "block/inner/bn": "block/inner/dense"}).model
     assert set(folded(np.zeros((1, 4), "float32"))) == {"score"}
 
 
@@ -719,7 +741,7 @@ def test_a_model_that_cannot_be_walked_is_refused():
 def test_a_model_that_is_not_built_is_refused():
     with pytest.raises(ValueError, match="expected a model that can be walked"):
         fold(keras.Sequential([layers.Dense(3), bn()]))
-    with pytest.raises(ValueError, match=r"expected a keras\.Model, got str"):
+    with pytest.raises(ValueError, match="expected a Keras model"):
         fold_plan("model.keras")
 
 
@@ -736,10 +758,12 @@ class NoConfig(layers.Layer):
         return self.function(inputs)
 
 
-def test_a_layer_without_config_is_named():
-    model = functional((4,), NoConfig(lambda x: 2 * x), layers.Dense(3), bn())
-    with pytest.raises(ValueError, match=r"strange \(NoConfig\) cannot"):
-        fold(model)
+def test_a_layer_without_config_stays_as_it_is_and_the_others_fold():
+    strange = NoConfig(lambda x: 2 * x)
+    model = functional((4,), strange, layers.Dense(3, name="d"), bn())
+    folded = check_folded(model, {"bn": "d"}).model
+    assert folded.get_layer("strange") is not strange
+    assert folded.get_layer("strange").function is strange.function
 
 
 def test_a_lambda_layer_keeps_its_function():
@@ -767,7 +791,7 @@ def test_broken_statistics_are_refused(weight, value, message):
 
 def test_nothing_to_fold():
     model = functional((4,), layers.Dense(3, name="dense"))
-    folded = check_folded(model, {})
+    folded = check_folded(model, {}).model
     assert folded is not model
     assert str(fold_plan(model)) == "There is no batch normalization to fold."
 
@@ -782,32 +806,38 @@ def test_statistics_are_copied_and_states_left_alone():
     model(example(model.input))
     state = keras.ops.convert_to_tensor(lstm.states[0]).numpy()
     assert np.abs(state).max() > 0
-    folded = fold(model)
-    np.testing.assert_array_equal(keras.ops.convert_to_tensor(lstm.states[0]), state)
-    lstm.reset_states()  # like a loaded model, the folded one starts from zero
+    folded = fold(model).model
+    np.testing.assert_array_equal(lstm.states[0].value, state)
     assert difference(model, folded) < SCALES["float32"]
+    folded.get_layer("lstm").reset_states()  # a state of its own
+    assert np.abs(lstm.states[0].value).max() > 0
 
 
 def test_proof_fails_on_a_wrong_fold(monkeypatch):
     # The package exports the function `fold`, which hides its module.
-    monkeypatch.setattr(sys.modules["bnutils.doctor.fold"], "_pads", lambda layer: False)
+    monkeypatch.setattr(sys.modules["bnutils.doctor.fold.plan"], "pads", lambda layer: False)
     model = functional(IMAGE, bn(), layers.Conv2D(3, 3, padding="same", name="conv"))
-    with pytest.raises(RuntimeError, match="expected the folded model to give the outputs of"):
+    with pytest.raises(RuntimeError, match=r"to give at conv \(Conv2D\) what .* gives"):
         fold(model)
-    assert fold(model, prove=False).fold_plan.error is None
+    assert fold(model, prove=False).error is None
 
 
-def test_plan_prints():
-    plan = FoldPlan((("base/bn1", "base/conv1"),), (("bn<2>", "it reads an input"),), 1e-7)
-    assert str(plan).splitlines() == [
-        "1 of 2 batch normalization layers fold. Outputs differ by 1.0e-07 of the largest.",
-        "",
+def test_the_result_prints_and_becomes_json():
+    left = Skipped("bn<2>", "it reads an input")
+    result = Folding(None, (Folded("base/bn1", "base/conv1"),), (left,), 1e-7)
+    assert str(result).splitlines() == [
+        "1 of 2 batch normalization layers folds.",
+        "Outputs differ by 1.0e-07 of the largest.",
         "layer             where, or why not",
         "base/bn1  folded  into base/conv1",
         "bn<2>     left    it reads an input",
     ]
-    assert "<td" in plan._repr_html_()
-    assert "bn&lt;2&gt;" in plan._repr_html_()
+    assert "<td" in result._repr_html_()
+    assert "bn&lt;2&gt;" in result._repr_html_()
+    said = json.loads(result.to_json())
+    assert said["folded"] == [{"layer": "base/bn1", "into": "base/conv1"}]
+    assert said["skipped"][0]["reason"] == "it reads an input"
+    assert "model" not in said
 
 
 def test_a_vocabulary_is_copied():
@@ -815,8 +845,10 @@ def test_a_vocabulary_is_copied():
     lookup = layers.StringLookup(output_mode="multi_hot", name="lookup")
     lookup.adapt(np.array([["a", "b", "c"]]))
     model = keras.Model(words, bn()(layers.Dense(2, name="dense")(lookup(words))))
-    folded = fold(model)
-    assert folded.fold_plan.error is None  # words are not drawn at random
+    folding = fold(model)
+    assert folding.error is None  # words are not drawn at random
+    assert folding.skipped[-1].needs == "data"
+    folded = folding.model
     x = tf.constant([["a", "c", "?"], ["b", "b", "a"]])
     assert difference(model, folded, x) < SCALES["float32"]
 
@@ -824,7 +856,7 @@ def test_a_vocabulary_is_copied():
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 with NumPy 2.4
 def test_saved_and_loaded(tmp_path):
     model = nested()
-    folded = fold(model)
+    folded = fold(model).model
     folded.save(tmp_path / "folded.keras")
     loaded = keras.models.load_model(tmp_path / "folded.keras", custom_objects={})
     x = example(folded.input)
@@ -865,8 +897,9 @@ def test_architectures(name, floatx, tolerance, folds, stays):
     x = colors + 0.3 * rng.normal(size=(16, 32, 32, 3))
     x = (128 + 32 * x if name.startswith("Efficient") else x / 2).astype(floatx)
     shake(model, x, rng)
-    folded = fold(model, prove=False)
-    assert (len(folded.fold_plan.folded), len(folded.fold_plan.left)) == (folds, stays)
+    folding = fold(model, prove=False)
+    assert (len(folding.folded), len(folding.left)) == (folds, stays)
+    folded = folding.model
     assert difference(model, folded, x) < tolerance
 
 

@@ -13,7 +13,7 @@ Needs TensorFlow.
 from bnutils.conventions import from_pytorch, to_pytorch
 from bnutils.doctor.audit import audit
 from bnutils.doctor.callback import AuditCallback
-from bnutils.doctor.fold import FoldPlan, fold, fold_plan
+from bnutils.doctor.fold import Folding, fold, fold_plan
 from bnutils.doctor.freeze import freeze_bn, unfreeze_bn
 from bnutils.doctor.recalibrate import Recalibration, recalibrate
 from bnutils.doctor.report import Diagnosis, Report
@@ -21,7 +21,7 @@ from bnutils.doctor.report import Diagnosis, Report
 __all__ = [
     "AuditCallback",
     "Diagnosis",
-    "FoldPlan",
+    "Folding",
     "Recalibration",
     "Report",
     "audit",

@@ -18,6 +18,7 @@ __all__ = [
     "Kind",
     "activation",
     "channel_axis",
+    "keras_class",
     "kind",
     "mask",
     "nearest",
@@ -278,7 +279,7 @@ def nearest(operation: Any) -> Kind:
 
     A hint: `kind` is for claims. Unknown if no parent is in the table.
     """
-    return _TABLE.get(_known_class(operation), _UNKNOWN)
+    return _TABLE.get(keras_class(operation), _UNKNOWN)
 
 
 def kind(operation: keras.Operation) -> Kind:
@@ -295,7 +296,7 @@ def kind(operation: keras.Operation) -> Kind:
         >>> kind(keras.layers.Conv1D(2, 3)).role, kind(keras.layers.Dropout(0.5)).noise
         ('convolution', 'values')
     """
-    known = _known_class(operation)
+    known = keras_class(operation)
     if known is None or "call" in vars(operation):
         return _UNKNOWN
     own = type(operation).__mro__[: type(operation).__mro__.index(known)]
@@ -304,7 +305,8 @@ def kind(operation: keras.Operation) -> Kind:
     return _TABLE[known]
 
 
-def _known_class(operation: Any) -> type | None:
+def keras_class(operation: Any) -> type | None:
+    """The nearest class of a layer or an operation that the table knows; None if there is none."""
     return next((cls for cls in type(operation).__mro__ if cls in _TABLE), None)
 
 
@@ -343,7 +345,10 @@ def activation(operation: keras.Operation) -> str:
         function = operation.activation
         if isinstance(function, keras.Operation):  # a layer in the place of a function
             return activation(function)
-        return "linear" if function is None else getattr(function, "__name__", "")
+        if function in (None, keras.activations.linear):
+            return "linear"
+        name = getattr(function, "__name__", "")
+        return "" if name == "linear" else name  # another function of that name may bend
     return kind(operation).function
 
 
@@ -360,7 +365,7 @@ def channel_axis(operation: keras.Operation) -> int | None:
     where = nearest(operation).channels
     if where == "data_format" and operation.data_format == "channels_first":
         # The class is named for its number of spatial axes, the data after the batch.
-        name = _known_class(operation).__name__
+        name = keras_class(operation).__name__
         return -1 - next(int(letter) for letter in name if letter.isdigit())
     return None if where is None else -1
 
