@@ -171,12 +171,9 @@ def graph_inputs(model: keras.Model, x: object) -> list:
             return model.dtype_policy.convert_input(leaf, model.autocast, model.input_dtype)
 
         x = keras.tree.map_structure(convert, x)
-    graph = getattr(model, "_functional", None) or model
-    return (
-        graph._standardize_inputs(x)
-        if hasattr(graph, "_standardize_inputs")
-        else (keras.tree.flatten(x))
-    )
+    if recorded_graph(model) is None:
+        return keras.tree.flatten(x)
+    return (getattr(model, "_functional", None) or model)._standardize_inputs(x)
 
 
 def mask_of(tensor: object) -> object:

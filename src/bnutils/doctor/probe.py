@@ -19,12 +19,25 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.graph import batch_norms, layer_paths
+from bnutils.doctor.graph import layer_paths
+from bnutils.doctor.restoring import restored
+from bnutils.doctor.subject import Subject
 
-__all__ = ["Look", "Moments", "Probe", "Seen", "Unreached", "probe"]
+__all__ = [
+    "Moments",
+    "Probe",
+    "Seen",
+    "Unreached",
+    "as_value_error",
+    "build",
+    "channel_moments",
+    "hooked",
+]
 
 Mode = Literal["inference", "batch", "training"]
 MODES = get_args(Mode)
+#: Operations that TensorFlow calls stateful, and that change nothing: they read, or draw numbers.
+EFFECTLESS = {"Placeholder", "VarHandleOp", "ReadVariableOp", "RandomUniform"}
 #: What layers are to normalize by: (mean, variance) for each, arrays [channels].
 Statistics = Mapping[keras.layers.BatchNormalization, tuple[Any, Any]]
 
@@ -93,87 +106,51 @@ class Unreached:
     called: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Look:
-    """What `probe` saw.
-
-    Attributes:
-        seen: one entry for each call of a batch normalization layer, in the order of the calls.
-        outputs: the model's outputs, as NumPy arrays in the model's own structure.
-        unreached: the layers whose input could not be seen.
-    """
-
-    seen: tuple[Seen, ...]
-    outputs: Any
-    unreached: tuple[Unreached, ...]
-
-    def of(self, layer: keras.Layer) -> tuple[Seen, ...]:
-        """The calls of one layer, in order."""
-        return tuple(seen for seen in self.seen if seen.layer is layer)
-
-
-def probe(model: keras.Model, x: Any, mode: Mode = "inference") -> Look:
-    """Run a model on one batch and measure the input of every batch normalization layer.
+class Probe:
+    """Runs a model on batches and measures the input of every batch normalization layer.
 
     No variable of the model changes: no weight, no moving statistic, no random state, no metric.
-
-    Args:
-        model: a Keras model. If it is not built yet, it is built by a call on `x`.
-        x: one batch, as the model takes it: an array, or a dict or list of arrays.
-        mode: what the layers do.
-
-            - "inference": what `predict` does;
-            - "batch": as "inference", except that batch normalization layers that are not frozen
-              normalize by the statistics of this batch, as in `fit`. Dropout is off;
-            - "training": what `fit` does. Dropout is on.
-
-    Returns:
-        A `Look`.
-
-    Raises:
-        ValueError: if the mode is none of these, or if the model cannot be called on `x`.
+    The graph is kept: batches of the same shape but for the number of rows share one, a batch with
+    another length of time or size of image is traced anew. Only what is asked for is computed.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
-        >>> look = probe(model, np.array([[1.0, 10.0], [3.0, 30.0]]), mode="batch")
-        >>> look.seen[0].moments.mean, look.seen[0].moments.variance
+        >>> probe = Probe(Subject(model), "batch")
+        >>> seen, outputs = probe.run(np.array([[1.0, 10.0], [3.0, 30.0]]))
+        >>> seen[0].moments.mean, seen[0].moments.variance
         (array([ 2., 20.]), array([  1., 100.]))
-        >>> look.outputs.round(2)
+        >>> outputs.round(2)
         array([[-1., -1.],
                [ 1.,  1.]], dtype=float32)
-    """
-    return Probe(model, mode).look(x)
-
-
-class Probe:
-    """`probe` for many batches: the graph is kept, and only what is asked for is run.
-
-    Batches of the same shape but for the number of rows share one graph. A batch with another
-    length of time or size of image is traced anew.
     """
 
     def __init__(
         self,
-        model: keras.Model,
+        subject: Subject,
         mode: Mode = "inference",
-        by_batch: Iterable[keras.Layer] | None = None,
+        by_batch: Iterable[keras.Layer] = (),
     ) -> None:
-        """Prepare to look at a model.
+        """Prepare; nothing is run yet.
 
         Args:
-            model: a Keras model.
-            mode: see `probe`.
+            subject: the model. If it is not built yet, the first batch builds it.
+            mode: what the layers do.
+
+                - "inference": what `predict` does;
+                - "batch": as "inference", except that batch normalization layers that are not
+                  frozen normalize by the statistics of this batch, as in `fit`. Dropout is off;
+                - "training": what `fit` does. Dropout is on.
             by_batch: layers that normalize by the statistics of the batch whatever the mode says,
                 frozen ones too, and without the correction of batch renormalization.
 
         Raises:
-            ValueError: if the mode is none of "inference", "batch" and "training".
+            ValueError: if the mode is none of these.
         """
         if mode not in MODES:
             raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
-        self._model = model
+        self._subject = subject if isinstance(subject, Subject) else Subject(subject)
         self._mode = mode
-        self._by_batch = frozenset(map(id, by_batch or ()))
+        self._by_batch = frozenset(map(id, by_batch))
         self._traces = {}
 
     def moments(
@@ -185,7 +162,7 @@ class Probe:
         """Measure what reaches batch normalization layers in one batch.
 
         Args:
-            x: one batch; see `probe`.
+            x: one batch, as the model takes it: an array, or a dict or list of arrays.
             layers: the layers to look at; all by default. What only others need is not computed.
             statistics: a dict from layers to (mean, variance), arrays [channels]: what those
                 layers are to normalize by, in the place of their moving statistics.
@@ -205,26 +182,26 @@ class Probe:
         )
         return trace.run(x, statistics, picked, outputs=False)[0]
 
-    def outputs(self, x: Any, statistics: Statistics | None = None) -> Any:
-        """Compute the model's outputs on one batch, in this mode.
+    def run(self, x: Any, statistics: Statistics | None = None) -> tuple[tuple[Seen, ...], Any]:
+        """Measure every layer and compute the model's outputs, in one run.
 
         Args:
-            x: one batch; see `probe`.
+            x: one batch; see `moments`.
             statistics: as for `moments`.
 
         Returns:
-            NumPy arrays in the model's own structure.
+            `(seen, outputs)`: one `Seen` for each call, and NumPy arrays in the model's own
+            structure.
 
         Raises:
             ValueError: if the model cannot be called on `x`.
         """
-        return self._trace(x).run(x, statistics, (), outputs=True)[1]
-
-    def look(self, x: Any, statistics: Statistics | None = None) -> Look:
-        """Measure every layer and compute the outputs in one run; arguments as for `moments`."""
         trace = self._trace(x)
-        seen, outputs = trace.run(x, statistics, tuple(range(len(trace.captured))), outputs=True)
-        return Look(seen, outputs, trace.unreached)
+        return trace.run(x, statistics, tuple(range(len(trace.captured))), outputs=True)
+
+    def outputs(self, x: Any, statistics: Statistics | None = None) -> Any:
+        """Compute the model's outputs alone; see `run`."""
+        return self._trace(x).run(x, statistics, (), outputs=True)[1]
 
     def unreached(self, x: Any) -> tuple[Unreached, ...]:
         """The layers whose input cannot be seen when the model is called on this batch."""
@@ -255,20 +232,19 @@ class Probe:
         specs = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
         key = repr(keras.tree.map_structure(lambda leaf: None, x)), tuple(specs)
         if key not in self._traces:
-            with _as_value_error():
-                if not all(layer.built for layer in [self._model, *batch_norms(self._model)]):
-                    self._model(x, training=False)
+            build(self._subject, x)
+            with as_value_error():
                 self._traces[key] = self._traced(x, specs)
         return self._traces[key]
 
     def _traced(self, x: Any, specs: list[tf.TensorSpec]) -> _Trace:
-        trace = _Trace(self._model, self._mode, self._by_batch, x, specs)
+        trace = _Trace(self._subject, self._mode, self._by_batch, x, specs)
         if trace.unseen:
             # A tf.function inside the model hides its layers. As plain Python it may not.
             eagerly = tf.config.functions_run_eagerly()
             tf.config.run_functions_eagerly(True)
             try:
-                inlined = _Trace(self._model, self._mode, self._by_batch, x, specs)
+                inlined = _Trace(self._subject, self._mode, self._by_batch, x, specs)
             except (TypeError, ValueError, AttributeError, tf.errors.OpError):
                 return trace  # it is not plain Python: keep what can be seen
             finally:
@@ -293,7 +269,7 @@ class _Trace:
 
     def __init__(
         self,
-        model: keras.Model,
+        subject: Subject,
         mode: Mode,
         by_batch: frozenset[int],
         x: Any,
@@ -305,7 +281,7 @@ class _Trace:
         self._mode = mode
         self._by_batch = by_batch
         self._pruned = {}
-        self._layers = [layer for layer in batch_norms(model) if layer.built]
+        self._layers = [layer for layer in subject.layers if layer.built]
         self._graph = None
         variables = [v for bn in self._layers for v in (bn.moving_mean, bn.moving_variance)]
         self._specs = [
@@ -313,21 +289,22 @@ class _Trace:
             *[tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
         ]
 
-        def forward(*tensors: tf.Tensor) -> None:
+        def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
             self._graph = tf.compat.v1.get_default_graph()
             inputs = keras.tree.pack_sequence_as(x, tensors[: len(specs)])
             feeds = zip(variables, tensors[len(specs) :], strict=True)
             with keras.StatelessScope(state_mapping=list(feeds)):
-                outputs = model(inputs, training=mode != "inference")
+                outputs = subject.model(inputs, training=mode != "inference")
             self.outputs = keras.tree.map_structure(
                 lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf, outputs
             )
+            return self._fetches(range(len(self.captured)), outputs=True)
 
-        with self._hooks(model):
+        with hooked(self._hooks(subject)):
             self._function = tf.compat.v1.wrap_function(forward, self._specs)
         self._feeds = list(self._function.graph.inputs[: len(self._specs)])
         self.upstream = self._dependencies()
-        self.unreached = tuple(self._unreached(model))
+        self.unreached = tuple(self._unreached(subject))
 
     def run(
         self, x: Any, statistics: Statistics | None, picked: tuple[int, ...], outputs: bool
@@ -345,7 +322,7 @@ class _Trace:
                 tf.identity(tf.cast(value, variable.dtype))
                 for value, variable in zip(given, variables, strict=True)
             ]
-        with _as_value_error():
+        with as_value_error():
             tensors = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(x)]
             fetched = self._function_for(picked, outputs)(*tensors, *fed)
         values = iter([tensor.numpy() for tensor in fetched])
@@ -359,41 +336,45 @@ class _Trace:
             lambda leaf: next(values) if tf.is_tensor(leaf) else leaf, self.outputs
         )
 
+    def _fetches(self, picked: Iterable[int], outputs: bool) -> list[tf.Tensor]:
+        fetches = [tensor for number in picked for tensor in self.captured[number].moments]
+        if outputs:
+            fetches += [leaf for leaf in keras.tree.flatten(self.outputs) if tf.is_tensor(leaf)]
+        return fetches
+
     def _function_for(self, picked: tuple[int, ...], outputs: bool) -> Callable:
         """The part of the graph that computes this and nothing more."""
+        if len(picked) == len(self.captured) and self._is_pure():
+            return self._function  # the outputs come last, and cost nothing more
         key = picked, outputs
         if key not in self._pruned:
-            fetches = [tensor for number in picked for tensor in self.captured[number].moments]
-            if outputs:
-                fetches += [leaf for leaf in keras.tree.flatten(self.outputs) if tf.is_tensor(leaf)]
             if len(self._pruned) == 2:  # a deep model has as many as it has layers
                 del self._pruned[next(iter(self._pruned))]
             self._pruned[key] = self._function.prune(
-                self._feeds, fetches, input_signature=(tuple(self._specs), {})
+                self._feeds,
+                self._fetches(picked, outputs),
+                input_signature=(tuple(self._specs), {}),
             )
         return self._pruned[key]
 
-    @contextmanager
-    def _hooks(self, model: keras.Model) -> Iterator[None]:
+    @functools.cache  # noqa: B019 (a trace lives as long as its probe)
+    def _is_pure(self) -> bool:
+        """Whether the whole graph can be run: TensorFlow runs every operation that has effects."""
+        return not any(
+            op.op_def.is_stateful and op.type not in EFFECTLESS
+            for op in self._graph.get_operations()
+        )
+
+    def _hooks(self, subject: Subject) -> dict[keras.Layer, Callable]:
         hooks = {layer: self._seeing(layer) for layer in self._layers}
         if self._mode == "batch":
             # The model is called in training mode, so that each batch normalization layer gets
             # the `training` that it gets in `fit`. All layers with noise are turned back.
-            for layer in layer_paths(model):
+            for layer in subject.paths:
                 takes_training = "training" in inspect.signature(layer.call).parameters
                 if takes_training and layer not in hooks and not layer_paths(layer):
                     hooks[layer] = _in_inference(layer.call)
-        before = {layer: layer.__dict__.get("call") for layer in hooks}
-        try:
-            # Straight into the dictionary: Keras and TensorFlow track what is set as an attribute.
-            for layer, hook in hooks.items():
-                layer.__dict__["call"] = hook
-            yield
-        finally:
-            for layer, call in before.items():
-                layer.__dict__.pop("call", None)
-                if call is not None:
-                    layer.__dict__["call"] = call
+        return hooks
 
     def _seeing(self, layer: keras.layers.BatchNormalization) -> Callable:
         """The hook on a batch normalization layer."""
@@ -411,7 +392,7 @@ class _Trace:
             if tf.compat.v1.get_default_graph() is not self._graph:
                 self.unseen.add(id(layer))
                 return original(*bound.args, **bound.kwargs)
-            moments = _moments(inputs, mask, layer.axis)
+            moments = channel_moments(inputs, mask, layer.axis)
             given = layer.moving_mean.value, layer.moving_variance.value
             if id(layer) in self._by_batch:
                 _normalize_by(layer, moments[1:])
@@ -445,19 +426,49 @@ class _Trace:
             upstream.append(found & ~loop)
         return upstream
 
-    def _unreached(self, model: keras.Model) -> Iterator[Unreached]:
+    def _unreached(self, subject: Subject) -> Iterator[Unreached]:
         seen = {id(captured.layer) for captured in self.captured}
-        paths = layer_paths(model)
-        for layer in batch_norms(model):
+        for layer in subject.layers:
             if id(layer) in self.unseen:
                 reason = (
                     "is called inside a graph of its own (an RNN that is not unrolled, "
                     "tf.while_loop, tf.map_fn, tf.vectorized_map), where its input cannot be seen"
                 )
-                yield Unreached(layer, paths[layer], reason, called=True)
+                yield Unreached(layer, subject.path(layer), reason, called=True)
             elif id(layer) not in seen:
                 reason = "is never called when the model is called"
-                yield Unreached(layer, paths[layer], reason, called=False)
+                yield Unreached(layer, subject.path(layer), reason, called=False)
+
+
+def build(subject: Subject, x: Any) -> None:
+    """Build a model by a call on a batch, if it is not built yet.
+
+    Raises:
+        ValueError: if the model cannot be called on `x`.
+    """
+    if not subject.built:
+        with as_value_error():
+            subject.model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+        subject.forget()
+
+
+@contextmanager
+def hooked(calls: Mapping[keras.Layer, Callable]) -> Iterator[None]:
+    """Let layers do something else when they are called, as long as the context is open.
+
+    Args:
+        calls: what takes the place of the `call` of each layer.
+    """
+    with restored() as undo:
+        for layer, call in calls.items():
+            # Straight into the dictionary: Keras and TensorFlow track what is set as an attribute.
+            attributes = layer.__dict__
+            if "call" in attributes:
+                undo(attributes.__setitem__, "call", attributes["call"])
+            else:
+                undo(attributes.pop, "call", None)
+            attributes["call"] = call
+        yield
 
 
 def _in_inference(original: Callable) -> Callable:
@@ -502,10 +513,10 @@ def _renormalized(
     return mean - d * scale, scale * scale - layer.epsilon
 
 
-def _moments(
+def channel_moments(
     x: tf.Tensor, mask: tf.Tensor | None, axis: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Count, mean and biased variance of each channel, [channels] float64, in the graph.
+    """Count, mean and biased variance of each channel, each [channels] float64.
 
     A first mean in float32 is only a shift; what it misses is put right by the mean of the
     shifted values. Sums are made in float64, over images after a first sum in float32 along one
@@ -523,7 +534,7 @@ def _moments(
     if mask is None:
         shift = tf.math.divide_no_nan(tf.reduce_sum(x, axes, keepdims=True), _rows(x, axes))
         shifted = x - shift
-        count = tf.ones([x.shape[axis]], tf.float64) * tf.cast(_rows(x, axes), tf.float64)
+        count = tf.ones([tf.shape(x)[axis]], tf.float64) * tf.cast(_rows(x, axes), tf.float64)
     else:
         # A mask has no last axis, whatever the axis of the channels: as in Keras.
         valid = tf.broadcast_to(tf.cast(mask, tf.bool)[..., tf.newaxis], tf.shape(x))
@@ -544,12 +555,12 @@ def _rows(x: tf.Tensor, axes: list[int]) -> tf.Tensor:
 
 
 @contextmanager
-def _as_value_error() -> Iterator[None]:
+def as_value_error() -> Iterator[None]:
     """Turn what a model raises when it is called on data that do not fit into a ValueError."""
     errors = tf.errors.InvalidArgumentError, tf.errors.UnimplementedError
     try:
         yield
     except (TypeError, AttributeError, NotImplementedError, *errors) as error:
         raise ValueError(
-            f"expected a model that can be called on these data inside a tf.function, got: {error}"
+            f"expected a model that can be called on these data, got: {error}"
         ) from error

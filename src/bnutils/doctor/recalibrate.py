@@ -8,27 +8,40 @@ that precise batch normalization.
 
 from __future__ import annotations
 
-import html
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from bnutils._keras import keras
-from bnutils.doctor.batches import batches
-from bnutils.doctor.graph import batch_norms, layer_paths
-from bnutils.doctor.probe import Moments, Probe, Unreached
-from bnutils.doctor.results import Table
+from bnutils.doctor.batches import Batches, batches
+from bnutils.doctor.layerwise import NoRoomError, Walk, check_finite, rows_of
+from bnutils.doctor.outcomes import Comparison, Pair
+from bnutils.doctor.probe import Moments, Probe, Unreached, build
+from bnutils.doctor.restoring import LOCK, restored
+from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
+from bnutils.doctor.subject import Subject
+from bnutils.doctor.words import count, listing
 
 __all__ = ["Moved", "Recalibration", "recalibrate"]
 
 Method = Literal["layerwise", "one-pass"]
 METHODS = get_args(Method)
+Keep = Literal["unless-worse", "always", "never"]
+KEEP = get_args(Keep)
 _BN = keras.layers.BatchNormalization
+
+MEMORY = 2**30
+#: Rows on which the model is compared before and after, and bytes of outputs.
+COMPARED_ROWS, COMPARED_BYTES = 1024, 2**28
+#: With so many bytes of activations a forward pass takes its time: then a quarter of the rows is
+#: compared, but not less than `LEAST_COMPARED`.
+HEAVY_BYTES, LEAST_COMPARED = 2**28, 32
+#: Up to so many batches rows are picked out of each; of more, whole batches are taken.
+FEW_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -59,101 +72,100 @@ class Moved:
 
 
 @dataclass(frozen=True, repr=False)
-class Recalibration:
+class Recalibration(Result):
     """What `recalibrate` did. Printed, or shown in a notebook, it is a table.
 
     Attributes:
         method: "layerwise" or "one-pass".
         rows: the rows of data.
         passes: how often the data were gone through.
+        kept: whether the model has the new statistics. If not, it is as it was.
+        verdict: whether the model became "better" or "worse" on the rows that were compared,
+            "mixed" or "alike"; None if there were no targets or no compiled loss and metrics.
+        comparison: the model before and after: scores, and what its outputs decide.
         moved: one `Moved` for each layer, in the order of the model.
-        untouched: paths of the layers that the model never calls, and that were left alone.
+        skipped: layers that were left alone, and why.
     """
 
     method: str
     rows: int
     passes: int
+    kept: bool
+    verdict: str | None
+    comparison: Comparison
     moved: tuple[Moved, ...]
-    untouched: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    _restore: Callable[[], None] = field(default=lambda: None, metadata=NOT_PLAIN)
 
-    def to_dict(self) -> dict:
-        """Everything as plain JSON data; a number that is not finite becomes None."""
-        data = asdict(self)
-        for moved in data["moved"]:
-            for name, value in moved.items():
-                if isinstance(value, float) and not np.isfinite(value):
-                    moved[name] = None
-        return data
+    def undo(self) -> None:
+        """Give the model the statistics back that it had before, bit for bit."""
+        with LOCK:
+            self._restore()
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as a JSON text.
-
-        Args:
-            indent: spaces per level; None for one line.
-        """
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
-    def __str__(self) -> str:
-        """A table in plain text, at most 80 columns wide."""
-        return "\n".join([self._headline, str(Table(self._heads, self._rows)), *self._footnotes])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        lines = [f"<p>{line}</p>" for line in map(html.escape, [self._headline, *self._footnotes])]
-        return "\n".join([lines[0], Table(self._heads, self._rows)._repr_html_(), *lines[1:]])
-
-    _heads = ("layer", "values", "mean (max)", "mean (median)", "variance")
-
-    @property
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                moved.path,
-                f"{moved.values:,}",
-                f"{moved.mean_shift_max:.3g}",
-                f"{moved.mean_shift_median:.3g}",
-                f"{moved.variance_ratio:.3g}",
+    def _shown(self) -> Iterator[str | Table]:
+        what = count(len(self.moved), "layer")
+        passes = count(self.passes, "pass", "passes")
+        if self.kept:
+            yield f"Recalibrated {what} ({self.method}) on {count(self.rows, 'row')}, in {passes}."
+        else:
+            yield f"Measured {what} ({self.method}) on {count(self.rows, 'row')}, in {passes}."
+            yield "The model was left as it was" + (
+                ": on these rows it would become worse. Either they are not like those of its "
+                "training, or the layers behind were trained with the old statistics. "
+                'keep="always" sets the new ones all the same.'
+                if self.verdict == "worse"
+                else "."
             )
-            for moved in self.moved
-        ]
-
-    @property
-    def _headline(self) -> str:
-        passes = f"{self.passes} pass{'es' if self.passes > 1 else ''}"
-        return f"Recalibrated ({self.method}) on {self.rows:,} rows, in {passes}."
-
-    @property
-    def _footnotes(self) -> list[str]:
-        lines = [
-            "Values: per channel. Mean: distance from old to new, in standard deviations.",
-            "Variance: old over new, in the channel where it is farthest from 1.",
-        ]
-        if self.untouched:
-            names = ", ".join(self.untouched)
-            lines.append(f"Left alone, since the model never calls them: {names}.")
-        return lines
+        yield from self.comparison.sentences()
+        yield Table(
+            ("layer", "values", "mean (max)", "mean (median)", "variance"),
+            [
+                (
+                    moved.path,
+                    f"{moved.values:,}",
+                    f"{moved.mean_shift_max:.3g}",
+                    f"{moved.mean_shift_median:.3g}",
+                    f"{moved.variance_ratio:.3g}",
+                )
+                for moved in self.moved
+            ],
+        )
+        yield "Values: per channel. Mean: distance from old to new, in standard deviations."
+        yield "Variance: old over new, in the channel where it is farthest from 1."
+        yield from skipped_lines(self.skipped, "Left alone")
 
 
 def recalibrate(
     model: keras.Model,
     data: Any,
     *,
-    batch_size: int = 256,
+    layers: str | keras.Layer | Iterable[str | keras.Layer] | None = None,
+    batch_size: int | None = None,
     method: Method = "layerwise",
+    keep: Keep = "unless-worse",
+    memory: int = MEMORY,
     progress: bool | None = None,
 ) -> Recalibration:
-    """Set the moving statistics of every batch normalization layer to those of the data.
+    """Set the moving statistics of batch normalization layers to those of the data.
 
-    Weights, optimizer, random state and metrics stay as they are. Frozen layers are recalibrated
-    too. Moments are merged by count, so that the result does not depend on `batch_size` but for
-    the rounding of float32, a smaller last batch included. Masked positions do not count. The
-    variance is the biased one, as in Keras and in `numpy.var`. At any time one batch is in memory.
+    Weights, optimizer, random state and metrics stay as they are. Frozen layers are left alone
+    too, unless you name them: what stands behind them was trained with their statistics. All
+    layers are measured with the frozen ones normalizing by their own moving statistics.
+    Masked positions do not count. The variance is the biased one, as in Keras and `numpy.var`.
+
+    The model is compared before and after, on up to 1,024 rows from all over the data (a quarter
+    of the rows at most, or 32, if they are much work): by the loss and the metrics with which it
+    was compiled if there are targets, and by what its outputs decide. If it became worse with
+    targets (the loss by a tenth and by three standard errors, or an accuracy by 0.02, and nothing
+    else better), it is left as it was, and the result says so.
 
     - "layerwise" measures each layer with every layer before it already recalibrated and
-      normalizing by its new statistics: what the layer meets at inference. It goes through the
-      data once for each level of layers in the model's graph, and each time only as deep as that
-      level. If the data come in random order or are augmented at random, each pass sees others.
+      normalizing by its new statistics: what the layer meets at inference. The result does not
+      depend on `batch_size` but for the rounding of float32. Where the model's graph can be
+      walked, the data are gone through once, each layer is called once for each batch, and the
+      activations that are still needed are kept. Elsewhere (control flow in Python, masks that
+      go through nested models), and if the disk has no room for the activations, each level of
+      layers starts from the data again, and goes only as deep as that level.
     - "one-pass" lets every layer normalize by the statistics of each batch, as in training with
       dropout off, and goes through the data once. A layer behind another then sees something
       slightly different from what it meets at inference; the larger the batches, the less.
@@ -165,76 +177,305 @@ def recalibrate(
 
     Args:
         model: a Keras model. If it is not built yet, it is built by a call on the first batch.
-        data: what the model takes, in any form that `bnutils.doctor.batches.batches` describes.
-            Targets and sample weights are not used. Take the training data, as the model meets
+        data: what the model takes, and the targets if you have them, in any form that
+            `bnutils.doctor.batches.batches` describes. Take the training data, as the model meets
             them at inference: not augmented.
-        batch_size: rows at a time, for arrays.
+        layers: the layers to recalibrate, and no others: paths as in reports, such as
+            "base/block1/bn", paths of parts, such as "base", which mean all batch normalization
+            in them, or the layers themselves. Named layers are recalibrated even if they are
+            frozen. By default all layers that are not frozen.
+        batch_size: rows in a batch, for arrays; 32 if it is None.
         method: "layerwise" or "one-pass".
+        keep: "unless-worse", "always", or "never", which only measures and compares.
+        memory: bytes of activations that are kept in memory; what is beyond goes to temporary
+            files, which are gone in the end.
         progress: whether to show a progress bar; by default on a terminal only.
 
     Returns:
-        A `Recalibration`: how far the statistics of each layer moved.
+        A `Recalibration`: how far the statistics of each layer moved, and what that changed. Its
+        method `undo` gives the model the old statistics back.
 
     Raises:
-        ValueError: if an argument or the data are not what they should be; if the model has no
-            batch normalization layer, calls none, or hides one in an inner graph, where its input
-            cannot be seen; if a statistic is not finite, or comes from fewer than 2 values.
-            Whatever is raised, all statistics are then those from before.
+        ValueError: if an argument or the data are not what they should be; if the model cannot be
+            called, has no batch normalization layer, calls none, has frozen ones only, or hides
+            one in an inner graph, where its input cannot be seen; if a statistic is not finite,
+            or comes from fewer than 2 values. Whatever is raised, all statistics are then those
+            from before.
 
     Example:
         >>> bn = keras.layers.BatchNormalization(name="bn")
         >>> model = keras.Sequential([keras.Input((2,)), bn])
-        >>> print(recalibrate(model, np.array([[0.0, 5.0], [8.0, 5.0], [4.0, 8.0]])))
-        Recalibrated (layerwise) on 3 rows, in 1 pass.
-        layer  values  mean (max)  mean (median)  variance
-        bn     3       4.24        2.73           0.0938
-        Values: per channel. Mean: distance from old to new, in standard deviations.
-        Variance: old over new, in the channel where it is farthest from 1.
+        >>> done = recalibrate(model, np.array([[0.0, 5.0], [8.0, 5.0], [4.0, 8.0]]))
         >>> bn.moving_mean.value.numpy()
         array([4., 6.], dtype=float32)
+        >>> done.moved[0].mean_shift_max
+        4.2...
+        >>> done.undo()
+        >>> bn.moving_mean.value.numpy()
+        array([0., 0.], dtype=float32)
     """
-    if method not in METHODS:
-        raise ValueError(f"expected a method of {METHODS}, got {method!r}")
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"expected a Keras model, got a {type(model).__name__}")
-    if model.built and not batch_norms(model):
+    for name, value, allowed in (("method", method, METHODS), ("keep", keep, KEEP)):
+        if value not in allowed:
+            raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
+    if not isinstance(memory, int) or memory < 0:
+        raise ValueError(f"expected memory to be a number of bytes, got {memory!r}")
+    subject = Subject(model)
+    subject.require_call("recalibrate")
+    if model.built and not subject.layers:
         raise ValueError(f"expected a model with batch normalization, {model.name!r} has none")
-    data = batches(data, batch_size=batch_size, model=model)
-    first, _ = data.first()
-    look = Probe(model)
-    untouched = _check_reach(look.unreached(first))
-    upstream = look.upstream(first)
-    paths = {layer: path for layer, path in layer_paths(model).items() if layer in upstream}
-    if not paths:
-        raise ValueError(
-            "expected a model that calls batch normalization layers, "
-            f"{model.name!r} has {len(batch_norms(model))} and calls none"
+    with LOCK:
+        return _Work(subject, batches(data, batch_size=batch_size, model=model), layers).done(
+            method, keep, memory, progress
         )
-    rounds = [(list(paths), list(paths))] if method == "one-pass" else _levels(upstream)
 
-    pooled, calls = {}, {}
-    total = None if data.steps is None else data.steps * len(rounds)
-    disable = None if progress is None else not progress
-    with tqdm(total=total, desc="recalibrate", unit="batch", disable=disable) as bar:
-        for layers, by_batch in rounds:
-            eye = Probe(model, by_batch=by_batch) if by_batch else look
-            known = {layer: (seen.mean, seen.variance) for layer, seen in pooled.items()}
-            for number, (x, _) in enumerate(data, start=1):
-                for seen in eye.moments(x, layers, known):
+
+class _Work:
+    """One recalibration."""
+
+    def __init__(self, subject: Subject, data: Batches, layers: Any) -> None:
+        self.subject = subject
+        self.data = data
+        first, _ = data.first()
+        build(subject, first)
+        self.probe = Probe(subject)
+        self.walk = Walk.of(subject, first)
+        if self.walk is None:
+            self.upstream = self.probe.upstream(first)
+            called, unreached = list(self.upstream), self.probe.unreached(first)
+        else:
+            called, unreached = self.walk.layers, ()
+        self.layers, self.skipped = _chosen(subject, layers, called, unreached)
+
+    def done(self, method: Method, keep: Keep, memory: int, progress: bool | None) -> Recalibration:
+        disable = None if progress is None else not progress
+        with tqdm(desc="recalibrate", unit="step", disable=disable) as bar:
+            if method == "one-pass":
+                found = self.in_rounds([(self.layers, self.layers)], bar)
+            else:
+                found = self.walked(memory, bar) or self.in_rounds(self.rounds(), bar)
+        pooled, calls, passes, sample = found
+        paths = {layer: self.subject.path(layer) for layer in self.layers}
+        for layer, path in paths.items():
+            _check_count(pooled[layer].count.min(), path)
+        new = [pair for layer, path in paths.items() for pair in _new(layer, pooled[layer], path)]
+        moved = [_moved(layer, pooled[layer], path, calls[layer]) for layer, path in paths.items()]
+        comparison = sample.comparison(self.subject.model)
+        verdict = comparison.verdict
+        kept = keep == "always" or (keep == "unless-worse" and verdict != "worse")
+        restore = _set(new) if kept else lambda: None
+        return Recalibration(
+            method,
+            self.data.rows,
+            passes,
+            kept,
+            verdict,
+            comparison,
+            tuple(moved),
+            self.skipped,
+            restore,
+        )
+
+    def walked(self, memory: int, bar: tqdm) -> tuple | None:
+        """Measure along the graph; None if that cannot be done."""
+        if self.walk is None:
+            return None
+        sample = _Sample(self.data, self.walk.row_bytes)
+        try:
+            pooled = self.walk.measure(
+                self.data, self.layers, memory=memory, sample=sample, progress=bar
+            )
+        except NoRoomError:
+            pooled = None
+        if pooled is None:
+            bar.reset()
+            return None
+        return pooled, {layer: self.walk.calls(layer) for layer in self.layers}, 1, sample
+
+    def rounds(self) -> list[tuple[list[_BN], list[_BN]]]:
+        """The layers that can be measured together, and those of them that form a cycle."""
+        if self.walk is not None:
+            self.upstream = self.probe.upstream(self.data.first()[0])
+        chosen = set(self.layers)
+        return _levels(
+            {
+                layer: [other for other in self.upstream[layer] if other in chosen]
+                for layer in self.layers
+            }
+        )
+
+    def in_rounds(self, rounds: list, bar: tqdm) -> tuple:
+        """Measure by going through all data for each round, from the inputs on."""
+        pooled, calls, kept = {}, {}, []
+        sample = _Sample(self.data, 0 if self.walk is None else self.walk.row_bytes)
+        bar.total = None if self.data.steps is None else self.data.steps * len(rounds)
+        for turn, (layers, by_batch) in enumerate(rounds):
+            probe = Probe(self.subject, by_batch=by_batch) if by_batch else self.probe
+            known = _statistics(pooled)
+            for number, (x, y) in enumerate(self.data, start=1):
+                for seen in probe.moments(x, layers, known):
                     layer, moments = seen.layer, seen.moments
-                    _check_finite(moments.mean + moments.variance, paths[layer], number)
+                    check_finite(moments, self.subject.path(layer), f"batch {number}".format)
                     pooled[layer] = pooled[layer].merged(moments) if layer in pooled else moments
                     calls[layer] = max(calls.get(layer, 0), seen.call + 1)
+                rows = sample.pick(int(keras.tree.flatten(x)[0].shape[0])) if turn == 0 else None
+                if rows is not None:
+                    kept.append((rows_of(x, rows), rows_of(y, rows)))
+                    sample.hold(kept[-1][0])
                 bar.update()
-            for layer in layers:
-                _check_count(pooled[layer].count.min(), paths[layer])
+        known = _statistics(pooled)
+        runner = self.probe if self.walk is None else self.walk
+        for x, y in kept:
+            sample.before(y, runner.outputs(x))
+            sample.after(runner.outputs(x, known))
+        return pooled, calls, len(rounds), sample
 
-    new = [pair for layer in paths for pair in _new_values(layer, pooled[layer], paths[layer])]
-    moved = tuple(_moved(layer, pooled[layer], path, calls[layer]) for layer, path in paths.items())
-    with _all_or_none([variable for variable, _ in new]):
-        for variable, value in new:
-            variable.assign(value)
-    return Recalibration(method, data.rows, len(rounds), moved, untouched)
+
+class _Sample:
+    """The outputs of some rows before and after; see `layerwise.Sample`."""
+
+    def __init__(self, data: Batches, row_bytes: float) -> None:
+        """Prepare to take rows of data, each of which makes activations of so many bytes."""
+        self._data = data
+        self._row_bytes = row_bytes
+        self._before = []  # (y, outputs)
+        self._after = []
+        self._seen = self._picked = self._rows = self._bytes = 0
+        self._gap = 0.0  # rows from the start of one batch that is taken to that of the next
+        self._stride = 1
+        self._wanted = COMPARED_ROWS
+        self._from_start = True
+
+    def pick(self, rows: int) -> slice | None:
+        """Choose rows: a few of each batch if there are few batches, whole batches if many."""
+        if not self._seen:
+            self._plan(rows)
+        due = self._seen >= self._picked * self._gap
+        self._seen += rows
+        if not due or self._rows >= self._wanted or self._bytes >= COMPARED_BYTES:
+            return None
+        self._picked += 1
+        self._rows += math.ceil(rows / self._stride)
+        return slice(None, None, self._stride)
+
+    def _plan(self, rows: int) -> None:
+        total = self._data.rows or (self._data.steps or 0) * rows
+        if not total:
+            return  # it is not known: the first rows are taken
+        self._from_start = False
+        if total * self._row_bytes > HEAVY_BYTES:
+            self._wanted = min(COMPARED_ROWS, max(LEAST_COMPARED, total // 4))
+        step = max(1.0, total / self._wanted)
+        if total <= FEW_BATCHES * rows:
+            self._stride = math.ceil(step)
+        else:
+            self._gap = rows * step
+
+    def hold(self, part: Any) -> None:
+        """Count what is held in memory for the comparison."""
+        self._bytes += sum(np.asarray(leaf).nbytes for leaf in keras.tree.flatten(part))
+
+    def before(self, y: Any, outputs: Any) -> None:
+        """Take the targets of the rows that were picked, and what the model makes of them."""
+        self.hold(outputs)
+        self._before.append((y, outputs))
+
+    def after(self, outputs: Any) -> None:
+        """Take the outputs that come in the place of those."""
+        self._after.append(outputs)
+
+    def comparison(self, model: keras.Model) -> Comparison:
+        """Compare what was taken."""
+        pairs = [
+            Pair(y, before, after)
+            for (y, before), after in zip(self._before, self._after, strict=True)
+        ]
+        whole = self._rows == self._data.rows
+        first = not whole and (self._from_start or self._bytes >= COMPARED_BYTES)
+        return Comparison.of(model, pairs, rows=self._rows, whole=whole, first=first)
+
+
+def _chosen(
+    subject: Subject,
+    wanted: Any,
+    called: Sequence[_BN],
+    unreached: Iterable[Unreached],
+) -> tuple[list[_BN], tuple[Skipped, ...]]:
+    """The layers to recalibrate, in the order of the model, and those that are left alone.
+
+    Args:
+        subject: the model.
+        wanted: what the user named; None for all that are not frozen.
+        called: the layers whose inputs can be seen.
+        unreached: those whose inputs cannot.
+    """
+    name = subject.model.name
+    hidden = {each.layer: each.reason for each in unreached if each.called}
+    known = set(called) | set(hidden)
+    if not known:
+        raise ValueError(
+            "expected a model that calls batch normalization layers, "
+            f"{name!r} has {len(subject.layers)} and calls none"
+        )
+    if wanted is None:
+        frozen = [layer for layer in subject.layers if layer in known and not layer.trainable]
+        chosen = [layer for layer in subject.layers if layer in known and layer.trainable]
+        if not chosen:
+            paths = [subject.path(layer) for layer in frozen]
+            raise ValueError(
+                "expected batch normalization that is not frozen, but all "
+                f"{count(len(frozen), 'layer')} of {name!r} that it calls have trainable=False, so "
+                "there is nothing to do; if you mean to recalibrate them, name them: "
+                f"recalibrate(model, data, layers={paths[:3]!r}{' + ...' if paths[3:] else ''})"
+            )
+    else:
+        frozen, chosen = [], _named(subject, wanted)
+    lost = [layer for layer in chosen if layer in hidden]
+    if lost:
+        raise ValueError(
+            "expected batch normalization whose input can be seen, but "
+            f"{listing([repr(subject.path(layer)) for layer in lost])} {hidden[lost[0]]}: unroll "
+            "the loop to recalibrate"
+        )
+    idle = [layer for layer in (subject.layers if wanted is None else chosen) if layer not in known]
+    chosen = [layer for layer in chosen if layer not in idle]
+    if not chosen:
+        raise ValueError(
+            "expected layers that the model calls, but it never calls "
+            f"{listing([subject.path(layer) for layer in idle])}"
+        )
+    reasons = dict.fromkeys(frozen, "frozen, trainable=False: name it in `layers` to include it")
+    reasons |= dict.fromkeys(idle, "the model never calls it")
+    skipped = (layer for layer in subject.layers if layer in reasons)
+    return chosen, tuple(Skipped(subject.path(layer), reasons[layer]) for layer in skipped)
+
+
+def _named(subject: Subject, wanted: Any) -> list[_BN]:
+    """The layers that the user named."""
+    if isinstance(wanted, str | keras.Layer):
+        wanted = [wanted]
+    try:
+        wanted = list(wanted)
+    except TypeError:
+        raise ValueError(f"expected layers or their paths, got {wanted!r}") from None
+    paths = {layer: subject.path(layer) for layer in subject.layers}
+    found = set()
+    for each in wanted:
+        path = subject.paths.get(each) if isinstance(each, keras.Layer) else each
+        inside = [
+            layer
+            for layer, other in paths.items()
+            if isinstance(path, str) and f"{other}/".startswith(f"{path.rstrip('/')}/")
+        ]
+        if not inside:
+            raise ValueError(
+                f"expected layers by paths such as {listing(map(repr, paths.values()))}, got "
+                f"{each if isinstance(each, str) else getattr(each, 'name', each)!r}, in which "
+                "there is no batch normalization of this model"
+            )
+        found.update(inside)
+    if not found:
+        raise ValueError("expected at least one layer, got none")
+    return [layer for layer in subject.layers if layer in found]
 
 
 def _levels(upstream: Mapping[_BN, list[_BN]]) -> list[tuple[list[_BN], list[_BN]]]:
@@ -264,37 +505,18 @@ def _levels(upstream: Mapping[_BN, list[_BN]]) -> list[tuple[list[_BN], list[_BN
     return rounds
 
 
-def _check_reach(unreached: Iterable[Unreached]) -> tuple[str, ...]:
-    """Refuse layers that are called out of sight; give the paths of those never called."""
-    hidden = [layer for layer in unreached if layer.called]
-    if hidden:
-        names = ", ".join(repr(layer.path) for layer in hidden)
-        raise ValueError(
-            f"expected batch normalization whose input can be seen, but {names} "
-            f"{hidden[0].reason}: unroll the loop to recalibrate"
-        )
-    return tuple(layer.path for layer in unreached)
+def _statistics(pooled: Mapping[_BN, Moments]) -> dict[_BN, tuple[np.ndarray, np.ndarray]]:
+    return {layer: (seen.mean, seen.variance) for layer, seen in pooled.items()}
 
 
-def _check_finite(values: np.ndarray, path: str, number: int) -> None:
-    if not np.isfinite(values).all():
-        channels = np.flatnonzero(~np.isfinite(values))
+def _check_count(values: float, path: str) -> None:
+    if values < 2:
         raise ValueError(
-            f"expected finite values in front of {path!r}, got others in batch {number}, in "
-            f"{len(channels)} of {len(values)} channels: look at the data and the weights"
+            f"expected at least 2 values per channel in front of {path!r}, got {values:.0f}"
         )
 
 
-def _check_count(count: float, path: str) -> None:
-    if count < 2:
-        raise ValueError(
-            f"expected at least 2 values per channel in front of {path!r}, got {count:.0f}"
-        )
-
-
-def _new_values(
-    layer: _BN, moments: Moments, path: str
-) -> Iterator[tuple[keras.Variable, np.ndarray]]:
+def _new(layer: _BN, moments: Moments, path: str) -> Iterator[tuple[keras.Variable, np.ndarray]]:
     """The variables of a layer that hold statistics, with what they are to become."""
     std = np.sqrt(moments.variance + layer.epsilon)
     pairs = [(layer.moving_mean, moments.mean), (layer.moving_variance, moments.variance)]
@@ -334,13 +556,18 @@ def _moved(layer: _BN, moments: Moments, path: str, calls: int) -> Moved:
     )
 
 
-@contextmanager
-def _all_or_none(variables: list[keras.Variable]) -> Iterator[None]:
-    """Put every variable back, bit for bit, if what happens inside is not finished."""
-    before = [variable.value.numpy() for variable in variables]
-    try:
-        yield
-    except BaseException:
-        for variable, value in zip(variables, before, strict=True):
+def _set(new: list[tuple[keras.Variable, np.ndarray]]) -> Callable[[], None]:
+    """Assign all values or none; give a function that puts the old ones back."""
+    old = [(variable, variable.value.numpy()) for variable, _ in new]
+    with restored(keep=True) as undo:
+        for variable, value in old:
+            undo(variable.assign, value)
+        for variable, value in new:
             variable.assign(value)
-        raise
+
+    def restore() -> None:
+        with restored() as again:
+            for variable, value in old:
+                again(variable.assign, value)
+
+    return restore

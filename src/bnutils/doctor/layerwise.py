@@ -1,0 +1,583 @@
+"""Each layer measured behind those already measured, in one walk along the graph of a model.
+
+The calls of a model are sorted into levels: a layer that is measured at the end of one level
+normalizes by what was measured at the beginning of the next. All batches go through one level,
+then through the next; between two levels only the activations that later levels still need are
+kept, in memory, and past a limit in temporary files. So each call is made once for each batch,
+however deep the model is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from bnutils._keras import graph_inputs, keras, mask_of, recorded_graph, tf, with_mask
+from bnutils.doctor.batches import Batches
+from bnutils.doctor.graph import Call, Graph, Tensor, walk
+from bnutils.doctor.probe import Moments, Statistics, as_value_error, channel_moments, hooked
+from bnutils.doctor.restoring import restored
+from bnutils.doctor.subject import Subject
+
+__all__ = ["NoRoomError", "Sample", "Walk", "check_finite", "rows_of"]
+
+_BN = keras.layers.BatchNormalization
+
+#: Bytes of the largest activation of a batch up to which batches are joined: fewer and larger
+#: ones spend less time in Python, but beyond this they only take more memory.
+BATCH_BYTES = 2**26
+#: What the temporary files leave free on their disk: a tenth of it, and a gigabyte.
+DISK_SHARE, DISK_BYTES = 0.1, 2**30
+PROOF_ROWS = 2
+
+
+class NoRoomError(Exception):
+    """The activations between two levels do not fit on the disk."""
+
+
+class Sample(Protocol):
+    """Takes the outputs of some rows, before and after."""
+
+    def pick(self, rows: int) -> slice | None:
+        """Choose rows of the next batch, which has so many; None for no row."""
+
+    def before(self, y: Any, outputs: Any) -> None:
+        """Take the targets of the rows that were picked, and what the model makes of them."""
+
+    def after(self, outputs: Any) -> None:
+        """Take what comes out with the new statistics, in the same order."""
+
+
+def rows_of(part: Any, rows: slice) -> Any:
+    """Some rows of the arrays in a structure."""
+    return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf[rows], part)
+
+
+def check_finite(moments: Moments, path: str, batch: Callable[[], str]) -> None:
+    """Refuse moments that are not finite.
+
+    Args:
+        moments: what was measured.
+        path: in front of which layer.
+        batch: tells in which batch, such as "batch 3".
+
+    Raises:
+        ValueError: if a mean or a variance is not finite.
+    """
+    finite = np.isfinite(moments.mean + moments.variance)
+    if not finite.all():
+        raise ValueError(
+            f"expected finite values in front of {path!r}, got others in {batch()}, in "
+            f"{np.sum(~finite)} of {len(finite)} channels: look at the data and the weights"
+        )
+
+
+@dataclass
+class _Level:
+    """What is run between two measurements, for each batch.
+
+    Attributes:
+        calls: what is called, in order.
+        measured: the calls of layers whose input is measured at the end.
+        loads: the tensors that come from earlier levels, with whether no later level needs them.
+        keeps: the tensors that later levels need, with whether one of them measures.
+        dead: for each of the calls, what is not needed any more after it.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    measured: list[Call] = field(default_factory=list)
+    loads: dict[Tensor, bool] = field(default_factory=dict)
+    keeps: dict[Tensor, bool] = field(default_factory=dict)
+    dead: list[list[Tensor]] = field(default_factory=list)
+
+
+def _levels(graph: Graph, chosen: Iterable[_BN]) -> list[_Level] | None:
+    """Sort the calls of a model into levels.
+
+    Args:
+        graph: the model's graph.
+        chosen: the layers to measure.
+
+    Returns:
+        The levels. What no measurement needs is in the last one, in which nothing is measured.
+        None if a layer is called on what came out of itself, so that there is no such order.
+    """
+    after = dict.fromkeys(chosen, 0)  # the level in which a layer normalizes: all calls measured
+    for _ in range(len(after) + 1):
+        before = dict(after)
+        ready = dict.fromkeys(graph.inputs, 0)  # the level from which a tensor is there
+        measured, runs = [], {}
+        for call in graph.calls:
+            runs[call] = max((ready[tensor] for tensor in call.inputs), default=0)
+            if call.layer in after:
+                measured.append((runs[call], call))
+                after[call.layer] = max(after[call.layer], runs[call] + 1)
+                runs[call] = after[call.layer]
+            ready.update(dict.fromkeys(call.outputs, runs[call]))
+        if after == before:
+            break
+    else:
+        return None
+
+    last = max(after.values(), default=0)
+    levels = [_Level() for _ in range(last + 1)]
+    needed = {tensor for _, call in measured for tensor in call.inputs}
+    for call in reversed(graph.calls):
+        if needed.isdisjoint(call.outputs):
+            runs[call] = last
+        else:
+            needed.update(call.inputs)
+    made = dict.fromkeys(graph.inputs, 0)
+    uses = {tensor: [last] for tensor in graph.outputs}
+    for depth, call in measured:
+        levels[depth].measured.append(call)
+        for tensor in call.inputs:
+            uses.setdefault(tensor, []).append(depth)
+    for call in graph.calls:
+        levels[runs[call]].calls.append(call)
+        made.update(dict.fromkeys(call.outputs, runs[call]))
+        for tensor in call.inputs:
+            uses.setdefault(tensor, []).append(runs[call])
+    for tensor, depths in uses.items():
+        until = max(depths)
+        for depth in sorted(set(depths) - {made[tensor]}):
+            levels[depth].loads[tensor] = depth == until
+        if until > made[tensor]:
+            levels[made[tensor]].keeps[tensor] = any(made[tensor] < each < last for each in depths)
+    for depth, level in enumerate(levels):
+        _bury(level, set(graph.outputs) if depth == last else set())
+    return levels
+
+
+def _bury(level: _Level, outputs: set[Tensor]) -> None:
+    """Work out after which call each tensor of a level is not needed any more."""
+    held = {*level.keeps, *outputs, *(t for call in level.measured for t in call.inputs)}
+    level.dead = [[] for _ in level.calls]
+    for number in reversed(range(len(level.calls))):
+        call = level.calls[number]
+        fresh = {*call.inputs, *call.outputs} - held
+        level.dead[number] = list(fresh)
+        held |= fresh
+
+
+class Walk:
+    """A model whose graph is known, run call by call as at inference.
+
+    Attributes:
+        layers: the batch normalization layers that it calls, in the order of the model.
+        row_bytes: bytes of all activations that one row makes.
+    """
+
+    def __init__(self, subject: Subject, graph: Graph) -> None:
+        """Take a model and its graph; see `Walk.of`."""
+        self._subject = subject
+        self._graph = graph
+        self._whole = _levels(graph, ())[0]
+        self._fixed_rows = any(tensor.shape[0] is not None for tensor in graph.inputs)
+        self._largest = self.row_bytes = 1.0  # bytes of one row
+        called = {call.layer for call in graph.calls if isinstance(call.layer, _BN)}
+        self.layers = [layer for layer in subject.layers if layer in called]
+
+    @classmethod
+    def of(cls, subject: Subject, x: Any) -> Walk | None:
+        """Walk a model, and prove on some rows that the walk gives what the model gives.
+
+        Args:
+            subject: a built model.
+            x: a batch.
+
+        Returns:
+            None if the model has a part that cannot be walked, or normalizes by the batch at
+            inference, or if the outputs do not agree.
+        """
+        holders = [subject.model, *subject.paths]
+        if any(isinstance(v, tf.Variable) for holder in holders for v in vars(holder).values()):
+            return None  # a call may assign to it, and nothing would put it back
+        graph = walk(subject.model, x)
+        if graph.unwalked or not graph.calls:
+            return None
+        known = {*graph.inputs, *(tensor for call in graph.calls for tensor in call.outputs)}
+        for call in graph.calls:
+            by_batch = call.training and not call.recorded and isinstance(call.layer, _BN)
+            if call.wrappers or by_batch or not known.issuperset(call.inputs):
+                return None
+        found = cls(subject, graph)
+        try:
+            return found if found._is_plain() or found._is_proven(x) else None
+        except Exception:  # whatever a foreign layer raises here, the other way will tell
+            return None
+
+    def calls(self, layer: _BN) -> int:
+        """How often one forward pass calls a layer."""
+        return len(self._graph.of(layer))
+
+    def outputs(self, x: Any, statistics: Statistics | None = None) -> Any:
+        """Compute what the model gives at inference.
+
+        Args:
+            x: a batch.
+            statistics: what layers are to normalize by, in the place of their moving statistics.
+
+        Returns:
+            NumPy arrays in the model's own structure.
+        """
+        with _at_inference(statistics or {}):
+            env = self._given(x)
+            self._run(self._whole, env)
+            return self._packed(env)
+
+    def measure(
+        self,
+        data: Batches,
+        layers: Iterable[_BN],
+        *,
+        memory: int,
+        sample: Sample,
+        progress: Any,
+    ) -> dict[_BN, Moments] | None:
+        """Measure layers, each behind those before it normalizing by what was measured.
+
+        Args:
+            data: the data; they are gone through once.
+            layers: the layers to measure. All others stay as they are.
+            memory: bytes of activations that are kept in memory; others go to temporary files.
+            sample: takes outputs before and after.
+            progress: a tqdm bar; its unit is a call on a batch.
+
+        Returns:
+            The moments of each layer, over all its calls; None if a layer is called on what came
+            out of itself.
+
+        Raises:
+            ValueError: if values are not finite.
+            NoRoomError: if the disk is too small.
+        """
+        levels = _levels(self._graph, layers)
+        if levels is None:
+            return None
+        pooled, sizes, sampled = {}, [], {}
+        with _Store(memory) as store:
+            for depth, level in enumerate(levels):
+                statistics = {layer: (each.mean, each.variance) for layer, each in pooled.items()}
+                final = depth == len(levels) - 1
+                if depth == 0:
+                    entries = self._first_level(data, sample, sizes, sampled)
+                else:
+                    numbers = sampled if final else range(len(sizes))
+                    entries = ((number, store.load(level.loads, number)) for number in numbers)
+                for number, env in entries:
+                    with _at_inference(statistics):
+                        self._run(level, env)
+                        for call in level.measured:
+                            moments = self._measured(call, env, sizes[number])
+                            seen = pooled.get(call.layer)
+                            pooled[call.layer] = moments if seen is None else seen.merged(moments)
+                        kept = level.keeps.items()
+                        keep = [tensor for tensor, all_ in kept if all_ or number in sampled]
+                        if final:
+                            sample.after(rows_of(self._packed(env), sampled[number]))
+                        store.save({tensor: env[tensor] for tensor in keep}, number)
+                    if depth == 0:
+                        progress.total = _total(levels, data, sizes, sampled)
+                    progress.update(len(level.calls))
+                store.drop(level.loads)
+        return pooled
+
+    def _first_level(
+        self, data: Batches, sample: Sample, sizes: list, sampled: dict[int, slice]
+    ) -> Iterator[tuple[int, dict]]:
+        """Give the inputs of each batch, and let the sample have what comes out as it is."""
+        for number, (x, y, batches) in enumerate(self._joined(data)):
+            sizes.append(batches)
+            rows = sample.pick(sum(size for _, size in batches))
+            if rows is not None:
+                sampled[number] = rows
+                sample.before(rows_of(y, rows), self.outputs(rows_of(x, rows)))
+            with _at_inference({}):
+                env = self._given(x)
+            yield number, env
+
+    def _joined(self, data: Batches) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
+        """Join small batches; each comes with the numbers and sizes of those it is made of."""
+        limit = 0 if self._fixed_rows else BATCH_BYTES / self._largest
+        parts, batches = [], []
+        for number, (x, y) in enumerate(data, start=1):
+            size = int(keras.tree.flatten(x)[0].shape[0])
+            rows = sum(size for _, size in batches)
+            if parts and (rows + size > limit or not _alike(parts[0], (x, y))):
+                yield *_concatenated(parts), batches
+                parts, batches = [], []
+            parts.append((x, y))
+            batches.append((number, size))
+        yield *_concatenated(parts), batches
+
+    def _given(self, x: Any) -> dict[Tensor, Any]:
+        inputs = graph_inputs(self._subject.model, x)
+        return dict(zip(self._graph.inputs, inputs, strict=True))
+
+    def _packed(self, env: dict[Tensor, Any]) -> Any:
+        flat = [np.asarray(env[tensor]) for tensor in self._graph.outputs]
+        packed = keras.tree.pack_sequence_as(self._graph.output_structure, flat)
+        return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
+
+    def _run(self, level: _Level, env: dict[Tensor, Any], watch: Callable | None = None) -> None:
+        for call, dead in zip(level.calls, level.dead, strict=True):
+            made = _called(call, env)
+            if watch is not None:
+                watch(call, made)
+            env.update(zip(call.outputs, made, strict=True))
+            for tensor in dead:
+                del env[tensor]
+
+    def _measured(
+        self, call: Call, env: dict[Tensor, Any], batches: list[tuple[int, int]]
+    ) -> Moments:
+        """The moments of what a call of a layer is given: in its dtype, with its mask."""
+        caught = {}
+        signature = inspect.signature(call.layer.call)
+
+        def catch(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            caught["x"] = next(iter(bound.arguments.values()))
+            caught["mask"] = bound.arguments.get("mask")
+            return caught["x"]
+
+        with hooked({call.layer: catch}):
+            _called(call, env)
+        x, axis = caught["x"], call.layer.axis
+        if caught["mask"] is None:
+            found = _compiled_moments(len(x.shape), x.dtype, axis)(x)
+        else:
+            found = channel_moments(x, caught["mask"], axis)
+        moments = Moments(*(each.numpy() for each in found))
+        check_finite(moments, self._subject.path(call.layer), lambda: _where(x, batches))
+        return moments
+
+    def _is_plain(self) -> bool:
+        """Whether the graph is one of Keras that is not nested, so that a walk is what it does."""
+        flat = all("/" not in call.path and call.training is None for call in self._graph.calls)
+        if not flat or recorded_graph(self._subject.model) is None:
+            return False
+        for tensor in {*self._graph.inputs, *(t for c in self._graph.calls for t in c.outputs)}:
+            if None in tensor.shape[1:]:
+                return False
+            self._count(math.prod(tensor.shape[1:]) * tf.as_dtype(tensor.dtype).size)
+        return True
+
+    def _count(self, size: float) -> None:
+        self._largest = max(self._largest, size)
+        self.row_bytes += size
+
+    def _is_proven(self, x: Any) -> bool:
+        """Whether some rows come out as from the model itself, and how large a row becomes.
+
+        Masks reach a layer inside a nested model by ways that the walk does not go.
+        """
+        few = x if self._fixed_rows else rows_of(x, slice(PROOF_ROWS))
+        statistics = {layer: _sane(layer) for layer in self.layers}
+        self._largest = self.row_bytes = 1.0
+        masked = nested = False
+
+        def watch(call: Call, made: list) -> None:
+            nonlocal masked, nested
+            masked |= any(mask_of(tensor) is not None for tensor in made)
+            nested |= "/" in call.path
+            for tensor in made:
+                self._count(_bytes(tensor) / max(1, tensor.shape[0]))
+
+        with _at_inference(statistics):
+            env = self._given(few)
+            masked |= any(mask_of(leaf) is not None for leaf in keras.tree.flatten(x))
+            self._run(self._whole, env, watch)
+            mine = self._packed(env)
+            its = self._subject.model(few, training=False)
+        return not (masked and nested) and _agree(mine, its)
+
+
+def _called(call: Call, env: dict[Tensor, Any]) -> list:
+    """Make a call as the model makes it at inference."""
+    args, kwargs = call.arguments(env)
+    if _takes_training(call.layer):
+        kwargs["training"] = bool(call.training) and not call.recorded
+    return keras.tree.flatten(call.layer(*args, **kwargs))
+
+
+def _takes_training(layer: Any) -> bool:
+    return isinstance(layer, keras.Layer) and "training" in inspect.signature(layer.call).parameters
+
+
+@contextmanager
+def _at_inference(statistics: Statistics) -> Iterator[None]:
+    """Let layers normalize by given statistics, and nothing be assigned; interrupts wait."""
+    mapping = [
+        (variable, tf.cast(value, variable.dtype))
+        for layer, pair in statistics.items()
+        for variable, value in zip((layer.moving_mean, layer.moving_variance), pair, strict=True)
+    ]
+    with as_value_error(), restored(), keras.StatelessScope(state_mapping=mapping):
+        yield
+
+
+@functools.cache
+def _compiled_moments(rank: int, dtype: tf.DType, axis: int) -> Callable:
+    signature = [tf.TensorSpec([None] * rank, dtype)]
+
+    def moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return channel_moments(x, None, axis)
+
+    return tf.function(moments, input_signature=signature, autograph=False)
+
+
+def _sane(layer: _BN) -> tuple[np.ndarray, np.ndarray]:
+    """Statistics by which outputs can be compared: those of the layer, or of a new one."""
+    mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
+    sane = np.isfinite(mean) & np.isfinite(variance) & (variance > -layer.epsilon)
+    return np.where(sane, mean, 0), np.where(sane, variance, 1)
+
+
+def _agree(mine: Any, its: Any) -> bool:
+    keras.tree.assert_same_structure(mine, its)
+    for one, two in zip(keras.tree.flatten(mine), keras.tree.flatten(its), strict=True):
+        two = np.asarray(two)
+        if one.dtype != two.dtype or one.shape != two.shape:
+            return False
+        if one.dtype.kind in "OSUb":
+            if not np.array_equal(one, two):
+                return False
+            continue
+        one, two = one.astype("float64"), two.astype("float64")
+        tolerance = 1e-4 * np.max(np.abs(two), initial=0, where=np.isfinite(two))
+        if not np.allclose(one, two, rtol=1e-4, atol=tolerance, equal_nan=True):
+            return False
+    return True
+
+
+def _where(x: tf.Tensor, batches: list[tuple[int, int]]) -> str:
+    """Tell in which batch an activation is not finite first."""
+    sizes = [size for _, size in batches]
+    if len(batches) > 1 and x.shape[0] == sum(sizes):
+        bad = ~np.isfinite(np.asarray(x, "float64")).reshape(len(x), -1).all(1)
+        if bad.any():
+            index = np.searchsorted(np.cumsum(sizes), np.argmax(bad), side="right")
+            return f"batch {batches[index][0]}"
+    first, last = batches[0][0], batches[-1][0]
+    return f"batch {first}" if first == last else f"batches {first} to {last}"
+
+
+def _total(levels: list[_Level], data: Batches, sizes: list, sampled: dict) -> int | None:
+    """Calls in all, as far as they can be told."""
+    done = [size for batch in sizes for _, size in batch]
+    rows = data.rows
+    if rows is None and data.steps is not None:
+        rows = data.steps * sum(done) / len(done)
+    if rows is None:
+        return None
+    count = max(len(sizes), math.ceil(rows / (sum(done) / len(sizes))))
+    inner = sum(len(level.calls) for level in levels[:-1])
+    return count * inner + len(sampled) * len(levels[-1].calls)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two batches can be joined."""
+    first, second = keras.tree.flatten(one), keras.tree.flatten(other)
+    return len(first) == len(second) and all(
+        a is b is None
+        or (
+            type(a) is type(b)
+            and a.dtype == b.dtype
+            and a.shape[1:] == b.shape[1:]
+            and (tf.is_tensor(a) or a.dtype.kind in "fiub")
+        )
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _concatenated(parts: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(*leaves: Any) -> Any:
+        if leaves[0] is None:
+            return None
+        return tf.concat(leaves, 0) if tf.is_tensor(leaves[0]) else np.concatenate(leaves)
+
+    return keras.tree.map_structure(join, *parts)
+
+
+def _bytes(tensor: tf.Tensor) -> int:
+    return int(np.prod(tensor.shape)) * tensor.dtype.size
+
+
+class _Store:
+    """Activations of all batches between two levels: in memory, and past a limit on disk."""
+
+    def __init__(self, memory: int) -> None:
+        self._room = memory
+        self._held = {}  # (tensor, number of the batch) -> activation, or its place in the file
+        self._files = {}  # tensor -> file without a name, gone when it is closed
+
+    def __enter__(self) -> _Store:
+        """Begin to keep."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let go of everything, the files too."""
+        for file in self._files.values():
+            file.close()
+
+    def save(self, values: dict[Tensor, Any], number: int) -> None:
+        """Keep activations of one batch."""
+        for tensor, value in values.items():
+            size = _bytes(value)
+            if size > self._room and value.dtype != tf.string:
+                self._held[tensor, number] = self._written(tensor, value, size)
+            else:
+                self._room -= size
+                self._held[tensor, number] = value
+
+    def load(self, tensors: dict[Tensor, bool], number: int) -> dict[Tensor, Any]:
+        """Give activations of one batch; those marked True are not kept any longer."""
+        found = {}
+        for tensor, last in tensors.items():
+            value = self._held[tensor, number]
+            if last:
+                del self._held[tensor, number]
+            if isinstance(value, int):
+                file = self._files[tensor]
+                file.seek(value)
+                array, mask = pickle.load(file)
+                mask = None if mask is None else tf.convert_to_tensor(mask)
+                value = with_mask(tf.convert_to_tensor(array), mask)
+            elif last:
+                self._room += _bytes(value)
+            found[tensor] = value
+        return found
+
+    def drop(self, tensors: dict[Tensor, bool]) -> None:
+        """Close the files of what is not needed any more."""
+        for tensor, last in tensors.items():
+            if last and tensor in self._files:
+                self._files.pop(tensor).close()
+
+    def _written(self, tensor: Tensor, value: tf.Tensor, size: int) -> int:
+        """Write an activation to the end of its file; give the place."""
+        disk = shutil.disk_usage(tempfile.gettempdir())
+        if disk.free < size + max(DISK_BYTES, DISK_SHARE * disk.total):
+            raise NoRoomError
+        if tensor not in self._files:
+            self._files[tensor] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in drop)
+        file = self._files[tensor]
+        start = file.seek(0, 2)
+        mask = mask_of(value)
+        pickle.dump((value.numpy(), None if mask is None else np.asarray(mask)), file, protocol=5)
+        return start
