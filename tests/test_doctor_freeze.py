@@ -7,6 +7,7 @@ from bnutils._keras import keras, tf
 from bnutils.doctor.dry_run import dry_run
 from bnutils.doctor.freeze import freeze_bn, unfreeze_bn
 from bnutils.doctor.graph import batch_norms
+from bnutils.doctor.subject import Subject
 
 layers = keras.layers
 optimizers = keras.optimizers
@@ -138,6 +139,11 @@ def compiled(kind, optimizer="sgd", **settings):
     return model, x, y
 
 
+def dry(model, *data):
+    """The dry run of a model, with inputs and targets or without."""
+    return dry_run(Subject(model), data or None)
+
+
 def learns(run):
     """What moves, as (statistics, gamma, beta) for each layer."""
     return [(step.statistics_moved, step.gamma_moved, step.beta_moved) for step in run.layers]
@@ -185,22 +191,22 @@ def weights_after_fit(model, x, y):
 def test_a_compiled_model_learns_unless_bn_is_frozen(kind):
     model, x, y = compiled(kind)
     for data in ((), (x, y)):
-        run = dry_run(model, *data)
+        run = dry(model, *data)
         assert learns(run) == ALL
         assert run.how == "train_step of the compiled model"
     batch_norms(model)[0].trainable = False
-    assert learns(dry_run(model, x, y)) == NOTHING
+    assert learns(dry(model, x, y)) == NOTHING
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_uncompiled_model_takes_a_gradient_step(kind):
     build, x, _ = KINDS[kind]
     model = build()
-    run = dry_run(model, x)
+    run = dry(model, x)
     assert learns(run) == ALL
     assert "mean(output**2), since the model is not compiled" in run.how
     batch_norms(model)[0].trainable = False
-    assert learns(dry_run(model)) == NOTHING
+    assert learns(dry(model)) == NOTHING
     assert not model.compiled
 
 
@@ -209,8 +215,8 @@ def test_the_trap_a_flag_that_changes_after_fit_changes_nothing():
     fit(model, x, y)
     layer = model.get_layer("bn")
     layer.trainable = False
-    for data in ((), (x,), (x, y), (x[:, :2], y)):  # a fitting form is drawn for the last
-        run = dry_run(model, *data)
+    for data in ((), (x,), (x, y)):
+        run = dry(model, *data)
         assert learns(run) == ALL
         assert run.how == "train_step of the compiled model, as fit has traced it"
     before = bn_bits(model)
@@ -221,7 +227,7 @@ def test_the_trap_a_flag_that_changes_after_fit_changes_nothing():
     fit(model, x, y)
     layer.trainable = True
     before = bn_bits(model)
-    assert learns(dry_run(model)) == NOTHING
+    assert learns(dry(model)) == NOTHING
     fit(model, x, y)
     assert bn_bits(model) == before
 
@@ -229,7 +235,7 @@ def test_the_trap_a_flag_that_changes_after_fit_changes_nothing():
 def test_a_flag_that_changes_before_the_first_fit_is_obeyed():
     model, x, y = compiled("plain")
     model.get_layer("bn").trainable = False
-    assert learns(dry_run(model)) == NOTHING
+    assert learns(dry(model)) == NOTHING
     before = bn_bits(model)
     fit(model, x, y)
     assert bn_bits(model) == before
@@ -243,7 +249,7 @@ def test_every_trace_counts():
     before = bn_bits(model)
     model.train_on_batch(x[:8], y[:8])
     assert bn_bits(model) == before
-    assert learns(dry_run(model, x, y)) == ALL
+    assert learns(dry(model, x, y)) == ALL
     fit(model, x, y)
     assert bn_bits(model) != before
 
@@ -253,11 +259,11 @@ def test_a_dry_run_adds_no_trace():
     fit(model, x, y)
     model.get_layer("bn").trainable = False
     for rows in (1, 5, 24):
-        dry_run(model, x[:rows], y[:rows])
+        dry(model, x[:rows], y[:rows])
     model.compile("sgd", "mse")
     model.train_on_batch(x[:6], y[:6])
     function = model.train_function
-    dry_run(model, x, y)
+    dry(model, x, y)
     assert model.train_function is function
     model.get_layer("bn").trainable = True
     before = bn_bits(model)
@@ -268,7 +274,7 @@ def test_a_dry_run_adds_no_trace():
 def test_training_false_at_construction_is_what_the_installed_keras_makes_of_it():
     model = nested(call_training=False)
     model.compile("sgd", "mse")
-    seen = learns(dry_run(model))
+    seen = learns(dry(model))
     before = bn_bits(model)
     fit(model, X, Y)
     gamma, beta, mean, variance = (
@@ -282,16 +288,16 @@ def test_training_false_at_construction_is_what_the_installed_keras_makes_of_it(
 def test_training_false_in_a_subclass_keeps_the_statistics_only():
     model = subclass(fixed=False)
     model.compile("sgd", "mse")
-    assert learns(dry_run(model)) == [(False, True, True)]
-    assert learns(dry_run(subclass(fixed=False))) == [(False, True, True)]
+    assert learns(dry(model)) == [(False, True, True)]
+    assert learns(dry(subclass(fixed=False))) == [(False, True, True)]
 
 
 def test_layers_without_gamma_or_beta_report_none():
     model = plain(scale=False)
-    assert learns(dry_run(model)) == [(True, None, True)]
+    assert learns(dry(model)) == [(True, None, True)]
     model = plain(center=False, momentum=1.0)
     model.compile("sgd", "mse")
-    assert learns(dry_run(model)) == [(False, True, None)]
+    assert learns(dry(model)) == [(False, True, None)]
 
 
 @pytest.mark.parametrize("fitted", [False, True])
@@ -301,12 +307,12 @@ def test_a_learning_rate_or_gradient_of_zero_hides_nothing(fitted):
     model.compile(optimizers.SGD(0.0), "mse")
     if fitted:
         fit(model, X, Y)
-    assert learns(dry_run(model)) == ALL
+    assert learns(dry(model)) == ALL
     model.get_layer("bn").trainable = False
     model.compile(optimizers.SGD(0.0), "mse")
     if fitted:
         fit(model, X, Y)
-    assert learns(dry_run(model)) == NOTHING
+    assert learns(dry(model)) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -328,7 +334,7 @@ def test_settings_of_compile_are_kept(settings):
         if fitted:
             fit(model, x, y)
         before, attributes = bits(model), dict(vars(model))
-        assert learns(dry_run(model)) == ALL
+        assert learns(dry(model)) == ALL
         assert bits(model) == before
         assert vars(model) == attributes
     freeze_bn(model)
@@ -356,7 +362,7 @@ def test_a_target_is_found_for_the_loss(loss, activation, units):
     h = layers.BatchNormalization()(inputs)
     model = keras.Model(inputs, layers.Dense(units, activation=activation)(h))
     model.compile("adam", loss, metrics=["accuracy"])
-    run = dry_run(model)
+    run = dry(model)
     assert run.how == "train_step of the compiled model"
     assert learns(run) == ALL
     # What "accuracy" means is left to the first real target.
@@ -370,11 +376,11 @@ def test_without_a_target_the_gradient_step_stands_in():
 
     model = plain()
     model.compile("adam", picky)
-    run = dry_run(model)
+    run = dry(model)
     assert learns(run) == ALL
     assert run.how.startswith("a gradient step on mean(output**2), since no target")
     with pytest.raises(TypeError, match="good enough"):
-        dry_run(model, X, Y)
+        dry(model, X, Y)
 
 
 def test_add_loss_needs_no_target():
@@ -387,7 +393,7 @@ def test_add_loss_needs_no_target():
     model = Own()
     model(X[:2])
     model.compile("adam")
-    run = dry_run(model)
+    run = dry(model)
     assert learns(run) == ALL
     assert run.how == "train_step of the compiled model"
 
@@ -401,13 +407,13 @@ def test_inputs_are_drawn_in_the_form_the_model_takes():
     h = layers.BatchNormalization()(h)
     model = keras.Model({"words": words, "image": image}, layers.Add()([h, g]))
     with pytest.raises(ValueError, match="does not take"):
-        dry_run(model)  # 3 images, 2 texts: no one batch suits
+        dry(model)  # 3 images, 2 texts: no one batch suits
     image = keras.Input((None, None, 3), name="image")
     g = layers.Conv2D(4, 33)(image)
     g = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(g))
     model = keras.Model({"words": words, "image": image}, layers.Add()([h, g]))
     model.compile("sgd", "mse")
-    assert learns(dry_run(model)) == ALL * 2
+    assert learns(dry(model)) == ALL * 2
     shapes = {"words": tf.TensorSpec((None, None), "int32")}
     shapes["image"] = tf.TensorSpec((None, None, None, 3))
     x = {"words": np.ones((3, 5), "int32"), "image": np.ones((3, 40, 50, 3), "float32")}
@@ -416,7 +422,7 @@ def test_inputs_are_drawn_in_the_form_the_model_takes():
         output_signature=(shapes, tf.TensorSpec((None, 4))),
     )
     model.fit(data.repeat(), steps_per_epoch=1, verbose=0, shuffle=False)
-    run = dry_run(model)
+    run = dry(model)
     assert learns(run) == ALL * 2
     assert "as fit has traced it" in run.how
 
@@ -427,8 +433,8 @@ def test_fitted_on_a_dataset_of_fixed_batches_and_labels():
     data = tf.data.Dataset.from_tensor_slices((X, LABELS, np.ones(24))).batch(12, True)
     model.fit(data, verbose=0, shuffle=False)
     model.get_layer("bn").trainable = False
-    assert learns(dry_run(model)) == ALL
-    assert learns(dry_run(model, X[:5], LABELS[:5])) == ALL
+    assert learns(dry(model)) == ALL
+    assert learns(dry(model, X[:5], LABELS[:5])) == ALL
 
 
 # The dry run: what it refuses
@@ -437,11 +443,11 @@ def test_fitted_on_a_dataset_of_fixed_batches_and_labels():
 def test_bad_input_is_refused():
     model, x, y = compiled("plain")
     with pytest.raises(ValueError, match="with one row for each"):
-        dry_run(model, x[:4], y[:5])
+        dry(model, x[:4], y[:5])
     with pytest.raises(ValueError, match="row for each example"):
-        dry_run(model, 3.0)
+        dry(model, 3.0)
     with pytest.raises(ValueError, match="is not built"):
-        dry_run(keras.Sequential([layers.BatchNormalization()]))
+        dry(keras.Sequential([layers.BatchNormalization()]))
     text = keras.Sequential(
         [
             keras.Input((), dtype="string"),
@@ -450,14 +456,14 @@ def test_bad_input_is_refused():
         ]
     )
     with pytest.raises(ValueError, match="takes strings"):
-        dry_run(text)
-    assert dry_run(text, np.array(["a", "b"])).layers == ()
+        dry(text)
+    assert dry(text, np.array(["a", "b"])).layers == ()
 
 
 def test_an_unbuilt_model_is_built_from_x():
     model = keras.Sequential([layers.Dense(5), layers.BatchNormalization(name="bn")])
     model.compile("sgd", "mse")
-    assert learns(dry_run(model, X)) == ALL
+    assert learns(dry(model, X)) == ALL
     assert model.built
     assert not model.optimizer.built
 
@@ -472,15 +478,15 @@ METRICS = {"own train_step": None, "two outputs": {"size": "mae"}}
 def test_every_bit_is_left_as_it_was(kind):
     """Training comes out the same with dry runs before and in the middle of it."""
     ends = []
-    for dry in (False, True):
+    for looked_at in (False, True):
         keras.utils.set_random_seed(1)
         model, x, y = compiled(kind, metrics=METRICS.get(kind, ["mae"]))
         for _ in range(2):
-            if dry:
+            if looked_at:
                 before, attributes, flagged = bits(model), dict(vars(model)), flags(model)
                 optimizer = dict(vars(model.optimizer))
-                dry_run(model, x, y)
-                dry_run(model)
+                dry(model, x, y)
+                dry(model)
                 assert bits(model) == before
                 assert vars(model) == attributes
                 assert vars(model.optimizer) == optimizer
@@ -509,11 +515,11 @@ def test_everything_is_put_back_after_an_interruption(error):
     model.armed = True
     before, attributes = bits(model), dict(vars(model))
     with pytest.raises(error, match="in the middle"):
-        dry_run(model, X, Y)
+        dry(model, X, Y)
     assert bits(model) == before
     assert vars(model) == attributes
     with pytest.raises(error, match="in the middle"):
-        freeze_bn(model, X, Y)
+        freeze_bn(model, (X, Y))
     assert bits(model) == before
     assert model.get_layer("bn").trainable
 
@@ -527,7 +533,7 @@ def test_frozen_bn_stays_still_while_the_rest_learns(kind, fitted):
     if fitted:
         fit(model, x, y)
     others = [entry for entry in flags(model) if entry[0] != "bn"]
-    assert freeze_bn(model, x, y) is model
+    assert freeze_bn(model, (x, y)).model is model
     assert [entry[:2] for entry in flags(model) if entry[0] != "bn"] == [e[:2] for e in others]
     before = bn_bits(model)
     dense = list(model.trainable_variables)
@@ -652,7 +658,7 @@ def test_unfreezing_restores_exactly_what_was():
     freeze_bn(model)  # twice is as good as once
     unfreeze_bn(model)
     assert flags(model) == before
-    assert learns(dry_run(model)) == [
+    assert learns(dry(model)) == [
         (False, False, False),
         (True, True, False),
         (True, True, True),
@@ -672,7 +678,7 @@ def test_containers_are_left_alone():
     freeze_bn(model)
     unfreeze_bn(model)
     assert flags(model) == before
-    assert learns(dry_run(model)) == NOTHING
+    assert learns(dry(model)) == NOTHING
 
 
 @saves
@@ -683,10 +689,10 @@ def test_after_saving_and_loading_the_layers_are_frozen_and_all_can_be_freed(tmp
     model.save(tmp_path / "frozen.keras")
     loaded = keras.models.load_model(tmp_path / "frozen.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert learns(dry_run(loaded)) == NOTHING
+    assert learns(dry(loaded)) == NOTHING
     assert weights_after_fit(loaded, x, y) == weights_after_fit(model, x, y)
     unfreeze_bn(loaded)
-    assert learns(dry_run(loaded)) == ALL
+    assert learns(dry(loaded)) == ALL
     fit(loaded, x, y)
 
 
@@ -738,7 +744,7 @@ def test_a_layer_that_does_not_listen_is_named_and_nothing_changes(build, match,
     before, flagged, function = bits(model), flags(model), model.train_function
     known = list(getattr(model.optimizer, "_trainable_variables", []))
     with pytest.raises(RuntimeError, match=match):
-        freeze_bn(model, X, Y)
+        freeze_bn(model, (X, Y))
     assert bits(model) == before
     assert flags(model) == flagged
     assert model.train_function is function

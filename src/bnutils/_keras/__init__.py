@@ -2,7 +2,7 @@
 
 Import `keras` and `tf` from here: TensorFlow then starts without its greeting. Private names may
 change with any version of Keras or TensorFlow, so each stands in a small function that says what
-it is for: in `graphs`, `process` or `training`.
+it is for: in `graphs`, `optimizers`, `process` or `training`.
 """
 
 import os
@@ -35,6 +35,7 @@ if (backend := keras.backend.backend()) in ("jax", "numpy", "openvino", "torch")
     )
 
 from bnutils._keras.graphs import (  # noqa: E402
+    Inference,
     RecordedGraph,
     built_shapes,
     children,
@@ -47,24 +48,57 @@ from bnutils._keras.graphs import (  # noqa: E402
     shorten_records,
     with_mask,
 )
-from bnutils._keras.process import scopes  # noqa: E402
-from bnutils._keras.training import decays, fresh_scores  # noqa: E402
+from bnutils._keras.optimizers import decays, known_variables, optimizer_books, teach  # noqa: E402
+from bnutils._keras.process import global_seeds, random_state, scopes  # noqa: E402
+from bnutils._keras.training import (  # noqa: E402
+    accepts,
+    collected_losses,
+    fresh_scores,
+    given_losses,
+    made_to_train,
+    metrics_of,
+    note_flags,
+    one_replica,
+    prepare_step,
+    takes_training,
+    traced_form,
+    traced_steps,
+    written_by,
+)
 
 __all__ = [
+    "Inference",
     "RecordedGraph",
+    "accepts",
     "built_shapes",
     "children",
+    "collected_losses",
     "decays",
     "duplicate",
     "fresh_scores",
+    "given_losses",
+    "global_seeds",
     "graph_inputs",
     "keras",
+    "known_variables",
+    "made_to_train",
     "maker",
     "mask_of",
+    "metrics_of",
+    "note_flags",
+    "one_replica",
     "operation_class",
+    "optimizer_books",
+    "prepare_step",
+    "random_state",
     "recorded_graph",
     "scopes",
     "shorten_records",
+    "takes_training",
+    "teach",
     "tf",
+    "traced_form",
+    "traced_steps",
     "with_mask",
+    "written_by",
 ]

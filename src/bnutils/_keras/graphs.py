@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any, NamedTuple
 
+from keras.src.backend.common import global_state
+from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional
 from keras.src.utils.tracking import Tracker
 
 from bnutils._keras import keras, tf
 
 __all__ = [
+    "Inference",
     "RecordedGraph",
     "built_shapes",
     "children",
@@ -174,6 +177,29 @@ def graph_inputs(model: keras.Model, x: object) -> list:
     if recorded_graph(model) is None:
         return keras.tree.flatten(x)
     return (getattr(model, "_functional", None) or model)._standardize_inputs(x)
+
+
+class Inference:
+    """Layers that are called inside take it for parts of one call of a model at inference.
+
+    What a layer tells those inside it holds for the layers after it too, as in Keras: a context
+    that is entered again goes on where it was left.
+    """
+
+    def __init__(self) -> None:
+        """Begin a call."""
+        self._context = CallContext(entry_layer=None)
+        self._context.set_value("training", False)
+        self._outer = None
+
+    def __enter__(self) -> None:
+        """Hide the call that goes on outside."""
+        self._outer = global_state.get_global_attribute("current_call_ctx")
+        global_state.set_global_attribute("current_call_ctx", self._context)
+
+    def __exit__(self, *error: object) -> None:
+        """Go back to it."""
+        global_state.set_global_attribute("current_call_ctx", self._outer)
 
 
 def mask_of(tensor: object) -> object:

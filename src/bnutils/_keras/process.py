@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-__all__ = ["scopes"]
+from bnutils._keras import keras
+
+__all__ = ["global_seeds", "random_state", "scopes"]
 
 
 def scopes() -> Callable[[], None]:
@@ -36,3 +39,24 @@ def scopes() -> Callable[[], None]:
             stack[:] = then
 
     return leave
+
+
+def global_seeds() -> keras.random.SeedGenerator | None:
+    """Give what layers draw seeds from that were given none; None before the first draw."""
+    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+
+
+def random_state() -> Callable[[], None]:
+    """Give a function that puts back which global seed generator there is, and TensorFlow's own.
+
+    TensorFlow's is what `tf.random.normal` and the like draw from after `tf.random.set_seed`.
+    """
+    seeds, eager = global_seeds(), context.context()._rng
+    drawn = None if eager is None else eager.getstate()
+
+    def put_back() -> None:
+        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, seeds)
+        if eager is not None:
+            eager.setstate(drawn)
+
+    return put_back

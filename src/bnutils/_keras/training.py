@@ -1,26 +1,136 @@
 """How models are compiled and trained: losses, metrics, optimizers, traced steps."""
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
-from bnutils._keras import keras
+from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
+from tensorflow.python.framework import auto_control_deps_utils
 
-__all__ = ["decays", "fresh_scores"]
+from bnutils._keras import keras, tf
+
+__all__ = [
+    "accepts",
+    "collected_losses",
+    "fresh_scores",
+    "given_losses",
+    "made_to_train",
+    "metrics_of",
+    "note_flags",
+    "one_replica",
+    "prepare_step",
+    "takes_training",
+    "traced_form",
+    "traced_steps",
+    "written_by",
+]
+
+# Models and layers
 
 
-def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
-    """Whether the weight decay of an optimizer acts on a variable.
+def takes_training(model: keras.Model) -> bool:
+    """Whether a model's `call` has an argument `training`."""
+    return model._call_has_training_arg
 
-    An optimizer remembers what it was asked; it must not remember that we asked, since
-    `exclude_from_weight_decay` may come later.
+
+def made_to_train(layer: keras.Layer) -> list[keras.Variable]:
+    """List the variables of a layer itself that were made to be trained, frozen now or not."""
+    return list(layer._trainable_variables)
+
+
+def metrics_of(model: keras.Model) -> list[keras.Metric]:
+    """List all metrics of a model, those too that its own `metrics` leaves out."""
+    return [*model.metrics, *model._metrics]
+
+
+def collected_losses(layer: keras.Layer) -> Callable[[], None]:
+    """Give a function that puts back what `add_loss` has collected in a layer until now."""
+    losses, ids = list(layer._losses), set(layer._loss_ids)
+
+    def put_back() -> None:
+        layer._clear_losses()
+        layer._losses.extend(losses)
+        layer._loss_ids.update(ids)
+
+    return put_back
+
+
+# Compilation
+
+
+def note_flags(model: keras.Model) -> None:
+    """Let Keras take the flags of now for those of the day on which the model was compiled.
+
+    Not through setattr, which would track the layers anew.
     """
-    memory = "_exclude_from_weight_decay_cache"
-    before = vars(optimizer).pop(memory, None)
+    if model.compiled:
+        state = {layer: layer.trainable for layer in model._flatten_layers()}
+        vars(model)["_compiled_trainable_state"] = state
+
+
+def given_losses(model: keras.Model) -> Any:
+    """Give the losses as they were given to `compile`; None if there are none."""
+    loss = getattr(model, "_compile_loss", None)
+    return None if loss is None else loss._user_loss
+
+
+def accepts(loss: Any, y: Any, outputs: Any) -> bool:
+    """Whether a loss, as given to `compile`, can be computed for these targets and outputs."""
     try:
-        return optimizer._use_weight_decay(variable)
-    finally:
-        vars(optimizer).pop(memory, None)
-        if before is not None:
-            vars(optimizer)[memory] = before
+        CompileLoss(loss)(y, outputs)
+    except Exception:  # whatever a loss raises on a target of another form
+        return False
+    return True
+
+
+def prepare_step(model: keras.Model, data: Any, eagerly: bool) -> None:
+    """Give a model a new train function, loss and metrics, as if it were compiled anew.
+
+    Loss and metrics fix their form on the first target they see: that must be the user's. They
+    are built on `data`, as `fit` does it before its first step.
+    """
+    vars(model).update(_compile_metrics=None, _compile_loss=fresh_scores(model)[0])
+    vars(model).update(_jit_compile=False, _run_eagerly=eagerly)
+    model._maybe_symbolic_build(data_batch=data)
+    model.make_train_function(force=True)
+
+
+# What `fit` has traced
+
+
+def traced_steps(model: keras.Model) -> list:
+    """List the graphs of the training step that `fit` keeps, one for each form of the data."""
+    if not inspect.isfunction(model.train_function):
+        return []
+    step = inspect.getclosurevars(model.train_function).nonlocals.get("one_step_on_data")
+    step = getattr(step, "__wrapped__", None)
+    if not hasattr(step, "_list_all_concrete_functions"):
+        return []  # run_eagerly: nothing is fixed
+    # The first call leaves two graphs of one form; the later one is the one in use.
+    traces = {str(traced_form(trace)): trace for trace in step._list_all_concrete_functions()}
+    return list(traces.values())
+
+
+def traced_form(trace: Any) -> Any:
+    """Give the structure of `TensorSpec` that a traced step takes as its data."""
+    (data,), _ = trace.structured_input_signature
+    return data
+
+
+def one_replica(spec: Any) -> Any:
+    """Give the spec of what one replica gets; what is not distributed is given back."""
+    return spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
+
+
+def written_by(trace: Any) -> set[int]:
+    """Give the ids of the handles of the variables that a graph assigns to, in any branch."""
+    read_only = auto_control_deps_utils.get_read_only_resource_input_indices_graph(trace.graph)
+    inputs = {id(tensor): index for index, tensor in enumerate(trace.graph.inputs)}
+    return {
+        id(handle)
+        for handle, inside in trace.graph.captures
+        if handle.dtype == tf.resource and inputs[id(inside)] not in read_only
+    }
 
 
 def fresh_scores(model: keras.Model) -> tuple[Callable | None, keras.Metric | None]:
@@ -32,7 +142,6 @@ def fresh_scores(model: keras.Model) -> tuple[Callable | None, keras.Metric | No
         `(loss, metrics)`: a function of (y, outputs) that gives the weighted loss of all outputs,
         and a metric that holds all metrics; None for what the model was not compiled with.
     """
-    from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 
     def fresh(metric: object) -> object:
         if isinstance(metric, keras.Metric):

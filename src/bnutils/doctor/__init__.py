@@ -14,7 +14,7 @@ from bnutils.conventions import from_pytorch, to_pytorch
 from bnutils.doctor.audit import audit
 from bnutils.doctor.callback import AuditCallback
 from bnutils.doctor.fold import Folding, fold, fold_plan
-from bnutils.doctor.freeze import freeze_bn, unfreeze_bn
+from bnutils.doctor.freeze import Freezing, freeze_bn, unfreeze_bn
 from bnutils.doctor.recalibrate import Recalibration, recalibrate
 from bnutils.doctor.report import Diagnosis, Report
 
@@ -22,6 +22,7 @@ __all__ = [
     "AuditCallback",
     "Diagnosis",
     "Folding",
+    "Freezing",
     "Recalibration",
     "Report",
     "audit",

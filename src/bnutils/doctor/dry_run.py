@@ -1,4 +1,4 @@
-"""One training step, looked at and undone: which batch normalization layers would learn?
+"""One training step, looked at and undone: what would `fit` train, and which BN would learn?
 
 Flags do not tell. `fit` keeps the decision it made when it traced its train function, whatever
 `trainable` says since. So the step is taken as `fit` would take it, and everything is put back.
@@ -6,30 +6,40 @@ Flags do not tell. `fit` keeps the decision it made when it traced its train fun
 
 from __future__ import annotations
 
-import inspect
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import numpy as np
-from keras import tree
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.eager import context
-from tensorflow.python.framework import auto_control_deps_utils
 
-from bnutils._keras import keras, tf
-from bnutils.doctor.graph import batch_norms, layer_paths
+from bnutils._keras import (
+    collected_losses,
+    global_seeds,
+    keras,
+    made_to_train,
+    metrics_of,
+    one_replica,
+    prepare_step,
+    random_state,
+    tf,
+    traced_form,
+    traced_steps,
+    written_by,
+)
+from bnutils.doctor.batches import batches
+from bnutils.doctor.drawing import NothingToDrawError, call, draw_inputs, draw_like, with_target
+from bnutils.doctor.restoring import restored
+from bnutils.doctor.subject import Subject
+from bnutils.doctor.words import cause
 
-__all__ = ["DryRun", "LayerStep", "build", "dry_run", "optimizers"]
+__all__ = ["DryRun", "LayerStep", "WeightStep", "build", "dry_run"]
 
-_ROWS = 8  # of the data that are given
-_DRAWN_ROWS = 2  # the fewest that have a variance
-_LENGTHS = (32, 96, 224)  # tried in this order where the model leaves a length open
+tree = keras.tree
+_ROWS = 8  # of the data that are given: a large model needs seconds for more
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class LayerStep:
         layer: the layer.
         path: its path in the model, such as "base/block1/bn".
         statistics_moved: whether its moving statistics change.
+        statistics_written: whether they are assigned to, with the same value or another: those
+            that are NaN, or have a momentum of 1, are written but do not move.
         gamma_moved: whether the step trains gamma; None if the layer has none.
         beta_moved: whether the step trains beta; None if the layer has none.
     """
@@ -47,6 +59,7 @@ class LayerStep:
     layer: keras.layers.BatchNormalization
     path: str
     statistics_moved: bool
+    statistics_written: bool
     gamma_moved: bool | None
     beta_moved: bool | None
 
@@ -57,41 +70,107 @@ class LayerStep:
 
 
 @dataclass(frozen=True)
-class DryRun:
-    """What one training step would change in the batch normalization layers of a model.
+class WeightStep:
+    """What one training step does to one weight that was made to be trained.
 
     Attributes:
-        layers: one record per layer, in the order of `batch_norms`.
-        how: which step was taken, in words.
-        traced: whether it is the step that `fit` had traced, with the flags of that day.
+        layer: the innermost layer that holds it.
+        path: the path of that layer.
+        variable: the weight.
+        trainable: whether the flags of now let the model train it.
+        trained: whether the step trains it. In a traced step the flags of the day of tracing
+            decide.
+        connected: False if the step hands it to the optimizer without a gradient, since the loss
+            does not depend on it; None if the step was traced: then it cannot be seen.
     """
 
+    layer: keras.Layer
+    path: str
+    variable: keras.Variable
+    trainable: bool
+    trained: bool
+    connected: bool | None
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What one training step would change in a model.
+
+    Attributes:
+        step: which step was taken: "traced", the one that `fit` had traced, with the flags of that
+            day; "train_step" of the compiled model; or "gradient", a gradient step on
+            mean(output**2) that stands in for it.
+        reason: why "gradient" stands in; None for the others.
+        layers: one record for each batch normalization layer, in the order of the model.
+        weights: one record for each weight of the model that was made to be trained.
+        learning_rate: that of the model's own optimizer now; None if there is none to ask.
+        inference: paths of the batch normalization layers to which `predict` or `evaluate` would
+            assign; None if that was not asked for, or could not be tried.
+        inference_failure: why it could not be tried.
+    """
+
+    step: Literal["traced", "train_step", "gradient"]
+    reason: str | None
     layers: tuple[LayerStep, ...]
-    how: str
-    traced: bool
+    weights: tuple[WeightStep, ...]
+    learning_rate: float | None
+    inference: tuple[str, ...] | None = None
+    inference_failure: str | None = None
+
+    @property
+    def how(self) -> str:
+        """Which step was taken, in words."""
+        return {
+            "traced": "train_step of the compiled model, as fit has traced it",
+            "train_step": "train_step of the compiled model",
+            "gradient": f"a gradient step on mean(output**2), since {self.reason}",
+        }[self.step]
+
+    @property
+    def traced(self) -> bool:
+        """Whether it is the step that `fit` had traced."""
+        return self.step == "traced"
 
     @property
     def learning(self) -> tuple[LayerStep, ...]:
-        """The records of the layers in which something changes."""
+        """The records of the batch normalization layers in which something changes."""
         return tuple(step for step in self.layers if step.learns)
 
+    @cached_property
+    def trained(self) -> frozenset[int]:
+        """The ids of the weights that the step trains."""
+        return frozenset(id(step.variable) for step in self.weights if step.trained)
 
-def dry_run(model: keras.Model, x: Any = None, y: Any = None) -> DryRun:
-    """Find out what the next training step would change in each batch normalization layer.
+    @property
+    def disobeyed(self) -> tuple[WeightStep, ...]:
+        """The weights that the flags of now freeze, and that the step trains all the same."""
+        return tuple(step for step in self.weights if step.trained and not step.trainable)
+
+    @property
+    def left_out(self) -> tuple[WeightStep, ...]:
+        """The weights that the flags of now let train, and that the step does not train."""
+        return tuple(step for step in self.weights if step.trainable and not step.trained)
+
+
+def dry_run(
+    subject: Subject, data: Any = None, *, anew: bool = False, inference: bool = False
+) -> DryRun:
+    """Find out what the next training step would change in a model.
 
     The step is the one that the next `fit` would take:
 
     - If `fit` has already run, its traced train function runs. It still holds the `trainable`
       flags of the day it was traced. With several traces (`fit` and `train_on_batch`, say), all
-      of them run, and a layer counts as learning if one of them teaches it.
+      of them run, and what one of them changes counts as changed.
     - If the model is compiled and nothing is traced yet, its own `train_step` runs, with an
-      optimizer that notes what it is asked to train instead of training it.
+      optimizer that notes what it is asked to train instead of training it. That is what a model
+      without a `call` needs, too.
     - If the model is not compiled, or no target is known for its loss, the gradient of
-      mean(output**2) with `training=True` stands in; `how` says so.
+      mean(output**2) with `training=True` stands in.
 
-    gamma and beta count as moved when the step hands them to the optimizer with a gradient, or its
-    graph writes to them. A learning rate of 0 in a warm-up, a gradient that happens to be 0 or an
-    update that waits for more gradients does not hide them. The moving statistics count as moved
+    A weight counts as trained when the step hands it to the optimizer with a gradient, or its
+    graph writes to it. A learning rate of 0 in a warm-up, a gradient that happens to be 0 or an
+    update that waits for more gradients does not hide it. The moving statistics count as moved
     when their values change.
 
     Afterwards weights, optimizer, metrics, random states and compilation are what they were, bit
@@ -100,40 +179,48 @@ def dry_run(model: keras.Model, x: Any = None, y: Any = None) -> DryRun:
     counters that a custom `train_step` keeps inside other objects are the exceptions.
 
     Args:
-        model: a Keras model, compiled or not.
-        x: inputs as `fit` takes them: an array, or a list or dict of arrays. The first 8 rows are
-            used. None draws inputs at random from the input shapes of the model; so does a traced
-            step that was traced for data of another form.
-        y: targets for `x`. None takes random ones of the form that the loss accepts.
+        subject: the model, compiled or not.
+        data: inputs, or `(x, y)`, in any form that `bnutils.doctor.batches.batches` takes. The
+            first 8 rows of the first batch are used. None draws inputs at random in the form of
+            what is traced or from the input shapes of the model, and targets of the form that the
+            loss accepts; so does a traced step that was traced for data of another form.
+        anew: take the step that `fit` would take if it traced it now.
+        inference: look at `predict` and `evaluate` too.
 
     Returns:
         A `DryRun`.
 
     Raises:
         ValueError: if inputs are needed and cannot be drawn (the model is not built, or takes
-            strings), if the rows of `x` and `y` differ in number, or if the model rejects the
-            drawn inputs. What the model raises on inputs that were given passes through.
+            strings), if the data are not what they should be, if the model rejects the drawn
+            inputs, or if it has no `call` and its `train_step` cannot be tried. What a model with
+            a `call` raises on inputs that were given passes through.
 
     Example:
         >>> from keras import Input, Sequential, layers
         >>> model = Sequential([Input((4,)), layers.BatchNormalization(name="bn")])
         >>> model.compile("adam", "mse")
-        >>> dry_run(model).learning[0].path
+        >>> dry_run(Subject(model)).learning[0].path
         'bn'
         >>> model.get_layer("bn").trainable = False
-        >>> dry_run(model).learning
+        >>> dry_run(Subject(model)).learning
         ()
     """
-    given = x is not None and y is not None
-    x, y = _first_rows(x, y)
-    with _quiet(), model.distribute_strategy.scope():
-        build(model, x)
-        traces = _traces(model)
-        with _restored(model, traces):
+    model = subject.model
+    x, y = _few_rows(data, model)
+    with restored() as undo:
+        _hush(undo)
+        with model.distribute_strategy.scope():
+            if subject.has_call:
+                build(subject, x)
             try:
-                return _run_traces(model, traces, x, y) if traces else _run_anew(model, x, y)
+                return _Trial(subject, x, y, anew, undo).run(inference)
+            except NothingToDrawError:
+                raise
             except Exception as error:
-                if given or isinstance(error, _NothingToDrawError):
+                if not subject.has_call:
+                    raise ValueError(_no_step(subject, cause(error))) from error
+                if y is not None:
                     raise
                 drawn = "inputs x and targets y" if x is None else "targets y"
                 raise ValueError(
@@ -142,134 +229,367 @@ def dry_run(model: keras.Model, x: Any = None, y: Any = None) -> DryRun:
                 ) from error
 
 
-class _NothingToDrawError(ValueError):
-    """Inputs have to be given."""
+def _no_step(subject: Subject, reason: str) -> str:
+    """What to say of a model without `call` whose training step cannot be tried."""
+    parts = " or ".join(subject.parts)
+    instead = f". Or give {parts}, and compile the model anew afterwards" if parts else ""
+    return (
+        f"expected a compiled model and data as fit gets them, since {subject.model.name!r} has no "
+        f"call method and its train_step has to be tried ({reason}){instead}"
+    )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _hush(undo: Callable) -> None:
     """Keep back what Keras and TensorFlow would remark in `fit`; this is not `fit`."""
     logger = tf.get_logger()
-    level = logger.level
+    undo(logger.setLevel, logger.level)
     logger.setLevel("ERROR")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    filters = ExitStack()
+    undo(filters.close)
+    filters.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
 
 
-def _first_rows(x: Any, y: Any) -> tuple[Any, Any]:
+def _few_rows(data: Any, model: keras.Model) -> tuple[Any, Any]:
     """Cut inputs and targets to a few rows, in the dtypes in which `fit` hands them on."""
 
     def cut(leaf: Any) -> tf.Tensor | None:
         if leaf is None:
             return None
-        leaf = leaf if tf.is_tensor(leaf) else np.asarray(leaf)
-        if not len(leaf.shape):
-            raise ValueError(f"expected arrays with a row for each example, got {leaf!r}")
         leaf = leaf[:_ROWS]
         if isinstance(leaf, np.ndarray):
             leaf = leaf.astype(keras.config.floatx()) if leaf.dtype.kind == "f" else leaf
-            leaf = tf.convert_to_tensor(leaf)
-        return leaf
+        return tf.convert_to_tensor(leaf)
 
-    x, y = (tree.map_structure(cut, part) for part in (x, y))
-    rows = {leaf.shape[0] for leaf in tree.flatten((x, y)) if leaf is not None}
-    if len(rows) > 1 or 0 in rows:
-        raise ValueError(f"expected x and y with one row for each example, got {sorted(rows)} rows")
-    return x, y
+    if data is None:
+        return None, None
+    return tuple(tree.map_structure(cut, part) for part in batches(data, model=model).first())
 
 
-def build(model: keras.Model, x: Any = None) -> None:
+def build(subject: Subject, x: Any = None) -> None:
     """Create the variables of a model, as its first call would, without computing anything.
 
     Args:
-        model: a Keras model; one that is built is left alone.
+        subject: the model; one that is built is left alone.
         x: a batch of inputs.
 
     Raises:
         ValueError: if the model is not built and `x` is None.
     """
-    if not model.built or not all(layer.built for layer in batch_norms(model)):
-        if x is None and not model.built:
-            raise ValueError(
-                f"expected inputs x, since {model.name!r} is not built and its input shapes are "
-                "not known"
+    if subject.built:
+        return
+    model = subject.model
+    if x is None and not model.built:
+        raise ValueError(
+            f"expected inputs x, since {model.name!r} is not built and its input shapes are not "
+            "known"
+        )
+    x = draw_inputs(model) if x is None else x
+    tf.function(lambda x: call(model, x, training=False)).get_concrete_function(x)
+    subject.forget()
+
+
+class _Recorder(keras.optimizers.Optimizer):
+    """An optimizer that tells which variables it is to train, and leaves them alone."""
+
+    def __init__(self, tell: Callable[[Any, bool], None]) -> None:
+        super().__init__(learning_rate=0.0, name="recorder")
+        self.tell = tell
+
+    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> None:
+        """Note the variables, and whether each comes with a gradient."""
+        variables = (
+            self._trainable_variables if trainable_variables is None else trainable_variables
+        )
+        for gradient, variable in zip(grads, variables, strict=True):
+            self.tell(variable, gradient is not None)
+
+
+class _Trial:
+    """One training step on a model, in a context that puts everything back."""
+
+    def __init__(self, subject: Subject, x: Any, y: Any, anew: bool, undo: Callable) -> None:
+        self.subject = subject
+        self.model = subject.model
+        self.x, self.y = x, y
+        self.data = None  # of the step that was taken, as train_step gets it
+        self.handed = {}  # id of a variable -> the variable, and whether it came with a gradient
+        self.rate = _learning_rate(self.model)
+        traces = traced_steps(self.model)
+        self.forms = list(map(traced_form, traces))
+        self.traces = [] if anew else traces
+        undo(_reset, vars(self.model), dict(vars(self.model)))
+        for holder, name, value in subject.optimizers():
+            undo(vars(holder).__setitem__, name, value)
+        if not subject.built:  # it has no call
+            self._record()
+            data = next(self._data())
+            tf.function(self.model.train_step).get_concrete_function(data)
+            subject.forget()
+        _put_back(undo, subject, traces)
+        self.assigned = _assigned(undo, [v for bn in subject.layers for v in _statistics(bn)])
+
+    def run(self, inference: bool) -> DryRun:
+        """Take the step, and look at inference too if that is asked for."""
+        if self.traces:
+            run = self._run_traces()
+        elif self.model.compiled:
+            run = self._run_train_step()
+        else:
+            run = self._run_gradient("the model is not compiled")
+        return replace(run, **self._inference()) if inference else run
+
+    def _report(self, step: str, take: Callable[[], tuple], reason: str | None = None) -> DryRun:
+        """Take a step and compare.
+
+        Args:
+            step: see `DryRun`.
+            take: takes it, and returns functions of a variable: does the step train it, does the
+                loss depend on it, does the step assign to it?
+            reason: see `DryRun`.
+        """
+        subject = self.subject
+        before = [_bits(_statistics(layer)) for layer in subject.layers]
+        trains, connected, assigns = take()
+        trainable = set(map(id, self.model.trainable_variables))
+        made = {id(v) for each in (self.model, *subject.paths) for v in made_to_train(each)}
+        layers = tuple(
+            LayerStep(
+                layer,
+                subject.path(layer),
+                _bits(_statistics(layer)) != old,
+                any(map(assigns, _statistics(layer))),
+                None if layer.gamma is None else trains(layer.gamma),
+                None if layer.beta is None else trains(layer.beta),
             )
-        x = _draw_inputs(model) if x is None else x
-        tf.function(lambda x: _call(model, x, training=False)).get_concrete_function(x)
+            for layer, old in zip(subject.layers, before, strict=True)
+        )
+        weights = tuple(
+            WeightStep(
+                layer,
+                subject.paths.get(layer, ""),
+                variable,
+                id(variable) in trainable,
+                trains(variable),
+                connected(variable),
+            )
+            for layer, variable in subject.weights
+            if id(variable) in made
+        )
+        return DryRun(step, reason, layers, weights, self.rate)
+
+    def _data(self) -> Iterator[Any]:
+        """Data for a step that is traced for the occasion, the likeliest first."""
+        pack = keras.utils.pack_x_y_sample_weight
+        if self.y is not None or (self.x is not None and not self.subject.has_call):
+            yield pack(self.x, self.y)
+        elif self.x is None and self.forms:
+            yield from map(self._in_form, self.forms)
+        elif self.subject.has_call:
+            x = draw_inputs(self.model) if self.x is None else self.x
+            yield from (pack(*data) for data in with_target(self.model, x))
+        else:
+            raise ValueError("no data were given")
+
+    def _in_form(self, form: Any) -> Any:
+        """The given data in the form of a traced step; drawn ones, if they have another."""
+        rows = 2 if self.x is None else tree.flatten(self.x)[0].shape[0]
+        if isinstance(form, tuple) and len(form) <= 3:
+            given = (self.x, self.y, None)[: len(form)]
+            return tuple(draw_like(*pair, rows) for pair in zip(form, given, strict=True))
+        return draw_like(form, self.x, rows)
+
+    def _run_traces(self) -> DryRun:
+        """Take the steps that `fit` has traced."""
+        if self.x is None and getattr(self.model, "inputs", None):
+            self.x = draw_inputs(self.model)
+        strategy = self.model.distribute_strategy
+
+        def spread(value: Any, spec: Any) -> Any:
+            """The same rows for each replica."""
+            if one_replica(spec) is spec:
+                return value
+            return strategy.experimental_distribute_values_from_function(lambda _: value)
+
+        def take() -> tuple:
+            written = set()
+            for trace, form in zip(self.traces, self.forms, strict=True):
+                self.data = self._in_form(form)
+                values = map(spread, tree.flatten(self.data), tree.flatten(form))
+                trace(tree.pack_sequence_as(form, list(values)))
+                written |= written_by(trace)
+
+            def assigns(variable: keras.Variable) -> bool:
+                return any(id(part.handle) in written for part in _parts(variable))
+
+            return assigns, lambda variable: None, assigns
+
+        return self._report("traced", take)
+
+    def _run_train_step(self) -> DryRun:
+        """Take a step with a fresh train function; optimizers, loss and metrics stay aside."""
+
+        def take(data: Any) -> tuple:
+            def run(eagerly: bool) -> None:
+                prepare_step(self.model, data, eagerly)
+                self.model.train_function(iter([data]))
+
+            self.data = data
+            self._record()
+            return self._taken(run)
+
+        for data in self._data():
+            try:
+                return self._report("train_step", partial(take, data))
+            except Exception:
+                if self.y is not None or not self.subject.has_call:
+                    raise
+                continue  # a target of another form may suit this train_step
+        return self._run_gradient("no target was given and none is known for its loss")
+
+    def _run_gradient(self, reason: str) -> DryRun:
+        """Take a gradient step on mean(output**2)."""
+        model = self.model
+        if not self.subject.has_call:
+            raise ValueError(reason)
+        x = self.data = draw_inputs(model) if self.x is None else self.x
+
+        def gradient(x: Any) -> None:
+            variables = model.trainable_variables
+            with tf.GradientTape() as tape:
+                outputs = [tf.cast(y, tf.float32) for y in tree.flatten(call(model, x, True))]
+                loss = tf.add_n([tf.reduce_mean(y**2) for y in outputs])
+            gradients = tape.gradient(loss, variables)
+            for variable, each in zip(variables, gradients, strict=True):
+                self._note(variable, each is not None)
+
+        def run(eagerly: bool) -> None:
+            take = partial(model.distribute_strategy.run, gradient, (x,))
+            take() if eagerly else tf.function(take)()
+
+        return self._report("gradient", lambda: self._taken(run), reason)
+
+    def _record(self) -> None:
+        """Put a recorder in the place of each optimizer."""
+        for holder, name, _ in self.subject.optimizers():
+            vars(holder)[name] = _Recorder(self._note)
+
+    def _note(self, variable: Any, connected: bool) -> None:
+        before = self.handed.get(id(variable), (variable, False))[1]
+        self.handed[id(variable)] = variable, before or connected
+
+    def _taken(self, run: Callable[[bool], None]) -> tuple:
+        """Run a step and tell what it handed to the optimizers; see `_report`.
+
+        It runs eagerly, since tracing a graph for one step takes far longer than the step; as a
+        graph, as `fit` has it, where that fails or several devices share the step.
+        """
+        try:
+            if self.model.distribute_strategy.num_replicas_in_sync > 1:
+                raise _OneDeviceOnlyError
+            self._forget_notes()
+            run(True)
+        except Exception:
+            self._forget_notes()
+            run(False)
+
+        def connected(variable: keras.Variable) -> bool | None:
+            for each in (variable, variable.value):
+                if id(each) in self.handed:
+                    return self.handed[id(each)][1]
+            return None
+
+        def assigns(variable: keras.Variable) -> bool:
+            return id(variable) in self.assigned
+
+        return lambda variable: bool(connected(variable)), connected, assigns
+
+    def _forget_notes(self) -> None:
+        self.handed.clear()
+        self.assigned.clear()
+
+    def _inference(self) -> dict:
+        """Which layers `predict` and `evaluate` assign to, by their steps; fields of `DryRun`."""
+        model, steps = self.model, []
+        if self.subject.has_call:
+            x = keras.utils.unpack_x_y_sample_weight(self.data)[0]
+            steps.append((model.predict_step, x))
+        if model.compiled and (steps or type(model).test_step is not keras.Model.test_step):
+            steps.append((model.test_step, self.data))
+        if not steps:
+            return {"inference_failure": "it has no call method and no test_step"}
+        self.assigned.clear()
+        try:
+            for step, data in steps:
+                model.distribute_strategy.run(step, (data,))
+        except Exception as error:
+            return {"inference_failure": cause(error)}
+        moved = [
+            self.subject.path(layer)
+            for layer in self.subject.layers
+            if any(id(variable) in self.assigned for variable in _statistics(layer))
+        ]
+        return {"inference": tuple(moved)}
 
 
-def _call(model: keras.Model, x: Any, training: bool) -> Any:
-    return model(x, training=training) if model._call_has_training_arg else model(x)
+class _OneDeviceOnlyError(Exception):
+    """An eager step runs on one device only."""
 
 
-# What a step may change, and how it is put back
-
-
-@contextmanager
-def _restored(model: keras.Model, traces: list) -> Iterator[None]:
-    """Put everything back that a training step changes, whatever happens inside."""
-    layers = [model, *layer_paths(model)]
-    values = [(part, tf.identity(part)) for part in _state(layers, traces)]
-    attributes = dict(vars(model))
-    steered = [(layer, name, value) for layer in layers for name, value in optimizers(layer)]
-    losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in layers]
-    seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    eager = context.context()._rng  # behind tf.random.normal and the like, after set_seed
-    drawn = None if eager is None else eager.getstate()
-    try:
-        yield
-    finally:
-        # Not through setattr, which would track what is only put back.
-        vars(model).update(attributes)
-        for name in vars(model).keys() - attributes.keys():
-            del vars(model)[name]
-        for layer, name, value in steered:
-            vars(layer)[name] = value
-        for layer, tensors, ids in losses:
-            layer._clear_losses()
-            layer._losses.extend(tensors)
-            layer._loss_ids.update(ids)
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, seeds)
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-        if eager is not None:
-            eager.setstate(drawn)
-        for part, value in values:
-            part.assign(value)
-
-
-def _state(layers: list[keras.Layer], traces: list) -> list[tf.Variable]:
-    """Every TensorFlow variable that a training step may write to."""
-    model = layers[0]
-    variables = [*model.variables]
-    for metric in [*model.metrics, *model._metrics]:
-        variables += metric.variables
+def _put_back(undo: Callable, subject: Subject, traces: Iterable) -> None:
+    """Put everything back that a training step changes in variables and random states."""
+    layers = [subject.model, *subject.paths]
     for layer in layers:
-        for _, optimizer in optimizers(layer):
-            variables += optimizer.variables
+        undo(collected_losses(layer))
+    undo(random_state())
+    undo(random.setstate, random.getstate())
+    undo(np.random.set_state, np.random.get_state())  # noqa: NPY002
+    variables = [*subject.model.variables]
+    for metric in metrics_of(subject.model):
+        variables += metric.variables
+    for _, _, optimizer in subject.optimizers():
+        variables += optimizer.variables
+    for layer in layers:
         for value in vars(layer).values():
             value = value.state if isinstance(value, tf.random.Generator) else value
             variables += [value] if isinstance(value, tf.Variable) else []
     for trace in traces:
         variables += trace.variables
-    seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    seeds = global_seeds()
     variables += [seeds.state] if seeds is not None else []
     parts = {id(part): part for variable in variables for part in _parts(variable)}
-    return list(parts.values())
+    for part in parts.values():
+        undo(part.assign, tf.identity(part))
 
 
-def optimizers(layer: keras.Layer) -> list[tuple[str, keras.optimizers.Optimizer]]:
-    """List the optimizers that a model or layer holds, with the names of the attributes."""
-    return [
-        (name, value)
-        for name, value in vars(layer).items()
-        if isinstance(value, keras.optimizers.Optimizer)
-    ]
+def _reset(mapping: dict, before: dict) -> None:
+    # Not through setattr, which would track what is only put back.
+    mapping.update(before)
+    for name in mapping.keys() - before.keys():
+        del mapping[name]
+
+
+def _assigned(undo: Callable, variables: Iterable[keras.Variable]) -> set[int]:
+    """A set in which the ids of those variables appear that Python code assigns to from now on."""
+    found = set()
+
+    def noting(variable: keras.Variable) -> Callable:
+        assign = variable.assign
+
+        def noted(value: Any) -> Any:
+            found.add(id(variable))
+            return assign(value)
+
+        return noted
+
+    for variable in variables:
+        undo(vars(variable).pop, "assign", None)
+        vars(variable)["assign"] = noting(variable)
+    return found
+
+
+def _statistics(layer: keras.layers.BatchNormalization) -> list[keras.Variable]:
+    return [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
 
 
 def _parts(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
@@ -278,328 +598,12 @@ def _parts(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
     return tuple(getattr(variable, "values", (variable,)))
 
 
-def _bits(variables: Iterable[keras.Variable | tf.Variable]) -> list[bytes]:
+def _bits(variables: Iterable[keras.Variable]) -> list[bytes]:
     return [part.numpy().tobytes() for variable in variables for part in _parts(variable)]
 
 
-def _report(
-    model: keras.Model, step: Callable[[], Callable], how: str, traced: bool = False
-) -> DryRun:
-    """Take a step and compare. `step` returns a function: does the step train a variable?"""
-    layers = batch_norms(model)
-    paths = layer_paths(model)
-    statistics = [
-        [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
-        for layer in layers
-    ]
-    before = [_bits(variables) for variables in statistics]
-    trains = step()
-    return DryRun(
-        tuple(
-            LayerStep(
-                layer,
-                paths[layer],
-                _bits(variables) != old,
-                None if layer.gamma is None else trains(layer.gamma),
-                None if layer.beta is None else trains(layer.beta),
-            )
-            for layer, variables, old in zip(layers, statistics, before, strict=True)
-        ),
-        how,
-        traced,
-    )
-
-
-# The step that `fit` has already traced
-
-
-def _traces(model: keras.Model) -> list:
-    """The traced steps in the train function of a model, one for each form of the data."""
-    if not inspect.isfunction(model.train_function):
-        return []
-    step = inspect.getclosurevars(model.train_function).nonlocals.get("one_step_on_data")
-    step = getattr(step, "__wrapped__", None)
-    if not hasattr(step, "_list_all_concrete_functions"):
-        return []  # run_eagerly: nothing is fixed
-    # The first call leaves two traces of one form; the later one is the one in use.
-    traces = {str(_data_spec(trace)): trace for trace in step._list_all_concrete_functions()}
-    return list(traces.values())
-
-
-def _data_spec(trace: Any) -> Any:
-    (data,), _ = trace.structured_input_signature
-    return data
-
-
-def _run_traces(model: keras.Model, traces: list, x: Any, y: Any) -> DryRun:
-    if x is None and getattr(model, "inputs", None):
-        x = _draw_inputs(model)
-
-    def step() -> Callable:
-        written = set()
-        for trace in traces:
-            _run_trace(model, trace, x, y)
-            written |= _written(trace)
-        return lambda variable: any(id(part.handle) in written for part in _parts(variable))
-
-    how = "train_step of the compiled model, as fit has traced it"
-    return _report(model, step, how, traced=True)
-
-
-def _run_trace(model: keras.Model, trace: Any, x: Any, y: Any) -> None:
-    spec = _data_spec(trace)
-    rows = _DRAWN_ROWS if x is None else tree.flatten(x)[0].shape[0]
-    if isinstance(spec, tuple) and len(spec) <= 3:
-        data = tuple(map(partial(_fitted, model, rows), (x, y, None), spec))
-    else:
-        data = _fitted(model, rows, x, spec)
-    trace(data)
-
-
-def _fitted(model: keras.Model, rows: int, given: Any, spec: Any) -> Any:
-    """Bring data into the traced form; what is missing or has another form is drawn."""
-    specs, leaves = tree.flatten(spec), tree.flatten(given)
-    if len(leaves) != len(specs) or not all(map(_fits, leaves, specs)):
-        leaves = [None] * len(specs)
-    values = []
-    for leaf, part in zip(leaves, specs, strict=True):
-        # With several replicas each gets the same rows.
-        inner = part._value_specs[0] if hasattr(part, "_value_specs") else part
-        if inner is None:
-            value = None
-        elif leaf is None:
-            value = _drawn(_closed(inner.shape, _LENGTHS[0], rows), inner.dtype.name)
-        else:
-            picked = np.arange(inner.shape[0] or rows) % rows  # repeated to fill a fixed batch
-            value = tf.cast(tf.gather(leaf, picked), inner.dtype)
-        if inner is not part:
-            strategy = model.distribute_strategy
-            value = strategy.experimental_distribute_values_from_function(
-                lambda _, value=value: value
-            )
-        values.append(value)
-    return tree.pack_sequence_as(spec, values)
-
-
-def _fits(leaf: tf.Tensor | None, spec: tf.TypeSpec | None) -> bool:
-    spec = spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
-    if leaf is None or spec is None:
-        return leaf is spec
-    text = leaf.dtype == tf.string, spec.dtype == tf.string
-    return text[0] == text[1] and spec.shape[1:].is_compatible_with(leaf.shape[1:])
-
-
-def _written(trace: Any) -> set[int]:
-    """The ids of the handles of the variables that a graph assigns to, in any branch."""
-    read_only = auto_control_deps_utils.get_read_only_resource_input_indices_graph(trace.graph)
-    inputs = {id(tensor): index for index, tensor in enumerate(trace.graph.inputs)}
-    return {
-        id(handle)
-        for handle, inside in trace.graph.captures
-        if handle.dtype == tf.resource and inputs[id(inside)] not in read_only
-    }
-
-
-# A step that is traced for the occasion
-
-
-class _Recorder(keras.optimizers.Optimizer):
-    """An optimizer that tells which variables it is to train, and leaves them alone."""
-
-    def __init__(self, tell: Callable[[Any], None]) -> None:
-        super().__init__(learning_rate=0.0, name="recorder")
-        self.tell = tell
-
-    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> None:
-        """Note the variables that come with a gradient."""
-        variables = (
-            self._trainable_variables if trainable_variables is None else trainable_variables
-        )
-        for gradient, variable in zip(grads, variables, strict=True):
-            if gradient is not None:
-                self.tell(variable)
-
-
-def _run_anew(model: keras.Model, x: Any, y: Any) -> DryRun:
-    x = _draw_inputs(model) if x is None else x
-    if not model.compiled:
-        return _run_gradient(model, x, "since the model is not compiled")
-    how = "train_step of the compiled model"
-    if y is not None:
-        return _report(model, lambda: _train_step(model, (x, y)), how)
-    for data in _with_target(model, x):
-        try:
-            return _report(model, lambda data=data: _train_step(model, data), how)
-        except Exception:
-            continue  # a target of another form may suit this train_step
-    return _run_gradient(model, x, "since no target was given and none is known for its loss")
-
-
-def _train_step(model: keras.Model, data: tuple) -> Callable:
-    """Run a fresh train function on a model whose optimizers, loss and metrics stay aside.
-
-    It runs eagerly, since tracing a graph for one step takes far longer than the step; as a graph,
-    as `fit` has it, where that fails or several devices share the step.
-    """
-    trained = []
-    for layer in [model, *layer_paths(model)]:
-        for name, _ in optimizers(layer):
-            vars(layer)[name] = _Recorder(trained.append)
-    data = keras.utils.pack_x_y_sample_weight(*data)
-
-    def run(eagerly: bool) -> None:
-        trained.clear()
-        # Loss and metrics fix their form on the first target they see: that must be the user's.
-        vars(model).update(_compile_metrics=None, _compile_loss=_fresh_loss(model))
-        vars(model).update(_jit_compile=False, _run_eagerly=eagerly)
-        model._maybe_symbolic_build(data_batch=data)
-        model.make_train_function(force=True)
-        model.train_function(iter([data]))
-
-    _eagerly_if_it_works(model, run)
-    return lambda variable: any(v is variable or v is variable.value for v in trained)
-
-
-def _eagerly_if_it_works(model: keras.Model, run: Callable[[bool], None]) -> None:
-    """Call `run` with True, and with False if that raises something or devices share the work."""
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        try:
-            return run(True)
-        except Exception:
-            pass
-    return run(False)
-
-
-def _fresh_loss(model: keras.Model) -> Any:
-    loss = model._compile_loss
-    if loss is None:
-        return None
-    weights = loss._user_loss_weights
-    return type(loss)(loss._user_loss, weights, output_names=loss.output_names)
-
-
-def _run_gradient(model: keras.Model, x: Any, reason: str) -> DryRun:
-    def step() -> Callable:
-        trained = []
-
-        def gradient(x: Any) -> None:
-            variables = model.trainable_variables
-            with tf.GradientTape() as tape:
-                outputs = [tf.cast(y, tf.float32) for y in tree.flatten(_call(model, x, True))]
-                loss = tf.add_n([tf.reduce_mean(y**2) for y in outputs])
-            gradients = tape.gradient(loss, variables)
-            trained.extend(v for v, g in zip(variables, gradients, strict=True) if g is not None)
-
-        def run(eagerly: bool) -> None:
-            trained.clear()
-            take = partial(model.distribute_strategy.run, gradient, (x,))
-            take() if eagerly else tf.function(take)()
-
-        _eagerly_if_it_works(model, run)
-        return lambda variable: any(v is variable for v in trained)
-
-    return _report(model, step, f"a gradient step on mean(output**2), {reason}")
-
-
-# Inputs and targets drawn at random
-
-
-def _draw_inputs(model: keras.Model) -> Any:
-    if getattr(model, "inputs", None):
-        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    else:
-        config = model.get_build_config() or {}
-        if "input_shape" not in config:
-            raise _NothingToDrawError(
-                f"expected inputs x, since the input shapes of {model.name!r} are not known"
-            )
-        inputs = tree.map_shape_structure(
-            lambda shape: keras.KerasTensor((None, *shape[1:])), config["input_shape"]
-        )
-    for length in _LENGTHS:
-        closed = tree.map_structure(
-            lambda t, length=length: keras.KerasTensor(_closed(t.shape, length), t.dtype), inputs
-        )
-        if length == _LENGTHS[-1] or not any(None in t.shape[1:] for t in tree.flatten(inputs)):
-            break
-        try:
-            model.compute_output_spec(closed)
-            break
-        except Exception:
-            continue  # too short for this model
-    return tree.map_structure(lambda t: _drawn(t.shape, t.dtype), closed)
-
-
-def _closed(shape: Sequence[int | None], length: int, rows: int = _DRAWN_ROWS) -> tuple[int, ...]:
-    return (shape[0] or rows, *(length if n is None else n for n in shape[1:]))
-
-
-def _drawn(shape: Sequence[int], dtype: str) -> tf.Tensor:
-    """Standard normal numbers; 0 and 1 where whole numbers or truth values are due."""
-    if dtype == "string":
-        raise _NothingToDrawError("expected inputs x and targets y, since the model takes strings")
-    rng = np.random.default_rng(0)
-    floating = tf.as_dtype(dtype).is_floating
-    return tf.cast(rng.normal(size=shape) if floating else rng.integers(2, size=shape), dtype)
-
-
-def _with_target(model: keras.Model, x: Any) -> Iterator[tuple]:
-    """Guess data for a training step, the likeliest first."""
-    steps = ("train_step", "compute_loss")
-    custom = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in steps)
-    if model._compile_loss is None:
-        yield (x,)
-    if model._compile_loss is None and not custom:
-        return
-    outputs = _outputs(model, x)
-    target = None if model._compile_loss is None else _target(model, outputs)
-    if target is not None:
-        yield x, target
-    if custom:
-        yield from ((x, tree.map_structure(form, outputs)) for form in _FORMS)
-        yield (x,)
-
-
-def _outputs(model: keras.Model, x: Any) -> Any:
-    """Outputs of the right shapes; the model runs only if its shapes are not known before."""
-    if getattr(model, "inputs", None):
-        outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-        if not any(None in t.shape[1:] for t in tree.flatten(outputs)):
-            rows = tree.flatten(x)[0].shape[0]
-            return tree.map_structure(lambda t: _drawn((rows, *t.shape[1:]), t.dtype), outputs)
-    return tf.function(lambda x: _call(model, x, training=False))(x)
-
-
-def _target(model: keras.Model, outputs: Any) -> Any:
-    """A target that the compiled loss accepts, or None."""
-    compiled = model._compile_loss
-    flat, losses = tree.flatten(outputs), compiled._user_loss
-    if isinstance(losses, dict):
-        names = sorted(outputs) if isinstance(outputs, dict) else model.output_names
-        losses = [losses.get(name) for name in names]
-    elif not isinstance(losses, list | tuple):
-        losses = [losses] * len(flat)
-    if len(losses) != len(flat):
-        return None
-    targets = []
-    for loss, output in zip(losses, flat, strict=True):
-        suitable = (form(output) for form in _FORMS if _accepts(type(compiled), loss, form, output))
-        targets.append(next(suitable, None))
-    return None if any(t is None for t in targets) else tree.pack_sequence_as(outputs, targets)
-
-
-def _accepts(compile_loss: Callable, loss: Any, form: Callable, output: tf.Tensor) -> bool:
+def _learning_rate(model: keras.Model) -> float | None:
     try:
-        compile_loss(loss)(form(output), output)
-    except Exception:
-        return False
-    return True
-
-
-# Numbers in [0, 1] are right for regression, probabilities and one-hot classes, the label 0 for any
-# number of classes.
-_FORMS = (
-    lambda output: tf.cast(np.random.default_rng(0).uniform(size=output.shape), output.dtype),
-    lambda output: tf.zeros(output.shape[:-1], "int32"),
-    lambda output: tf.zeros((*output.shape[:-1], 1), "int32"),
-)
+        return float(model.optimizer.learning_rate)
+    except (AttributeError, TypeError, ValueError):
+        return None
