@@ -78,10 +78,11 @@ class Followed(Trial):
 
 
 class Trials:
-    """The trials of one module of rules."""
+    """The trials of some modules of rules."""
 
-    def __init__(self, module):  # noqa: D107
-        self.rules = [rule for rule in RULES if rule.check.__module__ == module.__name__]
+    def __init__(self, *modules):  # noqa: D107
+        names = {module.__name__ for module in modules}
+        self.rules = [rule for rule in RULES if rule.check.__module__ in names]
         self.all = []
 
     def __call__(self, rule, kind, level=None):
@@ -265,10 +266,41 @@ def not_finite(model, given):
     return float(np.mean(~np.isfinite(model.predict(rows(16), verbose=0))))
 
 
-def statistics_moved(model, given):
-    """How far a training step moves the moving statistics."""
-    before = [np.asarray(layer.moving_mean.value) for layer in batch_norms(model)]
+def constant_predictions(model, given):
+    """1 if the model answers the same to every row."""
+    return float(np.ptp(model.predict(task()[0][:32], verbose=0), axis=0).max() < 1e-3)
+
+
+def changed_by_a_step(model, given, weights=None):
+    """How far one step of training moves the moving statistics, or other weights."""
+    watched = [layer.moving_mean for layer in batch_norms(model)] if weights is None else weights
+    before = [variable.numpy() for variable in watched]
     x, y = given.get("data", (rows(16) + 1, labels(rows(16))))
     model.train_on_batch(x[:16], y[:16])
-    after = [np.asarray(layer.moving_mean.value) for layer in batch_norms(model)]
+    after = [variable.numpy() for variable in watched]
     return max(float(np.max(np.abs(a - b))) for a, b in zip(after, before, strict=True))
+
+
+def unchanged_by_a_step(model, given):
+    """1 if a step of training changes no weight at all."""
+    return float(changed_by_a_step(model, given, model.weights) == 0)
+
+
+def distance(model, given):
+    """How far moving means are from the means of the data: the farthest channel, in sd."""
+    x = given.get("data", (task()[0],))[0]
+    far = 0.0
+    for layer in batch_norms(model):
+        inputs = keras.Model(model.inputs, layer.input).predict(x, verbose=0)
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+        gap = np.abs(layer.moving_mean.numpy() - inputs.mean(0)) / (inputs.std(0) + 1e-6)
+        far = max(far, float(gap.max()))
+    return far
+
+
+def depends_on_the_batch(model, given):
+    """How far the answer for a row moves, in sd, if it is asked for alone."""
+    x = given["data"][0][:16]
+    whole = model.predict_on_batch(x)
+    alone = np.concatenate([model.predict_on_batch(row[None]) for row in x])
+    return float(np.sqrt(np.mean((whole - alone) ** 2)) / whole.std())

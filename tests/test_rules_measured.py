@@ -1,5 +1,7 @@
 """Rules on what the data show: every one sees sick, mended and sound models."""
 
+import functools
+
 import numpy as np
 import pytest
 from doctor_trials import (
@@ -7,17 +9,20 @@ from doctor_trials import (
     Trials,
     chain,
     classifier,
+    error_rate,
+    labels,
     layers,
     rows,
     settle,
     task,
+    train,
     trained,
 )
 
-from bnutils._keras import keras
-from bnutils.doctor.rules import measured
+from bnutils._keras import keras, tf
+from bnutils.doctor.rules import outputs, ranges, statistics
 
-trial = Trials(measured)
+trial = Trials(outputs, ranges, statistics)
 
 
 @trial("stale-statistics", "sick", "error")
@@ -28,6 +33,63 @@ def few_updates():
 @trial("stale-statistics", "mended")
 def few_updates_recalibrated():
     return settle(trained(0.999, 2), task()[0]), {"data": task()}
+
+
+@trial.followed(
+    "stale-statistics",
+    few_updates,
+    says="Call recalibrate(model, x_train)",
+    symptom=error_rate,
+    limit=0.1,
+)
+def recalibrated_on_advice(model, given):
+    return settle(model, given["data"][0]), given
+
+
+@trial("stale-statistics", "sick", "warning")
+def variance_halved_in_every_channel():
+    model = settle(chain(layers.Dense(16), BN(), layers.ReLU(), layers.Dense(1)), rows(1024))
+    variance = model.layers[1].moving_variance
+    variance.assign(variance / 2)
+    return model, {"data": rows(1024)}
+
+
+@trial("stale-statistics", "sick", "warning")
+def rows_without_targets_that_may_be_the_wrong_ones():
+    return trained(0.9, 10), {"data": task()[0] + 5}
+
+
+@trial("stale-statistics", "sound", "note")
+def other_rows_that_the_targets_show_to_be_met():
+    x, y = task()
+    return trained(0.9, 10), {"data": (x[y == 1] + 1, y[y == 1])}
+
+
+@trial("stale-statistics", "sound")
+def small_batches_of_few_channels():
+    model = classifier(momentum=0.9)
+    train(model, *task(), batch_size=4, epochs=1)
+    return model, {"data": task(), "batch_size": 4}
+
+
+@trial("stale-statistics", "sick", "warning")
+def frozen_on_another_scale():
+    model = trained(0.9, 10)
+    model.get_layer("bn").trainable = False
+    return model, {"data": (task()[0] * 255, task()[1])}
+
+
+@trial.followed(
+    "stale-statistics",
+    frozen_on_another_scale,
+    says="a division by 255 in front of a model that has a Rescaling layer",
+    symptom=error_rate,
+    limit=0.1,
+)
+def scaled_as_the_frozen_layer_knows_it(model, given):
+    x, y = given["data"]
+    model.compile(loss="sparse_categorical_crossentropy")
+    return model, {"data": (x / 255, y)}
 
 
 @trial("stale-statistics", "sound")
@@ -73,9 +135,92 @@ def regression_far_off():
 @trial("stale-statistics", "sick", "warning")
 @trial("modes-disagree", "sick", "warning")
 def outputs_somewhat_off():
-    model = settle(chain(BN(), layers.Dense(1), shape=(1,)), rows(features=1))
+    model = settle(chain(BN(), layers.Dense(1), shape=(1,)), rows(1024, 1))
     model.layers[0].moving_mean.assign([0.7])
-    return model, {"data": rows(features=1)}
+    return model, {"data": rows(1024, 1)}
+
+
+@trial("modes-disagree", "sick", "warning")
+def outputs_differ_of_rows_that_may_be_the_wrong_ones():
+    return trained(0.9, 10), {"data": task()[0] + 5}
+
+
+@trial.followed(
+    "modes-disagree",
+    evaluate_fails_where_fit_shines,
+    says="Call recalibrate(model, x_train) and look again",
+    symptom=error_rate,
+    limit=0.1,
+)
+def recalibrated_until_evaluate_agrees(model, given):
+    return settle(model, given["data"][0]), given
+
+
+def two_heads(loss, model=None):
+    """A classifier and a regression on one stack, with stale statistics."""
+    inputs = keras.Input((8,))
+    h = layers.ReLU()(BN(name="bn")(layers.Dense(16, use_bias=False)(inputs)))
+    heads = {"kind": layers.Dense(3, name="kind")(h), "size": layers.Dense(2, name="size")(h)}
+    model = keras.Model(inputs, heads)
+    x = task()[0]
+    settle(model, x)
+    made = model.predict(x, verbose=0)
+    model.compile("sgd", loss)
+    targets = {"kind": np.argmax(made["kind"], axis=-1), "size": made["size"]}
+    model.get_layer("bn").moving_mean.assign_add([1.0] * 16)
+    return model, {"data": (x, targets)}
+
+
+@trial("modes-disagree", "sick", "error")
+def two_outputs_with_losses_by_name():
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return two_heads({"kind": crossentropy, "size": "mse"})
+
+
+@trial("modes-disagree", "sick", "error")
+def two_outputs_with_a_loss_of_ones_own():
+    def off(y, made):
+        return tf.reduce_mean(tf.abs(tf.cast(y, made.dtype) - made), axis=-1)
+
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return two_heads({"kind": crossentropy, "size": off})
+
+
+def segmenter(channels, activation):
+    model = chain(
+        layers.Conv2D(8, 3, padding="same", use_bias=False),
+        BN(name="bn"),
+        layers.ReLU(),
+        layers.Conv2D(channels, 1, activation=activation),
+        shape=(8, 8, 3),
+    )
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    return settle(model, x), x
+
+
+@trial("modes-disagree", "sick", "warning")
+def classes_of_pixels():
+    model, x = segmenter(4, "softmax")
+    model.get_layer("bn").moving_mean.assign_add([2.0, -2.0] * 4)
+    return model, {"data": x}
+
+
+@trial("modes-disagree", "sick", "warning")
+def rare_detections_that_are_all_lost():
+    plain, x = segmenter(1, None)
+    model, _ = segmenter(1, "sigmoid")
+    model.set_weights(plain.get_weights())
+    model.layers[-1].bias.assign([-np.quantile(plain.predict(x, verbose=0), 0.99)])
+    variance = model.get_layer("bn").moving_variance
+    variance.assign(variance * 6)
+    return model, {"data": x}
+
+
+@trial("modes-disagree", "sound")
+def rare_detections_that_stay():
+    model, x = segmenter(1, "sigmoid")
+    model.layers[-1].bias.assign([-4.0])
+    return model, {"data": x}
 
 
 @trial("modes-disagree", "mended")
@@ -103,6 +248,454 @@ def untrained_modes():
     return classifier(), {"data": task()}
 
 
+# Batches that statistics of all rows cannot stand for
+
+
+@functools.cache
+def pictures():
+    """Patterns of stripes, each picture with a brightness and a contrast of its own."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 256)
+    stripes = np.sign(np.sin(np.arange(8) * np.pi / 2 + 0.1))
+    x = np.where(y[:, None, None] == 1, stripes[:, None], stripes[None, :])
+    x = x * rng.lognormal(0, 1, (256, 1, 1)) + rng.normal(0, 4, (256, 1, 1))
+    return (x[..., None] + rng.normal(0, 0.1, (256, 8, 8, 1))).astype("float32"), y.astype("int32")
+
+
+def convolutional(normalization):
+    model = chain(
+        layers.Conv2D(8, 3, use_bias=False),
+        normalization,
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, activation="softmax"),
+        shape=(8, 8, 1),
+    )
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    return model
+
+
+@functools.cache
+def trained_image_by_image():
+    keras.utils.set_random_seed(0)
+    model = convolutional(layers.GroupNormalization(groups=-1, epsilon=1e-3))
+    train(model, *pictures(), batch_size=32, epochs=8)
+    return model.get_weights()
+
+
+@trial("modes-disagree", "sick", "error")
+def batches_of_one_image():
+    """In batches of one image, batch normalization is what trained this model."""
+    model = convolutional(BN())
+    kernel, gamma, beta, dense, bias = trained_image_by_image()
+    convolved = keras.Model(model.inputs, model.layers[0].output).predict(pictures()[0], verbose=0)
+    mean = convolved.mean(axis=(0, 1, 2))
+    variance = convolved.var(axis=(1, 2)).mean(axis=0)
+    model.set_weights([kernel, gamma, beta, mean, variance, dense, bias])
+    return model, {"data": pictures(), "batch_size": 1}
+
+
+@trial.followed(
+    "modes-disagree",
+    batches_of_one_image,
+    says="Put GroupNormalization(groups=-1) with the same gamma and beta in the place",
+    symptom=error_rate,
+    limit=0.1,
+)
+def group_normalization_in_its_place(model, given):
+    kernel, gamma, beta, _, _, *dense = model.get_weights()
+    # A batch normalization that nothing depends on keeps the audit looking.
+    other = convolutional(layers.GroupNormalization(groups=-1, epsilon=1e-3))
+    other.set_weights([kernel, gamma, beta, *dense])
+    return other, given
+
+
+@functools.cache
+def recordings():
+    """Rows of 32 recordings: each has an offset of its own, and both classes."""
+    rng = np.random.default_rng(0)
+    signal, offset = rng.normal(size=(32, 16, 8)), rng.normal(0, 4, (32, 1, 1))
+    y = (signal[..., 0] > 0).astype("int32")
+    return (signal + offset).astype("float32").reshape(-1, 8), y.reshape(-1)
+
+
+def in_batches(mixed):
+    x, y = recordings()
+    order = np.random.default_rng(1).permutation(len(x)) if mixed else np.arange(len(x))
+    return tf.data.Dataset.from_tensor_slices((x[order], y[order])).batch(16)
+
+
+def train_on_recordings(model, mixed, epochs):
+    model.optimizer.learning_rate = 0.02
+    model.fit(in_batches(mixed), epochs=epochs, shuffle=False, verbose=0)
+    return model
+
+
+@functools.cache
+def weights_from_like_batches():
+    keras.utils.set_random_seed(0)
+    return train_on_recordings(classifier(momentum=0.9), False, 12).get_weights()
+
+
+@trial("alike-batches", "sick", "warning")
+@trial("modes-disagree", "sick", "error")
+def a_recording_in_each_batch():
+    model = classifier(momentum=0.9)
+    model.set_weights(weights_from_like_batches())
+    return model, {"data": in_batches(False)}
+
+
+@trial("alike-batches", "sick", "warning")
+def like_batches_without_targets():
+    return a_recording_in_each_batch()[0], {"data": in_batches(False).map(lambda x, y: x)}
+
+
+def wrong_on_recordings(model, given):
+    x, y = recordings()
+    return error_rate(model, {"data": (x, y)})
+
+
+@trial.followed(
+    "alike-batches",
+    a_recording_in_each_batch,
+    says="mix the rows: shuffle before batch(n)",
+    symptom=wrong_on_recordings,
+    limit=0.15,
+)
+@trial.followed(
+    "modes-disagree",
+    a_recording_in_each_batch,
+    says="Mix the rows of each batch and train on",
+    symptom=wrong_on_recordings,
+    limit=0.15,
+)
+def rows_mixed_and_trained_on(model, given):
+    return train_on_recordings(model, True, 20), {"data": in_batches(True)}
+
+
+@trial("alike-batches", "mended")
+def rows_mixed():
+    return a_recording_in_each_batch()[0], {"data": in_batches(True)}
+
+
+@trial("alike-batches", "sound")
+def sorted_arrays_are_shuffled_by_fit():
+    x, y = task()
+    order = np.argsort(x[:, 0])
+    return trained(0.9, 10), {"data": (x[order], y[order])}
+
+
+@trial("alike-batches", "sound", "note")
+def rows_sorted_for_the_audit_alone():
+    x, y = task()
+    order = np.argsort(x.sum(axis=1))
+    data = tf.data.Dataset.from_tensor_slices((x[order], y[order])).batch(32)
+    return trained(0.9, 10), {"data": data}
+
+
+@trial("worse-than-constant", "sick", "warning")
+def classes_exchanged():
+    model = trained(0.9, 10)
+    for variable in model.layers[-1].weights:
+        variable.assign(-variable)
+    return model, {"data": task()}
+
+
+@trial("worse-than-constant", "sick", "warning")
+def targets_in_other_units():
+    model = chain(layers.Dense(8), BN(), layers.Dense(1), loss="mse")
+    x = task()[0]
+    made = settle(model, x).predict(x, verbose=0)
+    model.layers[1].gamma.assign(np.linspace(1, 2, 8))
+    return model, {"data": (x, made / 100)}
+
+
+@trial("worse-than-constant", "mended")
+def signs_put_right():
+    return trained(0.9, 10), {"data": task()}
+
+
+@trial("worse-than-constant", "sound")
+def not_trained_yet():
+    return classifier(), {"data": task()}
+
+
+@trial("worse-than-constant", "sound")
+def stale_but_able():
+    return trained(0.999, 5), {"data": task()}
+
+
+@trial("worse-than-constant", "sound")
+def chance_can_tell_no_more():
+    x = task()[0]
+    return trained(0.9, 10), {"data": (x, np.random.default_rng(3).permutation(task()[1]))}
+
+
+# What weights and numbers cannot be
+
+
+def in_order(order):
+    """A trained model whose arrays were given in another order."""
+    model = trained(0.9, 10)
+    x = task()[0] * np.linspace(0.5, 3, 8).astype("float32")
+    settle(model, x)
+    bn = model.get_layer("bn")
+    bn.gamma.assign(np.linspace(0.7, 1.4, 16))
+    arrays = dict(zip(("gamma", "beta", "mean", "variance"), bn.get_weights(), strict=True))
+    targets = np.argmax(model.predict(x, verbose=0), axis=-1)
+    bn.set_weights([arrays[name] for name in order.split()])
+    return model, {"data": (x, targets)}
+
+
+@trial("weights-order", "sick", "error")
+def statistics_first():
+    return in_order("mean variance gamma beta")
+
+
+@trial("weights-order", "sick", "error")
+def variance_before_mean():
+    return in_order("gamma beta variance mean")
+
+
+@trial("weights-order", "sick", "warning")
+def statistics_first_without_data():
+    return in_order("mean variance gamma beta")[0], {}
+
+
+@trial("weights-order", "sick", "warning")
+def beta_first():
+    model, given = in_order("gamma beta mean variance")
+    bn = model.get_layer("bn")
+    bn.beta.assign(np.linspace(-0.5, 0.5, 16))
+    gamma, beta, mean, variance = bn.get_weights()
+    bn.set_weights([beta, gamma, mean, variance])
+    return model, given
+
+
+def restored(order):
+    def follow(model, given):
+        bn = model.get_layer("bn")
+        a, b, c, d = bn.get_weights()
+        bn.set_weights([{"a": a, "b": b, "c": c, "d": d}[letter] for letter in order])
+        return model, given
+
+    follow.__name__ = f"set_weights_{order}"
+    return follow
+
+
+for sick, order in (statistics_first, "cdab"), (variance_before_mean, "abdc"):
+    says = f"layer.set_weights([{', '.join(order)}])"
+    follow = trial.followed("weights-order", sick, says=says, symptom=error_rate, limit=0.02)
+    follow(restored(order))
+
+
+@trial("weights-order", "mended")
+def in_keras_order():
+    return in_order("gamma beta mean variance")
+
+
+@trial("weights-order", "sound")
+def stale_and_standardized():
+    model = classifier()
+    model.get_layer("bn").moving_mean.assign([2.0] * 16)
+    return model, {"data": rows()}
+
+
+@trial("weights-order", "sound")
+def variance_below_zero_and_no_other():
+    model = classifier()
+    model.get_layer("bn").moving_variance.assign([-1.0] * 16)
+    return model, {}
+
+
+OFFSET = 1e7
+
+
+def off_zero(precision=np.float32):
+    """Inputs that come with a large offset, and what they mean."""
+    x = np.random.default_rng(0).normal(size=(256, 8)) + OFFSET
+    return x.astype(precision), (x[:, 0] > OFFSET).astype("int32")
+
+
+@functools.cache
+def weights_of_centered():
+    keras.utils.set_random_seed(0)
+    model = input_bn()
+    x, y = off_zero(np.float64)
+    train(model, (x - OFFSET).astype("float32"), y, batch_size=32, epochs=20)
+    return model.get_weights()
+
+
+def input_bn():
+    model = chain(BN(momentum=0.9), layers.Dense(2, activation="softmax"))
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    return model
+
+
+@trial("large-offset", "sick", "error")
+def offset_of_ten_millions():
+    model = input_bn()
+    model.set_weights(weights_of_centered())
+    return settle(model, off_zero()[0]), {"data": off_zero()}
+
+
+@trial("large-offset", "sick", "warning")
+def offset_of_a_million():
+    return chain(BN()), {"data": rows(mean=1e6)}
+
+
+@trial("large-offset", "sick", "warning")
+def moving_mean_that_cannot_go_on():
+    model = chain(BN(momentum=0.999))
+    model.layers[0].moving_mean.assign(np.full(8, 1e5 - 3))
+    return model, {"data": rows(mean=1e5)}
+
+
+@trial.followed(
+    "large-offset",
+    offset_of_ten_millions,
+    says="Subtract the mean from the inputs before they become float32",
+    symptom=error_rate,
+    limit=0.1,
+)
+def mean_subtracted(model, given):
+    x, y = off_zero(np.float64)
+    x = (x - x.mean(axis=0)).astype("float32")
+    train(model, x, y, batch_size=32, epochs=30)
+    return model, {"data": (x, y)}
+
+
+@trial("large-offset", "mended")
+def offset_taken_away():
+    return chain(BN()), {"data": rows()}
+
+
+@trial("large-offset", "sound")
+def offset_that_float32_bears():
+    model = settle(chain(BN()), rows(mean=1e5))
+    return model, {"data": rows(mean=1e5)}
+
+
+@trial("large-offset", "sound")
+def constant_channels():
+    x = rows()
+    x[:, :6] = 1e6
+    return chain(BN()), {"data": x}
+
+
+def half_precision(dtype, variables=None):
+    model = chain(
+        layers.Dense(16, use_bias=False, dtype=dtype),
+        BN(name="bn", dtype=variables or dtype),
+        layers.ReLU(),
+        layers.Dense(2, activation="softmax", dtype="float32"),
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def huge():
+    return rows(mean=2e4, sd=2e4), labels(rows(mean=2e4, sd=2e4))
+
+
+def lost_numbers(model, given):
+    """The share of rows whose outputs in training mode are NaN or infinite."""
+    made = np.asarray(model(given["data"][0], training=True))
+    return float(np.mean(~np.isfinite(made)))
+
+
+@trial("half-precision-overflow", "sick", "error")
+def beyond_float16():
+    return half_precision("mixed_float16"), {"data": huge()}
+
+
+@trial("half-precision-overflow", "sick", "error")
+def variance_beyond_float16():
+    model = chain(BN(dtype="float16"))
+    return model, {"data": rows(sd=300)}
+
+
+@trial.followed(
+    "half-precision-overflow",
+    beyond_float16,
+    says="Scale the inputs to a spread of 1",
+    symptom=lost_numbers,
+)
+def scaled_to_one(model, given):
+    x, y = given["data"]
+    model = half_precision("mixed_float16")
+    return model, {"data": ((x - x.mean(axis=0)) / x.std(axis=0), y)}
+
+
+@trial.followed(
+    "half-precision-overflow",
+    beyond_float16,
+    says="mixed_bfloat16",
+    symptom=lost_numbers,
+)
+@trial("half-precision-overflow", "mended")
+def in_bfloat16(*sick):
+    return half_precision("mixed_bfloat16"), {"data": huge()}
+
+
+@trial("half-precision-overflow", "sound")
+def within_float16():
+    return half_precision("mixed_float16"), {"data": (rows(sd=30), labels(rows()))}
+
+
+def with_gaps(every=40):
+    x, y = task()
+    x = x.copy()
+    x[::every, 2] = np.nan
+    return x, y
+
+
+@trial("not-finite", "sick", "error")
+def gaps_in_the_inputs():
+    return trained(0.9, 10), {"data": with_gaps()}
+
+
+def gaps_in_predictions(model, given):
+    """The share of predictions in batches of training that are NaN."""
+    made = np.asarray(model(given["data"][0][:64], training=True))
+    return float(np.mean(~np.isfinite(made)))
+
+
+@trial.followed(
+    "not-finite",
+    gaps_in_the_inputs,
+    says="Leave such rows out",
+    symptom=gaps_in_predictions,
+)
+def rows_left_out(model, given):
+    x, y = given["data"]
+    whole = np.isfinite(x).all(axis=1)
+    return trained(0.9, 10), {"data": (x[whole], y[whole])}
+
+
+@trial("not-finite", "sick", "error")
+def logarithm_on_the_way():
+    stack = layers.Lambda(lambda x: tf.math.log(x)), BN(), layers.Dense(1)
+    return chain(*stack), {"data": rows()}
+
+
+@trial("not-finite", "sick", "error")
+def division_at_the_end():
+    return chain(BN(), layers.Lambda(lambda x: x / (x * 0.0))), {"data": rows()}
+
+
+@trial("not-finite", "mended")
+def logarithm_of_what_has_one():
+    stack = layers.Lambda(lambda x: tf.math.log1p(tf.abs(x))), BN(), layers.Dense(1)
+    return chain(*stack), {"data": rows()}
+
+
+@trial("not-finite", "sound")
+def gaps_that_the_model_fills():
+    fill = layers.Lambda(lambda x: tf.where(tf.math.is_nan(x), 0.0, x))
+    return chain(fill, BN(), layers.Dense(1)), {"data": with_gaps()[0]}
+
+
 @trial("vanishing-variance", "sick", "warning")
 def tiny_inputs():
     return chain(BN(), layers.Dense(1)), {"data": rows(sd=1e-3)}
@@ -112,6 +705,19 @@ def tiny_inputs():
 def dead_relu():
     dead = layers.Dense(8, activation="relu", bias_initializer=keras.initializers.Constant(-50))
     return chain(BN(), dead, BN(), layers.Dense(1)), {"data": rows()}
+
+
+def spread_lost(model, given):
+    """How much of its spread of 1 the output of the first layer lacks, by the batch."""
+    made = np.asarray(model.layers[0](given["data"], training=True))
+    return float(1 - np.mean(made.std(axis=0)))
+
+
+@trial.followed(
+    "vanishing-variance", tiny_inputs, says="Scale the inputs", symptom=spread_lost, limit=0.1
+)
+def inputs_scaled(model, given):
+    return model, {"data": given["data"] / given["data"].std()}
 
 
 @trial("vanishing-variance", "mended")
@@ -136,7 +742,15 @@ def siamese(second):
     one, two = keras.Input((8,)), keras.Input((8,))
     tower = keras.Sequential([keras.Input((8,)), layers.Dense(8), BN(name="bn"), layers.ReLU()])
     model = keras.Model([one, two], layers.Dense(1)(layers.Subtract()([tower(one), tower(two)])))
-    return model, {"data": [rows(), second]}
+    return settle(model, [rows(), second]), {"data": [rows(), second]}
+
+
+def modes_apart(model, given):
+    """How far outputs of training mode and inference mode are apart, in their own sd."""
+    by_batch, at_inference = (
+        np.asarray(model(given["data"], training=training)) for training in (True, False)
+    )
+    return float(np.sqrt(np.mean((by_batch - at_inference) ** 2)) / by_batch.std())
 
 
 @trial("shared-bn", "sick", "warning")
@@ -147,6 +761,17 @@ def one_layer_for_real_and_fake():
 @trial("shared-bn", "sick", "warning")
 def one_layer_for_two_scales():
     return siamese(rows(sd=4, seed=1))
+
+
+@trial.followed(
+    "shared-bn",
+    one_layer_for_real_and_fake,
+    says="Give each input a batch normalization layer of its own",
+    symptom=modes_apart,
+    limit=0.3,
+)
+def a_layer_for_each_on_advice(model, given):
+    return settle(a_layer_for_each()[0], given["data"]), given
 
 
 @trial("shared-bn", "mended")
@@ -180,6 +805,29 @@ def dropout_first():
 @trial("dropout-before-bn", "sick", "note")
 def dropout_first_without_data():
     return dropped()[0], {}
+
+
+def variance_off(model, given):
+    """How far the moving variance of fit is from that of inference, as a share; the median."""
+    x = given["data"]
+    model.compile("sgd", "mse")
+    model.optimizer.learning_rate = 0.0
+    bn = next(layer for layer in model.layers if isinstance(layer, BN))
+    bn.momentum = 0.8
+    model.fit(x, x[:, :1], epochs=8, verbose=0)
+    inputs = keras.Model(model.inputs, bn.input).predict(x, verbose=0)
+    return float(np.median(np.abs(bn.moving_variance.numpy() / inputs.var(axis=0) - 1)))
+
+
+@trial.followed(
+    "dropout-before-bn",
+    dropout_first,
+    says="Move dropout behind the last batch normalization",
+    symptom=variance_off,
+    limit=0.3,
+)
+def dropout_moved(model, given):
+    return dropout_last()
 
 
 @trial("dropout-before-bn", "mended")
@@ -217,10 +865,6 @@ def test_trial(each):
 def test_every_rule_has_its_trials():
     trial.check_complete(
         nothing_to_follow={
-            "dropout-before-bn": "to come",
-            "modes-disagree": "to come",
-            "shared-bn": "to come",
-            "stale-statistics": "to come",
-            "vanishing-variance": "to come",
+            "worse-than-constant": "it says what to check: the cause may be anything",
         }
     )

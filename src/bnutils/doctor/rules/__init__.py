@@ -10,8 +10,19 @@ variance in the moving average is divided by m or by m - 1. `bnutils.conventions
 
 from __future__ import annotations
 
-from bnutils.doctor.rules import learning, measured, settings, structure
+from bnutils.doctor.rules import learning, outputs, ranges, settings, statistics, structure
 from bnutils.doctor.rules.case import Case
 from bnutils.doctor.rules.registry import RULES, Finding, Rule
 
-__all__ = ["RULES", "Case", "Finding", "Rule", "learning", "measured", "settings", "structure"]
+__all__ = [
+    "RULES",
+    "Case",
+    "Finding",
+    "Rule",
+    "learning",
+    "outputs",
+    "ranges",
+    "settings",
+    "statistics",
+    "structure",
+]

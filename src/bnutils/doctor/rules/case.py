@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.batches import Batches, batches
+from bnutils.doctor import kinds
+from bnutils.doctor.batches import Batches, batches, mapped
 from bnutils.doctor.dry_run import DryRun, dry_run
-from bnutils.doctor.graph import Call, walk
-from bnutils.doctor.probe import Moments, Probe, Seen
+from bnutils.doctor.graph import Call, joined, walk
 from bnutils.doctor.rules import flow
+from bnutils.doctor.rules.modes import Modes
+from bnutils.doctor.rules.runs import Runs
 from bnutils.doctor.subject import Subject
+from bnutils.doctor.words import cause
 
 __all__ = ["BN", "Case", "values"]
 
@@ -44,9 +47,7 @@ class Case:
         graph: the calls of the model.
         layers: its batch normalization layers.
         bn_calls: their calls in the graph, in order.
-        rows: how many rows of the data are used; None without data.
-        x: those rows, as the model takes them.
-        y: their targets, or None.
+        runs: the model run on a sample of the data; None without data.
         large: whether the model is so large that few rows must do.
     """
 
@@ -77,39 +78,40 @@ class Case:
         self.train_size = train_size
         self.batch_size = batch_size
         self.layers = subject.layers
-        self.rows = self.x = self.y = None
+        self.runs = None
         self.large = False
         source = None if data is None else batches(data, model=model)
         first = None if source is None else source.first()[0]
-        self.graph = walk(model, first)
+        if subject.has_call:
+            self.graph = walk(model, first)
+        else:
+            self.graph = joined({subject.path(part): walk(part) for part in subject.parts.values()})
         self.bn_calls = [
             call for call in self.graph.calls if any(call.layer is bn for bn in self.layers)
         ]
-        if source is not None and self.layers:
-            self._draw(data, source, keras.tree.flatten(first)[0].shape)
+        self._few = None if source is None else source.first()
+        if source is not None and self.layers and subject.has_call:
+            self._draw(source, keras.tree.flatten(first)[0].shape)
 
-    def _draw(self, data: Any, source: Batches, shape: Sequence[int]) -> None:
-        """Take rows: from all over the data if they are arrays, from their start if not."""
-        arrays = hasattr(data, "shape") or isinstance(data, list | tuple | dict)
-        if not arrays and self.batch_size is None:
-            self.batch_size = int(shape[0])  # data that come in batches come as they are for fit
+    def _draw(self, source: Batches, shape: Sequence[int]) -> None:
+        """Take a sample of the data, as large as the model allows in a second or two."""
         work, largest = self._load(shape)
         wanted = max(LEAST_ROWS, min(ROWS, int(min(WORK / work, VALUES / largest))))
         self.large = wanted == LEAST_ROWS
-        step = 1
-        if arrays:
-            source = batches(data, -(-source.rows // 16), model=self.model)
-            step = max(1, source.rows // wanted)
-        parts, self.rows = [], 0
-        for batch in source:
-            parts.append(_mapped(lambda leaf: np.asarray(leaf[::step]), batch))
-            self.rows += len(keras.tree.flatten(parts[-1][0])[0])
-            if not arrays and self.rows >= wanted:
-                break
-        # Half of the rows is compared with all: their order must not follow that of the data.
-        order = np.random.default_rng(0).permutation(self.rows)[:wanted]
-        self.rows = len(order)
-        self.x, self.y = _mapped(lambda *leaves: np.concatenate(leaves)[order], *parts)
+        sample = source.sample(wanted, self.batch_size)
+        if not sample.shuffled and self.batch_size is None:
+            self.batch_size = max(sample.sizes)  # data that come in batches come so for fit too
+        self.runs = Runs(self.subject, sample, self.learners)
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows of the data are used; None without data."""
+        return None if self.runs is None else self.runs.sample.rows
+
+    @property
+    def rows_are_the_first(self) -> bool:
+        """Whether these are the beginning of longer data."""
+        return self.runs is not None and self.runs.sample.the_first
 
     def _load(self, shape: Sequence[int]) -> tuple[float, float]:
         """Multiplications, and numbers in the largest tensor, for one row of inputs."""
@@ -176,6 +178,21 @@ class Case:
             return None
         return int(values(optimizer.iterations)) * (optimizer.gradient_accumulation_steps or 1)
 
+    def old_share(self, layer: BN) -> float:
+        """How much values from before training still weigh in the moving statistics of a layer.
+
+        By the optimizer's counter; 0 if that tells nothing.
+        """
+        return layer.momentum**self.updates if self.updates else 0.0
+
+    @property
+    def averages_weights(self) -> bool:
+        """Whether the optimizer keeps an average of the weights, which takes their place."""
+        # Wrappers of other packages do it too, under names such as SWA and MovingAverage.
+        name = type(self.optimizer).__name__.lower()
+        wrapped = any(part in name for part in ("swa", "averag", "lookahead"))
+        return wrapped or bool(getattr(self.optimizer, "use_ema", False))
+
     @property
     def losses(self) -> set[str]:
         """The class names of the losses of a compiled model that are Keras's own."""
@@ -197,7 +214,9 @@ class Case:
     def positions(self, layer: BN) -> int | None:
         """Values that one row gives each channel; None if neither model nor data tell."""
         calls = self.graph.of(layer)
-        sizes = list(calls[0].inputs[0].shape) if calls else [None, None]
+        # Without the axes of wrappers: TimeDistributed calls the layer for each step by itself.
+        shape = calls[0].inputs[0].shape if calls else ()
+        sizes = [None, *shape[len(shape) - layer.input_spec.ndim + 1 :]] if calls else [None, None]
         del sizes[flow.parameter_axis(layer)]
         if None not in sizes[1:]:
             return int(np.prod(sizes[1:]))
@@ -207,10 +226,9 @@ class Case:
 
     def dropout_before(self, layer: BN) -> list[Call]:
         """The calls of dropout whose noise reaches a layer with its variance not yet reset."""
-        bounded = flow.PROBABILITY | {"tanh", "hard_tanh", "softsign"}
 
         def open_way(call: Call) -> bool:
-            return not flow.normalizes(call) and flow.activation(call) not in bounded
+            return not flow.normalizes(call) and flow.activation(call) not in kinds.SQUASHING
 
         found = {}
         for call in self.graph.of(layer):
@@ -255,15 +273,16 @@ class Case:
     @functools.cached_property
     def _tried(self) -> tuple[DryRun | None, str | None]:
         try:
-            few = None if self.rows is None else _mapped(self._first, (self.x, self.y))
-            return dry_run(self.model, *(few or ())), None
+            return dry_run(self.subject, self.few), None
         except Exception as error:  # whatever a foreign train_step raises
-            first = (str(error).splitlines() or [""])[0]
-            return None, f"no training step could be tried: {type(error).__name__}: {first}"
+            return None, f"no training step could be tried: {cause(error)}"
 
-    def _first(self, leaf: Any) -> Any:
-        """As many rows as a training step should have: of a large model, very few."""
-        return leaf[: 2 if self.large else LEAST_ROWS]
+    @property
+    def few(self) -> Any:
+        """The data for a training step, as many rows as it should have; None if there are none."""
+        data = self._few if self.runs is None else (self.runs.sample.x, self.runs.sample.y)
+        rows = 2 if self.large else LEAST_ROWS
+        return None if data is None else mapped(lambda leaf: leaf[:rows], data)
 
     @property
     def dry(self) -> DryRun:
@@ -275,88 +294,30 @@ class Case:
         """Why no training step could be tried; None if one was."""
         return self._tried[1]
 
-    @functools.cached_property
-    def _by_batch(self) -> Probe:
-        return Probe(self.model, "batch")
-
     @property
     def unreached(self) -> tuple:
         """The layers whose inputs the data do not show, with the reason."""
-        if self.rows is None or not self.subject.built:
+        if self.runs is None or not self.subject.built:
             return ()
-        return self._by_batch.unreached(self.x)
+        return self.runs.probe.unreached(self.runs.sample.x)
 
-    @functools.cached_property
-    def half(self) -> Any:
-        """Half of the rows: how far they are from all tells how far all are from the truth."""
-        return keras.tree.map_structure(lambda leaf: leaf[: self.rows // 2], self.x)
-
-    @functools.cached_property
+    @property
     def moments(self) -> dict:
-        """For each layer the moments of its calls, with dropout off and BN by the batch.
-
-        Empty without data.
-        """
-        return {} if self.rows is None else _by_layer(self._by_batch.moments(self.x))
+        """For each layer the moments of its calls, all rows in one batch; empty without data."""
+        return {} if self.runs is None else self.runs.pooled.moments
 
     @functools.cached_property
-    def half_moments(self) -> dict:
-        """The same for half of the rows by itself."""
-        return _by_layer(self._by_batch.moments(self.half))
+    def modes(self) -> Modes:
+        """The outputs in both modes, compared; only with data."""
+        return Modes(self.model, self.runs)
 
     def noisy_inputs(self, layer: BN) -> bool:
         """Whether what reaches a layer in `fit` is changed at random on its way."""
-        noise = keras.layers.Dropout | keras.layers.GaussianNoise | keras.layers.GaussianDropout
         return any(
-            isinstance(each.layer, noise) or flow.is_dropout(each)
+            kinds.noise(each.layer)
             for call in self.graph.of(layer)
             for each in flow.upstream(self.graph, call.inputs[0], lambda each: True)
         )
-
-    @functools.cached_property
-    def training_moments(self) -> dict:
-        """The same as in `fit`, with dropout on."""
-        return _by_layer(Probe(self.model, "training").moments(self.x))
-
-    @functools.cached_property
-    def outputs(self) -> list[np.ndarray]:
-        """The model's outputs at inference."""
-        return self._outputs(self.x, {})
-
-    @functools.cached_property
-    def batch_outputs(self) -> list[np.ndarray]:
-        """The same with the statistics of these rows in the place of the moving ones."""
-        return self._outputs(self.x, self.moments)
-
-    @functools.cached_property
-    def half_outputs(self) -> list[np.ndarray]:
-        """The same for half of the rows, with the statistics of that half."""
-        return self._outputs(self.half, self.half_moments)
-
-    def _outputs(self, x: Any, moments: dict[BN, list[Moments]]) -> list[np.ndarray]:
-        given = []
-        for layer in filter(self.learns, moments):
-            pooled = functools.reduce(Moments.merged, moments[layer])
-            given.append((layer.moving_mean, pooled.mean))
-            given.append((layer.moving_variance, pooled.variance))
-        mapping = [(variable, tf.cast(value, variable.dtype)) for variable, value in given]
-        with keras.StatelessScope(state_mapping=mapping):
-            outputs = self.model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
-        return [np.asarray(leaf) for leaf in keras.tree.flatten(outputs)]
-
-
-def _mapped(function: Callable, *batches: Any) -> Any:
-    """Apply a function to the arrays of batches (x, y), and leave None where there is no y."""
-    return keras.tree.map_structure(
-        lambda *leaves: None if leaves[0] is None else function(*leaves), *batches
-    )
-
-
-def _by_layer(seen: Iterable[Seen]) -> dict:
-    found = {}
-    for one in seen:
-        found.setdefault(one.layer, []).append(one.moments)
-    return found
 
 
 def _kernels(layer: keras.Layer) -> list[tuple[int, ...]]:

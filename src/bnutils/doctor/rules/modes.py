@@ -1,0 +1,244 @@
+"""Do inference mode and batch mode give the same, and if not, which of them does better?"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnutils._keras import keras
+from bnutils.doctor.outcomes import Decision, Scores, decisions
+from bnutils.doctor.rules.runs import SIGMAS, Run, Runs
+from bnutils.doctor.words import first_line, short
+
+__all__ = ["LEVELS", "Modes", "Verdict"]
+
+LEVELS = ("", "warning", "error")
+#: Accuracy lost, as a share of all decisions: three in a hundred are seen, ten are a broken model.
+LOST, VERY_LOST = 0.03, 0.1
+#: A loss that is larger by a quarter, or twice as large, and not by less than a fiftieth of what
+#: the best constant prediction loses: below that both predict well.
+LARGER, TWICE, RELEVANT = 0.25, 1.0, 0.02
+#: Decisions that fall otherwise, if nobody knows the right ones. Batches of 32 rows change one in
+#: twenty by chance.
+OTHERS, VERY_OTHERS = 0.1, 0.3
+#: The same for plain values, in their own standard deviations.
+MOVED, VERY_MOVED = 0.5, 1.0
+
+
+class Verdict(NamedTuple):
+    """Whether one way of running a model is worse than another.
+
+    Attributes:
+        level: "" (no), "warning" or "error".
+        evidence: in a sentence, without its full stop.
+    """
+
+    level: str
+    evidence: str
+
+
+class Modes:
+    """The outputs of a model by its moving statistics, by the batch, and by all rows.
+
+    Attributes:
+        lacking: why the targets cannot tell which is better; None if they can.
+    """
+
+    def __init__(self, model: keras.Model, runs: Runs) -> None:
+        """Take the model and its runs."""
+        self._model, self._runs = model, runs
+        self._scores = Scores(model)
+        self.lacking = "no targets were given" if runs.sample.y is None else self._scores.lacking
+        if self.lacking is None:
+            try:
+                self.loss(runs.pooled)
+            except Exception as error:  # whatever a foreign loss raises
+                self.lacking = f"the loss cannot be computed: {first_line(error)}"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the targets tell which mode is better."""
+        return self.lacking is None
+
+    @functools.cached_property
+    def stale(self) -> Verdict:
+        """Inference against the statistics of all rows: what recalibration would mend."""
+        return self._compared(self._runs.inference, self._runs.pooled)
+
+    @functools.cached_property
+    def apart(self) -> Verdict:
+        """Inference against the batches of training: what the user sees."""
+        return self._compared(self._runs.inference, self._runs.training)
+
+    @functools.cached_property
+    def incurable(self) -> Verdict:
+        """The statistics of all rows against the batches of training: what would remain."""
+        return self._compared(self._runs.pooled, self._runs.training)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the targets show that inference does as well as batch mode."""
+        return self.judged and not self.stale.level and not self.apart.level
+
+    @functools.cached_property
+    def finite(self) -> bool:
+        """Whether all outputs at inference are numbers."""
+        return all(map(_finite, keras.tree.flatten(self._runs.inference.outputs)))
+
+    def loss(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """The compiled loss of parts of the rows of a run, and how many rows each part has."""
+        return self._scores.losses(self._runs.targets(run), run.outputs)
+
+    def hits(self, run: Run) -> dict[str, np.ndarray]:
+        """For each output with a crossentropy, the share of right decisions in each row."""
+        return self._scores.hits(self._runs.targets(run), run.outputs)
+
+    def decisions(self) -> list[Decision]:
+        """What each output decides."""
+        return decisions(self._model, [self._runs.inference.outputs, self._runs.pooled.outputs])
+
+    def constant(self) -> Any | None:
+        """The outputs of a model that gives the best constant prediction for these targets.
+
+        None where it cannot be told: outputs without a target of their own, or with a loss for
+        which the mean of the targets is not the best.
+        """
+        made, found = keras.tree.flatten(self._runs.pooled.outputs), []
+        wanted = keras.tree.flatten(self._runs.targets(self._runs.pooled))
+        if len(made) != len(wanted):
+            return None
+        for decision, outputs, y in zip(self.decisions(), made, wanted, strict=True):
+            y = np.asarray(y, "float64")
+            if decision.kind == "classes":
+                classes = outputs.shape[-1]
+                if y.size * classes == outputs.size:
+                    y = np.eye(classes)[np.clip(y.astype(int), 0, classes - 1).reshape(-1)]
+            elif y.size != outputs.size:
+                return None
+            mean = y.reshape(-1, outputs.shape[-1]).mean(axis=0)
+            if decision.kind != "values" and not (outputs.min() >= 0 and outputs.max() <= 1):
+                mean = np.log(mean + 1e-7)  # the outputs are logits
+                if decision.kind != "classes":
+                    mean = mean - np.log1p(-np.minimum(np.exp(mean), 1 - 1e-7))
+            found.append(np.broadcast_to(mean, outputs.shape).astype("float32"))
+        return keras.tree.pack_sequence_as(self._runs.pooled.outputs, found)
+
+    def numbers(self) -> str:
+        """Accuracy and loss in all three ways."""
+        ways = [
+            (self._runs.inference, "with the moving statistics"),
+            (self._runs.training, f"in {self._batches}"),
+        ]
+        if len(self._runs.training.batches) > 1:
+            whole = f"with the statistics of all {self._runs.sample.rows:,} rows as one batch"
+            ways.append((self._runs.pooled, whole))
+        hits = [self.hits(run) for run, _ in ways]
+        parts = []
+        for output in hits[0]:
+            name = f"accuracy of {output}" if len(hits[0]) > 1 else "accuracy"
+            parts.append(
+                name
+                + " "
+                + ", ".join(
+                    f"{each[output].mean():.1%} {way}"
+                    for each, (_, way) in zip(hits, ways, strict=True)
+                )
+            )
+        losses = [np.average(each, weights=rows) for each, rows in (self.loss(r) for r, _ in ways)]
+        if parts:
+            parts.append("loss " + ", ".join(f"{each:.3g}" for each in losses))
+        else:
+            parts.append(
+                "loss "
+                + ", ".join(
+                    f"{each:.3g} {way}" for each, (_, way) in zip(losses, ways, strict=True)
+                )
+            )
+        text = "; ".join(parts)
+        return text[0].upper() + text[1:]
+
+    @property
+    def _batches(self) -> str:
+        size = max(self._runs.sample.sizes)
+        return f"batches of {size:,}, as in fit"
+
+    def _compared(self, one: Run, two: Run) -> Verdict:
+        """Whether `one` is worse than `two`, or, where nobody can tell, another."""
+        if one.rows is not two.rows:
+            same = keras.tree.map_structure(lambda leaf: leaf[two.rows], one.outputs)
+            one = Run(two.rows, same)
+        return self._worse(one, two) if self.judged else self._other(one, two)
+
+    def _worse(self, one: Run, two: Run) -> Verdict:
+        (lost, rows), (least, _) = self.loss(one), self.loss(two)
+        before, after = (float(np.average(each, weights=rows)) for each in (least, lost))
+        if not np.isfinite(after) or not np.isfinite(before):
+            return Verdict("error" if np.isfinite(before) else "", "")
+        gap = lost - least
+        sure = after - before > SIGMAS * np.std(gap) / np.sqrt(max(1, len(gap) - 1)) + 1e-12
+        hits, levels = (self.hits(one), self.hits(two)), [""]
+        for name in hits[0]:
+            drop = hits[1][name] - hits[0][name]
+            clear = drop.mean() > SIGMAS * drop.std() / np.sqrt(len(drop))
+            limits = [clear and drop.mean() > limit for limit in (LOST, VERY_LOST)]
+            levels.append(LEVELS[sum(limits)])
+        larger = after - before
+        if hits[0]:
+            levels.append("warning" if sure and larger > 0.5 * abs(before) + 0.1 else "")
+        elif sure and larger > RELEVANT * self._scale:
+            levels.append(LEVELS[sum(larger > limit * abs(before) for limit in (LARGER, TWICE))])
+        return Verdict(max(levels, key=LEVELS.index), self.numbers())
+
+    @functools.cached_property
+    def _scale(self) -> float:
+        """What the best constant prediction loses; 0 if it is not known."""
+        constant = self.constant()
+        if constant is None:
+            return 0.0
+        losses, rows = self._scores.losses(self._runs.targets(self._runs.pooled), constant)
+        return float(np.average(losses, weights=rows))
+
+    def _other(self, one: Run, two: Run) -> Verdict:
+        verdicts = []
+        for number, decision in enumerate(self.decisions()):
+            names = [keras.tree.flatten(run.outputs)[number] for run in (one, two)]
+            share, evidence = _apart(decision, *map(np.asarray, names))
+            noise = self._runs.noise(
+                np.array([_apart(decision, *self._part(part, number))[0]])
+                for part in self._runs.parts
+            )
+            limits = (MOVED, VERY_MOVED) if decision.kind == "values" else (OTHERS, VERY_OTHERS)
+            level = LEVELS[sum(share > max(limit, SIGMAS * noise) for limit in limits)]
+            verdicts.append(Verdict(level, evidence))
+        return max(verdicts, key=lambda verdict: LEVELS.index(verdict.level))
+
+    def _part(self, part: Run, number: int) -> tuple[np.ndarray, np.ndarray]:
+        whole = keras.tree.flatten(self._runs.pooled.outputs)[number]
+        return np.asarray(whole)[part.rows], np.asarray(keras.tree.flatten(part.outputs)[number])
+
+
+def _apart(decision: Decision, one: np.ndarray, two: np.ndarray) -> tuple[float, str]:
+    """How far two outputs for the same rows are apart, and that in words."""
+    if decision.kind == "values":
+        one, two = one.astype("float64"), two.astype("float64")
+        spread = np.sqrt(np.mean((two - two.mean(axis=0)) ** 2)) + 1e-12
+        share = float(np.sqrt(np.mean((one - two) ** 2)) / spread)
+        return share, f"{decision.output} differs by {short(share)} of its own standard deviation"
+    picked = decision.of(one), decision.of(two)
+    changed = float(np.mean(picked[0] != picked[1]))
+    if decision.kind == "classes":
+        return changed, f"{decision.output} picks another class in {changed:.0%} of all cases"
+    # Of rare detections all may be lost in few rows: measured as if half of the rows were above.
+    above = float(np.mean(picked[0] | picked[1]))
+    share = changed / (2 * min(0.5, above)) if above else 0.0
+    return share, (
+        f"{decision.output} crosses {decision.threshold:g} in {changed:.1%} of all cases, where "
+        f"{np.mean(picked[1]):.1%} are above it by the batch"
+    )
+
+
+def _finite(leaf: Any) -> bool:
+    leaf = np.asarray(leaf)
+    return leaf.dtype.kind not in "fc" or bool(np.all(np.isfinite(leaf)))

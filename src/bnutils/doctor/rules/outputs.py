@@ -1,0 +1,185 @@
+"""Rules on what comes out: inference against batch mode, batches of like rows, no skill at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bnutils.doctor.rules.case import Case
+from bnutils.doctor.rules.modes import LEVELS
+from bnutils.doctor.rules.registry import Finding, rule
+from bnutils.doctor.rules.runs import SIGMAS, Run, pooled
+from bnutils.doctor.rules.statistics import OLD
+from bnutils.doctor.words import count
+
+FEW = 4  # rows, up to which a batch is normalized by hardly more than each row itself
+#: Of the variance of what reaches a layer this share lies between batches, and so many times the
+#: share that random batches have. In random batches of n rows it is 1 / n.
+ALIKE, TIMES = 0.1, 5.0
+FEWEST_BATCHES = 4
+SETTLED = 100  # updates, before which a model need not predict better than a constant
+
+
+@rule(
+    "modes-disagree", levels="error warning", chapter="06_training_and_inference", needs=("data",)
+)
+def modes_disagree(case: Case) -> Iterator[Finding]:
+    """Inference does worse than batch mode, by the targets, or decides otherwise."""
+    if not case.learners or any(map(case.fresh, case.learners)) or not case.modes.finite:
+        return  # of a model that is not trained no agreement is expected
+    modes = case.modes
+    stale, apart, rest = modes.stale, modes.apart, modes.incurable
+    if not modes.judged and not (case.batch_size and apart.level == "error"):
+        apart = rest = stale  # batches of any size decide a little otherwise
+    level = max(stale.level, apart.level, key=LEVELS.index)
+    if not level:
+        return
+    if modes.judged:
+        condition, evidence = "", modes.numbers()
+    else:
+        condition = "If these rows, and their batches, are like those of training: "
+        by = "of all rows as one batch" if stale.level else "of each batch of training"
+        evidence = (
+            f"With the statistics {by} in the place of the moving ones, "
+            f"{(stale if stale.level else apart).evidence}"
+        )
+        if not any(case.old_share(layer) > OLD for layer in case.learners):
+            level = "warning"  # the model may be wrong, or the rows
+    repairs = []
+    if stale.level:
+        repairs.append("Call recalibrate(model, x_train) and look again.")
+    if rest.level and apart is not stale:
+        repairs.append(_other_cure(case, bool(stale.level)))
+    yield Finding(
+        level,
+        "",
+        f"{evidence} ({case.rows:,} rows used, dropout off).",
+        "fit shows you the one mode, evaluate and predict use the other.",
+        condition + " ".join(repairs),
+    )
+
+
+def _other_cure(case: Case, partly: bool) -> str:
+    """What helps where the statistics of all rows do no better."""
+    size = max(case.runs.sample.sizes)
+    start = "That does not mend all of it: " if partly else "To recalibrate would not mend it: "
+    if _alike(case):
+        return (
+            f"{start}the batches hold rows that are alike, and the model has learnt to count on "
+            "that (see alike-batches). Mix the rows of each batch and train on."
+        )
+    if size <= FEW:
+        few = "one row is" if size == 1 else f"{size} rows are"
+        return (
+            f"{start}{few} normalized by themselves in training, and the model has learnt to count "
+            "on that. Put GroupNormalization(groups=-1) with the same gamma and beta in the place "
+            "of each BatchNormalization behind a convolution: it does at inference what batches of "
+            "one image do in training. Or train on with larger batches."
+        )
+    return (
+        f"{start}batches of {count(size, 'row')} do better than any fixed statistics. Look for "
+        "what the rows of a batch share, and mix them; or train on with larger batches."
+    )
+
+
+@rule("alike-batches", levels="warning note", chapter="07_batch_size", needs=("data",))
+def alike_batches(case: Case) -> Iterator[Finding]:
+    """Batches whose rows are alike: sorted by class, or cut from one video."""
+    found = _alike(case)
+    if found is None:
+        return
+    path, share, mixed = found
+    harmless = case.modes.sound
+    yield Finding(
+        "note" if harmless else "warning",
+        "",
+        f"In front of {path}, {share:.0%} of the variance lies between the batches "
+        f"({count(len(case.runs.training.batches), 'batch', 'batches')} of "
+        f"{count(max(case.runs.sample.sizes), 'row')}), {mixed:.1%} with the rows mixed: the rows "
+        "of a batch are alike.",
+        "Each batch is normalized by itself, so training takes away what its rows share; at "
+        "inference it is there.",
+        "On the targets given, inference does as well as batch mode: nothing to mend, unless fit "
+        "gets these batches."
+        if harmless
+        else "If fit gets these batches, mix the rows: shuffle before batch(n), with a buffer that "
+        "spans the classes or videos, then train on. If they are only put in order for the audit, "
+        "give rows in random order.",
+    )
+
+
+def _alike(case: Case) -> tuple[str, float, float] | None:
+    """The layer whose inputs differ most between batches, and the shares of variance."""
+    runs = case.runs
+    if (
+        runs.sample.shuffled
+        or len(runs.sample.sizes) < FEWEST_BATCHES
+        or max(runs.sample.sizes) < 2
+    ):
+        return None
+    in_order, mixed = _between(runs.training), _between(runs.mixed)
+    found = [
+        (case.path(layer), in_order[layer], mixed[layer])
+        for layer in case.learners
+        if layer in in_order
+        and in_order[layer] - mixed[layer] > ALIKE
+        and in_order[layer] > TIMES * mixed[layer]
+    ]
+    return max(found, key=lambda each: each[1], default=None)
+
+
+def _between(run: Run) -> dict:
+    """For each layer the share of the variance that lies between batches, median of channels."""
+    shares = {}
+    for layer in run.batches[0]:
+        parts = [pooled(batch[layer]) for batch in run.batches]
+        whole = pooled(parts)
+        count = np.stack([part.count for part in parts])
+        within = np.sum(count * np.stack([part.variance for part in parts]), axis=0)
+        live = whole.variance * whole.count > 0
+        if np.any(live):
+            total = (whole.variance * whole.count)[live]
+            shares[layer] = float(np.median(1 - within[live] / total))
+    return shares
+
+
+@rule("worse-than-constant", levels="warning", chapter="06_training_and_inference", needs=("data",))
+def worse_than_constant(case: Case) -> Iterator[Finding]:
+    """A trained model that predicts worse than one fixed answer, in both modes."""
+    modes = case.modes
+    trained = any(map(case.trained, case.layers)) and not 0 < (case.updates or 0) < SETTLED
+    if not modes.judged or not trained or not modes.finite:
+        return
+    constant = modes.constant()
+    if constant is None:
+        return
+    runs = case.runs
+    fixed = Run(runs.pooled.rows, constant)
+    least, rows = modes.loss(fixed)
+    best = float(np.average(least, weights=rows))
+    parts = []
+    for run, name in (runs.inference, "with the moving statistics"), (runs.pooled, "by the batch"):
+        lost, _ = modes.loss(run)
+        gap = lost - least
+        mean = float(np.average(lost, weights=rows))
+        sure = mean - best > SIGMAS * np.std(gap) / np.sqrt(max(1, len(gap) - 1))
+        if not (sure and mean - best > 0.25 * abs(best)):
+            return
+        mine, its = modes.hits(run), modes.hits(fixed)
+        if any(mine[output].mean() >= its[output].mean() for output in mine):
+            return
+        right = "".join(
+            f", accuracy {mine[output].mean():.1%} against {its[output].mean():.1%}"
+            for output in mine
+        )
+        parts.append(f"{mean:.3g} {name}{right}")
+    yield Finding(
+        "warning",
+        "",
+        f"The loss is {' and '.join(parts)}; the best constant answer has {best:.3g} "
+        f"({case.rows:,} rows used).",
+        "So it is not the moving statistics that are wrong, or not they alone.",
+        "Check that the weights are those that were trained and stand in their places, that inputs "
+        "are scaled and targets coded as in training, and that these rows are of the same kind.",
+    )
