@@ -49,7 +49,7 @@ from bnutils._keras.graphs import (  # noqa: E402
     with_mask,
 )
 from bnutils._keras.optimizers import decays, known_variables, optimizer_books, teach  # noqa: E402
-from bnutils._keras.process import global_seeds, random_state, scopes  # noqa: E402
+from bnutils._keras.process import global_seeds, random_state, replicas, scopes  # noqa: E402
 from bnutils._keras.training import (  # noqa: E402
     accepts,
     collected_losses,
@@ -92,6 +92,7 @@ __all__ = [
     "prepare_step",
     "random_state",
     "recorded_graph",
+    "replicas",
     "scopes",
     "shorten_records",
     "takes_training",

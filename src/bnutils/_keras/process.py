@@ -7,9 +7,9 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-from bnutils._keras import keras
+from bnutils._keras import keras, tf
 
-__all__ = ["global_seeds", "random_state", "scopes"]
+__all__ = ["global_seeds", "random_state", "replicas", "scopes"]
 
 
 def scopes() -> Callable[[], None]:
@@ -60,3 +60,9 @@ def random_state() -> Callable[[], None]:
             eager.setstate(drawn)
 
     return put_back
+
+
+def replicas(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
+    """Give the TensorFlow variables behind a variable: one, or one for each replica."""
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    return tuple(getattr(variable, "values", (variable,)))

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from bnutils._keras import keras
+from bnutils._keras import keras, replicas
 from bnutils.doctor.batches import Batches, batches
 from bnutils.doctor.layerwise import NoRoomError, Walk, check_finite, rows_of
 from bnutils.doctor.outcomes import Comparison, Pair
@@ -558,16 +558,16 @@ def _moved(layer: _BN, moments: Moments, path: str, calls: int) -> Moved:
 
 def _set(new: list[tuple[keras.Variable, np.ndarray]]) -> Callable[[], None]:
     """Assign all values or none; give a function that puts the old ones back."""
-    old = [(variable, variable.value.numpy()) for variable, _ in new]
+    old = [(part, part.numpy()) for variable, _ in new for part in replicas(variable)]
     with restored(keep=True) as undo:
-        for variable, value in old:
-            undo(variable.assign, value)
+        for part, value in old:
+            undo(part.assign, value)
         for variable, value in new:
             variable.assign(value)
 
     def restore() -> None:
-        with restored() as again:
-            for variable, value in old:
-                again(variable.assign, value)
+        with restored() as undo:
+            for part, value in old:
+                undo(part.assign, value)
 
     return restore
