@@ -209,13 +209,20 @@ def saved_model(net: Any, folder: str) -> Any:
         return tf.saved_model.load(folder)
 
 
-def tflite(net: Any, examples: np.ndarray | None = None, per_channel: bool = True) -> bytes:
+def tflite(
+    net: Any,
+    examples: np.ndarray | None = None,
+    per_channel: bool = True,
+    dynamic: bool = False,
+) -> bytes:
     """Convert a model to a TFLite file.
 
     Args:
         net: a Keras model.
         examples: inputs that show the ranges of all numbers, for one in 8 bits; None for float32.
         per_channel: whether each channel of a kernel has its own scale, or all of a layer one.
+        dynamic: whether weights alone are stored in 8 bits, and activations get their range when
+            the model runs: dynamic range quantization, which needs no examples.
     """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -227,6 +234,8 @@ def tflite(net: Any, examples: np.ndarray | None = None, per_channel: bool = Tru
         )
         frozen = convert_variables_to_constants_v2(function)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        if dynamic:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if examples is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([x[None]] for x in examples)
@@ -291,6 +300,22 @@ def onnx_session(model: bytes, optimized: str = "") -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def onnx_dynamic(model: bytes) -> bytes:
+    """An ONNX file with its weights in 8 bits and activations that get their range at run time."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        given, made = Path(folder, "given.onnx"), Path(folder, "made.onnx")
+        given.write_bytes(model)
+        level = logging.getLogger().level
+        logging.getLogger().setLevel("ERROR")  # it recommends a step that is not needed here
+        try:
+            quantize_dynamic(given, made)
+        finally:
+            logging.getLogger().setLevel(level)
+        return made.read_bytes()
+
+
 def onnx_operations(model: bytes) -> list[str]:
     """The operations of an ONNX file."""
     import onnx
@@ -310,7 +335,7 @@ def folding_block(settings: Settings) -> xr.Dataset:
     found: dict[str, list[float]] = {"error": [], "left": [], "without_epsilon": []}
     for kind in settings["kind"]:
         model = random_model(kind, rng, precision)
-        folded = fold(model)
+        folded = fold(model).model
         x = rng.normal(size=(16, *model.inputs[0].shape[1:])).astype(precision)
         got, expected = folded(x), model(x)
         norms = [each for each in model.layers if isinstance(each, layers.BatchNormalization)]
@@ -345,7 +370,7 @@ def work_block(settings: Settings) -> xr.Dataset:
     build = {"digits": digits_network, "MobileNetV2": _mobilenet}
     net = build[name]() if name in build else timed_network(name)
     counted, kilobytes = [], []
-    for each in (net, fold(net)):
+    for each in (net, fold(net).model):
         counted.append(work(each))
         with tempfile.TemporaryDirectory() as folder:
             with _quietly():
@@ -389,7 +414,7 @@ def _timed(network: str, form: str) -> tuple[Any, ...]:
 
     rng = np.random.default_rng(11)
     net = randomize(timed_network(network), rng)
-    nets = net, fold(net)
+    nets = net, fold(net).model
     if form == "TensorFlow":
         return nets
     if form == "ONNX Runtime":
@@ -457,7 +482,7 @@ def exports_block(settings: Settings) -> xr.Dataset:
     x = rng.normal(size=(16, *net.inputs[0].shape[1:])).astype("float32")
     expected = net(x).numpy()
     counts, errors = [], []
-    for each in (net, fold(net)):
+    for each in (net, fold(net).model):
         with tempfile.TemporaryDirectory() as folder:
             loaded = saved_model(each, folder)
             (graph,) = (f.graph for f in loaded.serve.concrete_functions)
@@ -580,12 +605,12 @@ def eight_bits_block(settings: Settings) -> xr.Dataset:
     before = 0
     for epochs in settings["epochs"]:
         _train(net, dataset, epochs - before)
-        before, expected, folded = epochs, net(images).numpy(), fold(net)
+        before, expected, folded = epochs, net(images).numpy(), fold(net).model
         found["float_accuracy"].append(right(expected))
         found["ranges"].append([ranges(net), ranges(folded)])
         for scale in settings["scale"]:
             each_channel = scale == "each channel"
-            models = folded, fold(rounded(net, each_channel)), read_twice
+            models = folded, fold(rounded(net, each_channel)).model, read_twice
             files = [tflite(model, examples, each_channel) for model in models]
             outputs = [tflite_caller(file, images)() for file in files]
             found["accuracy"].append([right(each) for each in outputs])
@@ -612,6 +637,27 @@ def eight_bits_block(settings: Settings) -> xr.Dataset:
     )
 
 
+def dynamic_block(settings: Settings) -> xr.Dataset:
+    """Train the digits network, and store its weights alone in 8 bits, with BN and folded."""
+    from bnutils.doctor import fold
+
+    net, dataset = _compiled(settings)
+    images = _pictures(dataset.test)
+    _train(net, dataset, settings["epochs"])
+    expected, far = net(images).numpy(), []
+    for each in (net, fold(net).model):
+        session = onnx_session(onnx_dynamic(onnx_file(each)))
+        (given,) = session.get_inputs()
+        outputs = [
+            tflite_caller(tflite(each, dynamic=True), images)(),
+            session.run(None, {given.name: images})[0],
+        ]
+        far.append([rms_error(made, expected) for made in outputs])
+    return xr.Dataset(
+        {"error": (("state", "form"), far)}, {"state": STATES, "form": ["TFLite", "ONNX Runtime"]}
+    )
+
+
 def stretched_block(settings: Settings) -> xr.Dataset:
     """Train and fold the digits network, make channels unequal, and round it to 8 bits."""
     from bnutils.doctor import fold
@@ -619,7 +665,7 @@ def stretched_block(settings: Settings) -> xr.Dataset:
     net, dataset = _compiled(settings)
     images, examples = _pictures(dataset.test), _pictures(dataset.train)[: settings["examples"]]
     _train(net, dataset, settings["epochs"])
-    folded, expected, far = fold(net), net(images).numpy(), []
+    folded, expected, far = fold(net).model, net(images).numpy(), []
     for spread in settings["spread"]:
         unequal = stretched(folded, spread)
         outputs = [rounded(unequal, each_channel)(images) for each_channel in (False, True)]
@@ -846,6 +892,15 @@ STUDIES = (
         hypotheses=_said(
             "fold-before-quantization", "eight-bits-per-channel", "one-scale-for-a-layer"
         ),
+    ),
+    Study(
+        name="eight-bits-dynamic",
+        question="And when the weights alone are stored in 8 bits?",
+        block=dynamic_block,
+        dims={"seed": range(10)},
+        fixed={"learning_rate": 0.01, "epochs": 10},
+        tolerances={"error": Tolerance(mean=0.01, relative=0.3)},
+        overlap=DIGITS_OVERLAP,
     ),
     Study(
         name="stretched",
