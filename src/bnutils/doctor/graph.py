@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras import tree
@@ -26,7 +26,7 @@ from bnutils._keras import (
 )
 from bnutils.doctor.words import cause
 
-__all__ = ["Call", "Graph", "Tensor", "Unwalked", "batch_norms", "layer_paths", "walk"]
+__all__ = ["Call", "Graph", "Tensor", "Unwalked", "batch_norms", "joined", "layer_paths", "walk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -512,12 +512,7 @@ def walk(
             starts = tuple(walker.tensor(value) for value in flat)
             tensors = {id(v): t for v, t in zip(flat, starts, strict=True)}
             outputs = walker.follow(model, ((given,), {}), tensors, _Scope()) or ()
-    producers = {tensor: call for call in walker.calls for tensor in call.outputs}
-    consumers = {}
-    for call in walker.calls:
-        for tensor in dict.fromkeys(call.inputs):
-            consumers.setdefault(tensor, []).append(call)
-    return Graph(
+    return _graph(
         calls=tuple(walker.calls),
         inputs=starts,
         outputs=tuple(outputs),
@@ -525,6 +520,49 @@ def walk(
         output_structure=walker.structure,
         unwalked=tuple(walker.unwalked),
         followed=walker.followed,
-        _producers=producers,
-        _consumers=consumers,
+    )
+
+
+def _graph(calls: tuple[Call, ...], **fields: Any) -> Graph:
+    producers = {tensor: call for call in calls for tensor in call.outputs}
+    consumers = {}
+    for call in calls:
+        for tensor in dict.fromkeys(call.inputs):
+            consumers.setdefault(tensor, []).append(call)
+    return Graph(calls=calls, **fields, _producers=producers, _consumers=consumers)
+
+
+def joined(graphs: dict[str, Graph]) -> Graph:
+    """Put the graphs of several models side by side, as the parts of one that cannot be called.
+
+    Args:
+        graphs: for each part its path in the whole, and its graph.
+
+    Returns:
+        A graph with all inputs, calls and outputs. What one part hands to another is not in it.
+    """
+
+    def inside(path: str, name: str) -> str:
+        return f"{path}/{name}" if name else path
+
+    return _graph(
+        calls=tuple(
+            replace(call, path=inside(path, call.path))
+            for path, graph in graphs.items()
+            for call in graph.calls
+        ),
+        inputs=tuple(tensor for graph in graphs.values() for tensor in graph.inputs),
+        outputs=tuple(tensor for graph in graphs.values() for tensor in graph.outputs),
+        input_structure=[graph.input_structure for graph in graphs.values()],
+        output_structure=[graph.output_structure for graph in graphs.values()],
+        unwalked=tuple(
+            Unwalked(inside(path, part.path), part.reason)
+            for path, graph in graphs.items()
+            for part in graph.unwalked
+        ),
+        followed={
+            inside(path, name): layer
+            for path, graph in graphs.items()
+            for name, layer in graph.followed.items()
+        },
     )

@@ -60,6 +60,7 @@ def cause(error: BaseException) -> str:
         error = behind
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = re.sub(rf"^({wrapped}.*\s+)+", "", text)
+    text = re.sub(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\]", "", text)  # of TensorFlow
     text = text.split("\n\nArguments received by")[0]
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
     return f"{type(error).__name__}: {paragraph}" if paragraph else type(error).__name__

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bnutils._keras import keras
+from bnutils._keras import keras, tf
 from bnutils.doctor.batches import batches
 from bnutils.doctor.fold import proof
 from bnutils.doctor.fold.plan import plan
 from bnutils.doctor.fold.rebuild import copies, rebuild
+from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.restoring import LOCK, restored
 from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
 from bnutils.doctor.subject import Subject
@@ -146,7 +147,9 @@ def fold(model: keras.Model, data: Any = None, *, prove: bool = True) -> Folding
         >>> [layer.name for layer in folding.model.layers[1:]]
         ['dense']
     """
-    with LOCK, restored():
+    with LOCK, restored() as undo:
+        for variable in _plain_variables(model):
+            undo(variable.assign, tf.identity(variable))
         return _fold(model, data, make=True, prove=prove)
 
 
@@ -171,6 +174,14 @@ def _fold(model: keras.Model, data: Any, *, make: bool, prove: bool) -> Folding:
     if reason is not None:
         skipped += (Skipped("outputs", reason, kind="proof", needs="data"),)
     return Folding(new, folded, skipped, error)
+
+
+def _plain_variables(model: keras.Model) -> Iterator[tf.Variable]:
+    """The variables that Keras does not know: what assigns to them is not held back."""
+    for layer in (model, *layer_paths(model)):
+        for value in vars(layer).values():
+            if isinstance(value, tf.Variable):
+                yield value
 
 
 def _first_rows(data: Any, model: keras.Model) -> Any:
