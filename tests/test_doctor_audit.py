@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -218,6 +219,120 @@ def test_the_report_is_json():
     report = audit(trained(0.999, 2), task(), batch_size=64, train_size=65)
     assert json.loads(report.to_json())["counts"]["error"] == len(report.errors) > 0
 
+
+# Models that cannot be called, and layers that cannot be looked into
+
+
+class Contrast(keras.Model):
+    """Two parts and a train_step, as SimCLR and GANs are written."""
+
+    def __init__(self, training=True):  # noqa: D107
+        super().__init__()
+        stack = layers.Dense(4), BN(name="bn", momentum=0.1), layers.ReLU(), layers.Dense(2)
+        self.encoder = chain(*stack, name="encoder")
+        self.head = chain(layers.Dense(3), BN(name="bn"), shape=(2,), name="head")
+        self.training = training
+
+    def train_step(self, data):
+        x = data[0] if isinstance(data, tuple) else data
+        with tf.GradientTape() as tape:
+            codes = self.head(self.encoder(x, training=self.training), training=True)
+            loss = tf.reduce_mean(codes**2)
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return {"loss": loss}
+
+
+def contrast(**settings):
+    model = Contrast(**settings)
+    model.compile("sgd")
+    return model
+
+
+def test_a_model_without_call_is_audited_through_its_parts():
+    report = audit(contrast(), batch_size=1)
+    assert report.batch_norms == 2
+    assert [each.layer for each in found(report, "pytorch-momentum")] == ["encoder/bn"]
+    assert {each.layer for each in found(report, "batch-of-one")} == {"encoder/bn", "head/bn"}
+    assert [each.layer for each in found(report, "output-bn")] == ["head/bn"]
+    assert not report.sound
+    reasons = dict(report.unwalked)
+    assert "audit(model.encoder, data)" in reasons["encoder"]
+    assert "audit(model.head, data)" in reasons["head"]
+    assert "audit(model.encoder, data)" in dict(report.not_checked)["stale-statistics"]
+
+
+def test_a_model_without_call_is_not_sound_though_nothing_is_found():
+    model = contrast()
+    model.encoder.get_layer("bn").momentum = 0.9
+    report = audit(model)
+    assert not report.faulty
+    assert not report.sound
+    assert "this is no all-clear" in str(report)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_train_step_of_a_model_without_call_is_tried(training):
+    report = audit(contrast(training=training), rows(16))
+    assert "frozen-but-learning" in report.checked
+    forgotten = [each for each in found(report, "never-updated") if each.level == "error"]
+    assert [each.layer for each in forgotten] == ([] if training else ["encoder/bn"])
+
+
+def test_a_layer_whose_inside_cannot_be_seen_is_told(tmp_path):
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 8))])
+        def serve(self, x):
+            return 2.0 * x
+
+    module = Module()
+    tf.saved_model.save(module, tmp_path, signatures={"serve": module.serve})
+    closed = layers.TFSMLayer(str(tmp_path), call_endpoint="serve", name="closed")
+    inputs = keras.Input((8,))
+    x = closed(inputs)
+    report = audit(keras.Model(inputs, layers.Dense(1)(BN()(x))))
+    assert dict(report.unwalked)["closed"] == "the inside of a TFSMLayer cannot be seen"
+    assert not report.sound
+
+
+def test_what_keras_remarks_of_a_model_is_kept_back():
+    with pytest.warns(UserWarning, match="does not support masking"):
+        model = chain(
+            layers.Masking(), layers.Conv1D(4, 3), BN(), layers.GRU(2), shape=(8, 2), loss="mse"
+        )
+    data = rows(16).reshape(16, 8, 1).repeat(2, axis=2), rows(16, 2)
+    audit(model, data)  # warnings are errors in these tests
+    assert warnings.filters
+
+
+def test_reasons_are_told_to_their_root():
+    class Inner(layers.Layer):
+        broken = False
+
+        def call(self, x):
+            if self.broken:
+                raise KeyError("vocabulary")
+            return x
+
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.bn = BN()
+            self.inner = Inner()
+
+        def call(self, x):
+            return self.bn(self.inner(x))
+
+    inputs = keras.Input((8,))
+    block = Block()
+    model = keras.Model(inputs, block(inputs))
+    block.inner.broken = True
+    assert audit(model).unwalked == (
+        ("block", "its call cannot run on symbolic tensors (KeyError: 'vocabulary')"),
+    )
+
+
+# No false alarm: random weights, with data and without, compiled and not.
 
 ARCHITECTURES = {  # name: whether with its top, compiled, and with data
     "ResNet50": True,

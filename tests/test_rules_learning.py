@@ -1,16 +1,24 @@
 """Rules on what a training step changes: every one sees sick, mended and sound models."""
 
+import numpy as np
 import pytest
 from doctor_trials import (
     BN,
     Trials,
+    audit,
     chain,
+    changed_by_a_step,
     classifier,
+    distance,
     fitted,
+    labels,
     layers,
     rows,
     settle,
+    train,
+    unchanged_by_a_step,
     with_base,
+    worst,
 )
 
 from bnutils._keras import keras, tf
@@ -18,6 +26,11 @@ from bnutils.doctor.freeze import freeze_bn
 from bnutils.doctor.rules import learning
 
 trial = Trials(learning)
+# Keras says so too, where it looks at all.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The model does not have any trainable weights"),
+    pytest.mark.filterwarnings("ignore:Gradients do not exist"),
+]
 
 
 @trial("stale-compile", "sick", "error")
@@ -37,7 +50,7 @@ def thawed_after_fit():
 
 @trial("stale-compile", "mended")
 def frozen_and_compiled_again():
-    return freeze_bn(frozen_after_fit()[0]), {}
+    return freeze_bn(frozen_after_fit()[0]).model, {}
 
 
 @trial("stale-compile", "sound")
@@ -94,7 +107,7 @@ def frozen_layer_that_does_not_care():
 
 @trial("frozen-but-learning", "mended")
 def base_frozen_by_freeze_bn():
-    return freeze_bn(partly_frozen()), {}
+    return freeze_bn(partly_frozen()).model, {}
 
 
 @trial("frozen-but-learning", "sound")
@@ -133,7 +146,7 @@ class Forgetful(keras.Model):
 
 def forgetful(kind):
     inputs = keras.Input((8,))
-    x = BN(name="bn")(layers.Dense(4, use_bias=False)(inputs))
+    x = BN(name="bn", momentum=0.9)(layers.Dense(4, use_bias=False)(inputs))
     model = kind(inputs, layers.Dense(1)(x))
     model.compile("sgd", "mse")
     return model
@@ -156,16 +169,236 @@ def frozen_layer_in_inference_mode():
     return model, {"data": (rows(16), rows(16, 1))}
 
 
+# The whole model frozen, or asleep: a GAN has it so
+
+
+@trial("stale-compile", "sick", "warning")
+def discriminator_frozen_after_its_training():
+    model = fitted(classifier())
+    model.trainable = False
+    return model, {}
+
+
+def combined_with(discriminator):
+    z = keras.Input((4,))
+    generated = layers.Dense(8)(BN(name="g_bn")(layers.Dense(8, use_bias=False)(z)))
+    model = keras.Model(z, discriminator(generated))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+@trial("stale-compile", "sick", "warning")
+def discriminator_thawed_after_the_combined_model_was_traced():
+    discriminator = classifier()
+    discriminator.trainable = False
+    model = combined_with(discriminator)
+    x = rows(32, 4)
+    train(model, x, labels(x))
+    discriminator.trainable = True
+    return model, {}
+
+
+def unused_branch():
+    """A model that skips its BN in training."""
+
+    class Skips(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2, activation="softmax")
+            self.bn = BN()
+
+        def call(self, x, training=None):
+            return self.dense(x if training else self.bn(x))
+
+    model = Skips()
+    model(rows(2))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+@trial("stale-compile", "sound")
+def layer_that_training_never_reaches():
+    return fitted(unused_branch()), {"data": (rows(16), labels(rows(16)))}
+
+
+def compiled_again(model, given):
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model, given
+
+
+trial.followed(
+    "stale-compile",
+    frozen_after_fit,
+    says="Compile the model again",
+    symptom=changed_by_a_step,
+)(compiled_again)
+trial.followed(
+    "stale-compile",
+    thawed_after_fit,
+    says="Compile the model again, with a new optimizer",
+    symptom=lambda model, given: float(changed_by_a_step(model, given) == 0),
+)(compiled_again)
+trial.followed(
+    "stale-compile",
+    discriminator_frozen_after_its_training,
+    says="If they are meant to stand still here: compile the model again",
+    symptom=changed_by_a_step,
+)(compiled_again)
+
+
+def frozen_and_compiled():
+    model = classifier()
+    model.trainable = False
+    return compiled_again(model, {})
+
+
+@trial("nothing-trains", "sick", "warning")
+def all_frozen_and_compiled():
+    return frozen_and_compiled()
+
+
+@trial("nothing-trains", "sick", "warning")
+def all_frozen_compiled_and_fitted():
+    model = frozen_and_compiled()[0]
+    return fitted(model), {}
+
+
+@trial("nothing-trains", "mended")
+def thawed_and_compiled():
+    return thawed(*frozen_and_compiled())
+
+
+@trial("nothing-trains", "sound")
+def head_alone_trains():
+    model = with_base()
+    model.get_layer("base").trainable = False
+    return compiled_again(model, {})
+
+
+@trial("nothing-trains", "sound")
+def statistics_alone_move():
+    return chain(BN(center=False, scale=False), loss="mse"), {}
+
+
+@trial.followed(
+    "nothing-trains",
+    frozen_and_compiled,
+    says="set trainable = True on what is to learn and compile the model again",
+    symptom=unchanged_by_a_step,
+)
+def thawed(model, given):
+    model.trainable = True
+    return compiled_again(model, given)
+
+
+@trial.followed(
+    "frozen-but-learning",
+    all_but_bn_frozen,
+    says="Call freeze_bn(model)",
+    symptom=changed_by_a_step,
+)
+def frozen(model, given):
+    freeze_bn(model)
+    return model, given
+
+
+def gamma_and_beta_frozen_and_others_learn():
+    model = chain(
+        layers.Dense(8, use_bias=False),
+        BN(name="bn"),
+        layers.ReLU(),
+        layers.Dense(8, use_bias=False),
+        BN(name="other"),
+        layers.Dense(2, activation="softmax"),
+        loss="sparse_categorical_crossentropy",
+    )
+    for variable in model.get_layer("bn").trainable_weights:
+        variable.trainable = False
+    return model, {}
+
+
+@trial.followed(
+    "frozen-but-learning",
+    gamma_and_beta_frozen_and_others_learn,
+    says="Set trainable = False on bn and compile the model again",
+    symptom=lambda model, given: changed_by_a_step(
+        model, given, [model.get_layer("bn").moving_mean]
+    ),
+)
+def frozen_by_its_own_flag(model, given):
+    model.get_layer("bn").trainable = False
+    return compiled_again(model, given)
+
+
+def stubborn():
+    stack = layers.Dense(4), Stubborn(trainable=False), layers.Dense(2, activation="softmax")
+    return chain(*stack, loss="sparse_categorical_crossentropy"), {}
+
+
+class Obedient(Stubborn):
+    """The same layer, made to ask."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training and self.trainable, mask=mask)
+
+
+@trial.followed(
+    "frozen-but-learning",
+    stubborn,
+    says="Let Stubborn ask self.trainable before it follows the batch",
+    symptom=changed_by_a_step,
+)
+def made_to_ask(model, given):
+    stack = layers.Dense(4), Obedient(trainable=False), layers.Dense(2, activation="softmax")
+    return chain(*stack, loss="sparse_categorical_crossentropy"), given
+
+
+class Remembers(Forgetful):
+    """The same train_step, with training=True."""
+
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs, training=training)
+
+
+def trained_by(kind):
+    def build():
+        model = forgetful(kind)
+        x = rows(64, mean=3)
+        model.fit(x, x[:, :1], batch_size=8, epochs=8, verbose=0)
+        return model, {"data": (x, x[:, :1])}
+
+    return build
+
+
+@trial.followed(
+    "never-updated",
+    trained_by(Forgetful),
+    says="Call self(x, training=True) in train_step, and train again",
+    symptom=distance,
+    limit=1.5,
+)
+def train_step_mended(model, given):
+    return trained_by(Remembers)()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_statistics_that_cannot_move_are_no_sign_of_a_forgotten_argument(value):
+    model = classifier()
+    model.get_layer("bn").moving_mean.assign(np.full(16, value))
+    assert worst(audit(model), "never-updated") is None
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "float16"}, {"momentum": 1 - 1e-9}])
+def test_updates_that_are_rounded_away_are_no_sign_of_a_forgotten_argument(settings):
+    model = classifier(**settings)
+    model.get_layer("bn").moving_variance.assign(np.full(16, 1.01))
+    assert worst(audit(model), "never-updated") is None
+
+
 @pytest.mark.parametrize("each", trial.parameters)
 def test_trial(each):
     each.run()
 
 
 def test_every_rule_has_its_trials():
-    trial.check_complete(
-        nothing_to_follow={
-            "frozen-but-learning": "to come",
-            "never-updated": "to come",
-            "stale-compile": "to come",
-        }
-    )
+    trial.check_complete()

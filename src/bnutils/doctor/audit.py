@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.report import Diagnosis, Report
+from bnutils.doctor.restoring import LOCK, restored
 from bnutils.doctor.results import Skipped
 from bnutils.doctor.rules import RULES, Case, Finding, Rule
 from bnutils.doctor.rules.case import LEAST_ROWS
 from bnutils.doctor.subject import Subject
-from bnutils.doctor.words import first_line
+from bnutils.doctor.words import cause, listing
 
 __all__ = ["audit"]
+
+#: Layers that run code of another library, or a graph that is closed.
+OPAQUE = (
+    keras.layers.TFSMLayer,
+    keras.layers.JaxLayer,
+    keras.layers.FlaxLayer,
+    keras.layers.TorchModuleWrapper,
+)
 
 
 def audit(
@@ -56,7 +66,8 @@ def audit(
         >>> [(found.level, found.rule, found.layer) for found in audit(model).warnings]
         [('warning', 'pytorch-momentum', 'bn')]
     """
-    with _unoptimized():
+    with LOCK, _unoptimized(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Keras remarks of a model, it has told its author
         return _audit(Case(Subject(model), data, batch_size=batch_size, train_size=train_size))
 
 
@@ -64,16 +75,14 @@ def audit(
 def _unoptimized() -> Iterator[None]:
     """Run graphs as they are: each runs once or twice, and to optimize it takes far longer."""
     options = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": True})
-    try:
+    with restored() as undo:
+        undo(tf.config.optimizer.set_experimental_options, options)
+        tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": True})
         yield
-    finally:
-        tf.config.optimizer.set_experimental_options(options)
 
 
 def _audit(case: Case) -> Report:
-    skipped = [Skipped(part.path, part.reason) for part in (*case.graph.unwalked, *case.unreached)]
-    found, checked = [], []
+    found, checked, skipped = [], [], [*_unseen(case)]
     for rule in RULES if case.layers else ():
         lacking = next(
             filter(None, (_lacking(case, need) for need in ("built", *rule.needs))), None
@@ -82,20 +91,37 @@ def _audit(case: Case) -> Report:
             try:
                 found += [_diagnosis(rule, finding) for finding in rule.check(case)]
                 checked.append(rule.name)
+                continue
             except Exception as error:
                 # One rule that fails on a strange model must not keep the others from looking.
-                lacking = f"crashed: {type(error).__name__}: {first_line(error)}", None
-        if lacking is not None:
-            reason, argument = lacking
-            skipped.append(Skipped(rule.name, reason, "rule", argument))
+                lacking = f"crashed: {cause(error)}", None
+        reason, argument = lacking
+        skipped.append(Skipped(rule.name, reason, "rule", argument))
     return Report(
         model=case.model.name,
         batch_norms=len(case.layers),
         diagnoses=found,
         checked=checked,
         rows=case.rows,
+        rows_are_the_first=case.rows_are_the_first,
         skipped=tuple(dict.fromkeys(skipped)),
     )
+
+
+def _unseen(case: Case) -> Iterator[Skipped]:
+    """The parts of the model that no rule can look into, with the reason."""
+    for part in (*case.graph.unwalked, *case.unreached):
+        yield Skipped(part.path, part.reason)
+    for layer, path in case.subject.paths.items():
+        if isinstance(layer, OPAQUE):
+            yield Skipped(path, f"the inside of a {type(layer).__name__} cannot be seen")
+    if not case.subject.has_call:
+        for expression, part in case.subject.parts.items():
+            yield Skipped(
+                case.path(part),
+                f"{type(case.model).__name__} has no call method, so what reaches its parts is not "
+                f"known: audit({expression}, data) with the data that it is given in training",
+            )
 
 
 def _diagnosis(rule: Rule, finding: Finding) -> Diagnosis:
@@ -109,6 +135,10 @@ def _lacking(case: Case, need: str) -> tuple[str, str | None] | None:
     if need == "built":
         unbuilt = "the model is not built yet: call it on data first", None
         return None if case.subject.built else unbuilt
+    if need == "data" and not case.subject.has_call:
+        return "needs the data of each part: " + listing(
+            f"audit({expression}, data)" for expression in case.subject.parts
+        ), None
     if need == "data" and case.rows is not None and case.rows < LEAST_ROWS:
         return f"needs at least {LEAST_ROWS} rows of data, got {case.rows}", None
     if need == "dry run":

@@ -31,7 +31,14 @@ class Subject:
             ValueError: if it is not a Keras model.
         """
         if not isinstance(model, keras.Model):
-            raise ValueError(f"expected a Keras model, got {type(model).__name__}")
+            kind, package = type(model).__name__, type(model).__module__.partition(".")[0]
+            if package == "tf_keras":
+                raise ValueError(
+                    f"expected a model of Keras 3, got a {kind} of tf_keras, the separate legacy "
+                    "package: save it as an .h5 file, and open that with "
+                    "bnutils.doctor.open_model"
+                )
+            raise ValueError(f"expected a Keras model, got {kind}")
         self.model = model
 
     @functools.cached_property
@@ -43,6 +50,14 @@ class Subject:
     def layers(self) -> list[keras.layers.BatchNormalization]:
         """Every batch normalization layer, nested and wrapped ones too, each once."""
         return batch_norms(self.model)
+
+    @property
+    def weights(self) -> list[tuple[keras.Layer, keras.Variable]]:
+        """Every weight of the model, each once, with the innermost layer that holds it."""
+        held = {}
+        for holder in (self.model, *self.paths):  # parents come before their children
+            held.update({id(variable): (holder, variable) for variable in holder.weights})
+        return list(held.values())
 
     def path(self, layer: keras.Layer) -> str:
         """The path of a layer in the model."""
@@ -56,7 +71,8 @@ class Subject:
     @property
     def built(self) -> bool:
         """Whether the model and all its batch normalization layers have their variables."""
-        return self.model.built and all(layer.built for layer in self.layers)
+        built = self.model.built or not self.has_call
+        return built and all(layer.built for layer in self.layers)
 
     def optimizers(self) -> Iterator[tuple[keras.Layer, str, keras.optimizers.Optimizer]]:
         """Every optimizer that the model or a layer holds: (holder, attribute, optimizer)."""

@@ -58,7 +58,11 @@ def cause(error: BaseException) -> str:
         if behind is None:
             break
         error = behind
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    keyed = isinstance(error, KeyError) and error.args  # it shows its message as a literal
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error.args[0] if keyed else error))
+    text = text.split("Error encountered:\n\n")[-1]  # while Keras inferred a shape
+    if text.startswith("in user code:"):  # a traceback of AutoGraph, with what was raised last
+        text = re.split(r"\n +\w*(?:Error|Exception)\w*: ", text, maxsplit=1)[-1]
     text = re.sub(rf"^({wrapped}.*\s+)+", "", text)
     text = re.sub(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\]", "", text)  # of TensorFlow
     text = text.split("\n\nArguments received by")[0]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from bnutils._keras import keras
-from bnutils.doctor.dry_run import LayerStep
-from bnutils.doctor.graph import Call, layer_paths
+from bnutils.doctor.dry_run import LayerStep, WeightStep, dry_run
+from bnutils.doctor.graph import Call
 from bnutils.doctor.rules import flow
 from bnutils.doctor.rules.case import BN, Case
-from bnutils.doctor.rules.registry import FREEZE, Finding, rule
+from bnutils.doctor.rules.registry import Finding, freeze, rule
 from bnutils.doctor.words import count, listing
-
-_KEPT = "fit keeps the function that it traced before the flag was changed."
 
 
 def _changed(steps: Iterable[LayerStep]) -> str:
@@ -28,44 +26,126 @@ def _changed(steps: Iterable[LayerStep]) -> str:
 def _grouped(case: Case, steps: Iterable[LayerStep]) -> Iterator[tuple[str, str, list[LayerStep]]]:
     """(path, names, steps) for all steps of layers that stand in one place."""
     by_layer = {step.layer: step for step in steps}
-    for parent, layers in case.by_parent(by_layer).items():
-        names = f"{count(len(layers), 'layer')} ({listing(map(case.path, layers))})"
-        path = case.path(layers[0]) if len(layers) == 1 else parent
+    for path, names, layers in _places(case, by_layer):
         yield path, names, [by_layer[layer] for layer in layers]
 
 
-def _disobeyed(case: Case, step: str, why: str) -> Iterator[Finding]:
-    """Layers that say trainable=False and learn all the same."""
-    frozen = [each for each in case.dry.learning if not each.layer.trainable]
-    for path, names, steps in _grouped(case, frozen):
-        yield Finding(
-            "error",
-            path,
-            f"{names} say trainable=False, yet {step} changes their {_changed(steps)}.",
-            why,
-            FREEZE,
-        )
+def _places(
+    case: Case, layers: Iterable[keras.Layer]
+) -> Iterator[tuple[str, str, list[keras.Layer]]]:
+    """(path, names, layers) for all layers that stand in one place."""
+    for parent, together in case.by_parent(layers).items():
+        names = f"{count(len(together), 'layer')} ({listing(map(case.path, together))})"
+        yield case.path(together[0]) if len(together) == 1 else parent, names, together
 
 
-@rule("stale-compile", levels="error", chapter="09_fine_tuning", needs=("compiled", "dry run"))
+_KEPT = "fit keeps the function that it traced before the flag was changed."
+_ANEW = "Compile the model again, with a new optimizer: the old one knows the weights of then."
+_GAN = (
+    "If they are meant to {} for another model only, as the discriminator of a GAN is frozen in "
+    "the combined model and learns by itself: keep it so. If they are meant to {} here: compile "
+    "the model again, with a new optimizer."
+)
+
+
+@rule(
+    "stale-compile", levels="error warning", chapter="09_fine_tuning", needs=("compiled", "dry run")
+)
 def stale_compile(case: Case) -> Iterator[Finding]:
     """`trainable` was changed after `fit` had fixed what it trains."""
     if not case.dry.traced:
         return
-    yield from _disobeyed(case, "the next step of fit", _KEPT)
-    asleep = [
+    frozen = _Changes(case.dry.disobeyed)
+    frozen.add(step for step in case.dry.learning if not step.layer.trainable)
+    # All of a model frozen after its training is how a GAN has its discriminator.
+    whole = not case.model.trainable_weights
+    for path, names, layers in _places(case, frozen.layers):
+        yield Finding(
+            "warning" if whole else "error",
+            "" if whole else path,
+            f"{names} say trainable=False, yet the next step of fit changes their "
+            f"{frozen.of(layers)}.",
+            _KEPT,
+            _GAN.format("stand still", "stand still") if whole else _ANEW,
+        )
+    asleep = _asleep(case)
+    for path, names, layers in _places(case, asleep.layers):
+        last = not any(_learner_behind(case, layer) for layer in layers)
+        yield Finding(
+            "warning" if last else "error",
+            path,
+            f"{names} say trainable=True, yet the next step of fit leaves their "
+            f"{asleep.of(layers)} as they are.",
+            _KEPT,
+            _GAN.format("learn", "learn") if last else _ANEW,
+        )
+
+
+class _Changes:
+    """Which variables of which layers a step changes, or leaves alone, against their flags."""
+
+    def __init__(self, weights: Iterable[WeightStep]) -> None:
+        self._names = {}
+        for step in weights:
+            self._names.setdefault(step.layer, set()).add(step.variable.name)
+
+    def add(self, steps: Iterable[LayerStep]) -> None:
+        for step in steps:
+            self._names.setdefault(step.layer, set()).add("moving statistics")
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        return list(self._names)
+
+    def of(self, layers: Iterable[keras.Layer]) -> str:
+        return listing(sorted({name for layer in layers for name in self._names[layer]}), shown=4)
+
+
+def _asleep(case: Case) -> _Changes:
+    """What the traced step leaves alone, and a step traced now would change."""
+    still = [
         step
         for step in case.dry.layers
-        if step.layer in case.learners and not step.learns and step.layer.trainable_weights
+        if step.layer in case.learners and not step.statistics_written
     ]
-    for path, names, _ in _grouped(case, asleep):
-        yield Finding(
-            "error",
-            path,
-            f"{names} say trainable=True, yet the next step of fit changes nothing in them.",
-            _KEPT,
-            "Compile the model again.",
-        )
+    if not still and not case.dry.left_out:
+        return _Changes(())
+    anew = dry_run(case.subject, case.few, anew=True)
+    moved = {step.layer for step in anew.layers if step.statistics_written}
+    found = _Changes(w for w in case.dry.left_out if id(w.variable) in anew.trained)
+    found.add(step for step in still if step.layer in moved)
+    return found
+
+
+def _learner_behind(case: Case, layer: keras.Layer) -> bool:
+    """Whether fit trains something between a layer and the output.
+
+    A base is followed by a head that learns; the discriminator in a GAN is the end of it.
+    """
+    return any(
+        id(variable) in case.dry.trained
+        for call in case.graph.of(layer)
+        for tensor in call.outputs
+        for each in flow.downstream(case.graph, tensor, lambda each: True)
+        for variable in getattr(each.layer, "weights", ())
+    )
+
+
+@rule("nothing-trains", levels="warning", chapter="09_fine_tuning", needs=("compiled", "dry run"))
+def nothing_trains(case: Case) -> Iterator[Finding]:
+    """A compiled model in which no weight would train and no statistic would move."""
+    if case.model.trainable_weights or case.dry.learning or case.dry.trained:
+        return
+    weights = sum(1 for _ in case.subject.weights)
+    yield Finding(
+        "warning",
+        "",
+        f"The model is compiled, yet {count(weights, 'weight')} of {weights:,} are frozen and a "
+        "training step changes no moving statistic.",
+        "fit would run and change nothing.",
+        "If it is to train, set trainable = True on what is to learn and compile the model again. "
+        "If it is only evaluated, nothing to mend.",
+    )
 
 
 @rule(
@@ -73,8 +153,17 @@ def stale_compile(case: Case) -> Iterator[Finding]:
 )
 def frozen_but_learning(case: Case) -> Iterator[Finding]:
     """BN learns although it is frozen, or although all around it is."""
-    if not case.dry.traced:
-        yield from _disobeyed(case, "a training step", "A frozen layer should stay as it is.")
+    frozen = [each for each in case.dry.learning if not each.layer.trainable]
+    for path, names, steps in _grouped(case, [] if case.dry.traced else frozen):
+        types = listing(sorted({type(step.layer).__name__ for step in steps}))
+        yield Finding(
+            "error",
+            path,
+            f"{names} say trainable=False, yet a training step changes their {_changed(steps)}.",
+            "A frozen layer should stay as it is.",
+            f"Let {types} ask self.trainable before it follows the batch, as BatchNormalization "
+            "does, or call it with training=False.",
+        )
     recorded = {call.layer for call in case.bn_calls if call.training is False and call.recorded}
     awake = [
         step
@@ -86,7 +175,7 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
         for step in awake
         if step.statistics_moved and step.layer.weights and _parameters_frozen(step.layer)
     ]
-    for path, names, _ in _grouped(case, alone):
+    for path, names, steps in _grouped(case, alone):
         yield Finding(
             "warning",
             path,
@@ -94,7 +183,7 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             "statistics.",
             "Freezing weights does not freeze statistics: only the layer's own trainable=False "
             "does.",
-            FREEZE,
+            freeze(case, [step.layer for step in steps]),
         )
     suspects = _amid_frozen(case, [step for step in awake if step not in alone])
     others = [
@@ -112,7 +201,8 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             "function."
             if others
             else "Nothing but batch normalization trains here; that can be a method.",
-            FREEZE + " If you adapt batch normalization on purpose, leave it.",
+            f"{freeze(case, [step.layer for step in steps])} If you adapt batch normalization on "
+            "purpose, leave it.",
         )
 
 
@@ -123,7 +213,7 @@ def _parameters_frozen(layer: BN) -> bool:
 
 def _leaves(case: Case) -> list:
     """The layers of the model that hold weights themselves."""
-    return [layer for layer in layer_paths(case.model) if layer.weights and not layer._layers]
+    return list(dict.fromkeys(holder for holder, _ in case.subject.weights))
 
 
 def _frozen(layer: keras.Layer) -> bool:
@@ -172,16 +262,22 @@ def _neighbors(case: Case, layer: BN) -> tuple[list, list]:
 @rule("never-updated", levels="error", chapter="06_training_and_inference", needs=("dry run",))
 def forgotten_training(case: Case) -> Iterator[Finding]:
     """The step trains gamma or beta but calls the layer in inference mode."""
+    own_step = type(case.model).train_step is not keras.Model.train_step
     for step in case.dry.layers:
-        if (step.gamma_moved or step.beta_moved) and not step.statistics_moved:
-            calls = case.graph.of(step.layer)
-            if step.layer in case.learners and calls and step.layer.momentum < 1:
-                yield Finding(
-                    "error",
-                    step.path,
-                    f"A training step trains {_changed([step])} of {step.path} but leaves its "
-                    f"moving statistics as they are ({case.dry.how}).",
-                    "The step calls the model without training=True, so batch normalization "
-                    "trains in inference mode and never sees the data.",
-                    "Call self(x, training=True) in train_step, and train again.",
-                )
+        trained = step.gamma_moved or step.beta_moved
+        if not trained or step.statistics_written:
+            continue
+        if step.layer in case.learners and case.graph.of(step.layer):
+            yield Finding(
+                "error",
+                step.path,
+                f"A training step trains {_changed([step])} of {step.path} but leaves its "
+                f"moving statistics as they are ({case.dry.how}).",
+                "The step calls the layer without training=True, so batch normalization trains in "
+                "inference mode and never sees the data.",
+                f"{'Call self(x, training=True) in train_step' if own_step else _HAND_ON}, and "
+                "train again.",
+            )
+
+
+_HAND_ON = "Let every call that leads to it hand the argument training on"

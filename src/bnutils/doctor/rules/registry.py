@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["FREEZE", "RULES", "Finding", "Rule", "rule"]
+from bnutils.doctor.words import listing
+
+__all__ = ["RULES", "Finding", "Rule", "freeze", "rule"]
 
 Level = Literal["error", "warning", "note"]
 Need = Literal["data", "dry run", "compiled", "batch_size", "train_size"]
@@ -42,11 +44,6 @@ class Rule:
     check: Callable[[Any], Iterator[Finding]]
 
 
-#: A repair that several rules give.
-FREEZE = (
-    "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and proves it."
-)
-
 #: In the order in which a report lists what is of equal level.
 RULES: list[Rule] = []
 
@@ -69,3 +66,21 @@ def rule(
         return check
 
     return register
+
+
+def freeze(case: Any, layers: Iterable[Any]) -> str:
+    """How to freeze some of the batch normalization layers, in a sentence.
+
+    `freeze_bn` freezes all of them; others that learn may be meant to.
+    """
+    layers = list(layers)
+    others = [layer for layer in case.learners if not any(layer is each for each in layers)]
+    if not others:
+        return (
+            "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and "
+            "proves it."
+        )
+    return (
+        f"Set trainable = False on {listing(map(case.path, layers))} and compile the model again. "
+        f"freeze_bn(model) would also freeze {listing(map(case.path, others))}."
+    )

@@ -3,40 +3,159 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bnutils._keras import tf
+from bnutils._keras import decays, keras, tf
 from bnutils.doctor.rules import flow
 from bnutils.doctor.rules.case import BN, Case, values
 from bnutils.doctor.rules.registry import Finding, rule
-from bnutils.doctor.words import count, listing
+from bnutils.doctor.words import count, listing, short
 
 SMALL = 8  # values per channel below which the statistics of a batch are mostly noise
+FEW_BATCHES = 0.5  # a momentum below it gives the last batch more weight than all before
+LEAST_OF_PYTORCH = 1e-3  # no momentum of PyTorch is smaller: it would average over 1,000 batches
+HUGE = 1e6  # a variance; its square root is 1,000, and squares of such values leave float16
+APART = 0.5  # in sd, as for stale statistics: replicas so far apart predict other things
+APART_RATIO = 2.0  # of variances
+
+
+def _recalibrate(layers: Iterable[BN], case: Case) -> str:
+    """The call that estimates the statistics of some layers anew; frozen ones must be named."""
+    layers = list(layers)
+    plain = all(layer.trainable for layer in layers)
+    named = "" if plain else f", layers={[case.path(layer) for layer in layers]!r}"
+    return f"recalibrate(model, x_train{named})"
+
+
+# Momentum
+
+
+@rule("bad-momentum", levels="error", chapter="04_keras")
+def bad_momentum(case: Case) -> Iterator[Finding]:
+    """A momentum with which a moving average cannot work."""
+    for layer in case.learners:
+        names = ["momentum", *(["renorm_momentum"] if layer.renorm else [])]
+        for name in names:
+            momentum = getattr(layer, name)
+            stuck = np.float32(momentum) == 1
+            if not stuck and 0 <= momentum < 1:
+                continue
+            where = case.path(layer)
+            yield Finding(
+                "error",
+                where,
+                f"{where} has {name}={momentum:g}: "
+                + (
+                    "its moving statistics never change."
+                    if stuck
+                    else f"each update weighs the batch by {1 - momentum:g} and the old value by "
+                    f"{momentum:g}."
+                ),
+                "Training normalizes by the batch, inference by what the layer started with."
+                if stuck
+                else "A moving average needs weights from 0 to 1; with others it overshoots, and "
+                "beyond -1 and 1 it grows without bound.",
+                "Build it with a momentum from 0.9 to 0.999 and train again"
+                + (
+                    ". If the statistics are to stay as they are, freeze the layer instead "
+                    "(trainable=False)."
+                    if stuck
+                    else "."
+                ),
+            )
 
 
 @rule("pytorch-momentum", levels="warning", chapter="04_keras")
 def pytorch_momentum(case: Case) -> Iterator[Finding]:
     """A momentum that would be usual in PyTorch, where it weighs the new batch, not the old."""
-    for layer in case.layers:
-        if layer.momentum >= 0.5:
+    for layer in case.learners:
+        momentum = layer.momentum
+        if not 0 <= momentum < FEW_BATCHES:
             continue
         where = case.path(layer)
+        if momentum < LEAST_OF_PYTORCH:
+            follows = "the last batch alone"
+            build = "Build it with momentum=0.99, the default of Keras (0.9 for short training)"
+        else:
+            follows = "the last few batches"
+            build = f"If {momentum:g} comes from PyTorch, build it with momentum={1 - momentum:g}"
         yield Finding(
             "warning",
             where,
-            f"{where} has momentum {layer.momentum:g}: each update replaces "
-            f"{1 - layer.momentum:.0%} of the moving statistics.",
+            f"{where} has momentum {momentum:g}: each update replaces {1 - momentum:.0%} of the "
+            "moving statistics.",
             "In Keras momentum is the weight of the old value, in PyTorch that of the new one; at "
-            "this setting inference follows the last batch or two.",
-            f"Build it with momentum={1 - layer.momentum:g}, then recalibrate(model, x_train).",
+            f"this setting inference follows {follows}.",
+            f"{build}, then {_recalibrate([layer], case)}. If inference is to follow the last "
+            "batches, as in some meta-learning, keep it.",
         )
+
+
+# Values
+
+
+def _not_finite(variable: keras.Variable) -> int:
+    """How many values are NaN or infinite."""
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return 0
+    return int(np.sum(~np.isfinite(values(variable).astype("float32"))))
+
+
+def _broken(case: Case) -> dict[str, list[tuple[keras.Variable, int]]]:
+    """The weights with values that are NaN or infinite, by the path of their layer."""
+    found = {}
+    for layer, variable in case.subject.weights:
+        if wrong := _not_finite(variable):
+            path = "" if layer is case.model else case.path(layer)
+            found.setdefault(path, []).append((variable, wrong))
+    return found
+
+
+def _statistics(case: Case) -> set[int]:
+    """The ids of all variables that recalibrating a layer writes."""
+    return {id(v) for layer in case.layers for v in _own_statistics(layer)}
+
+
+def _own_statistics(layer: BN) -> list[keras.Variable]:
+    return [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
+
+
+def _amounts(variables: Iterable[tuple[keras.Variable, int]]) -> str:
+    parts = [f"{v.name} ({wrong:,} of {math.prod(v.shape):,})" for v, wrong in variables]
+    return listing(parts, shown=6)
+
+
+@rule("not-finite", levels="error", chapter="06_training_and_inference")
+def not_finite(case: Case) -> Iterator[Finding]:
+    """NaN or infinity in a weight of the model that is no part of batch normalization."""
+    normalizers = {case.path(layer) for layer in case.layers}
+    for path, variables in _broken(case).items():
+        if path not in normalizers:
+            yield Finding(
+                "error",
+                path,
+                f"Weights of {path or 'the model'} are NaN or infinite: {_amounts(variables)}.",
+                "What is computed with such a value is NaN or infinite too.",
+                _go_back(case),
+            )
+
+
+def _go_back(case: Case) -> str:
+    """What to do about weights that are not finite, which no statistics can mend."""
+    return (
+        "Go back to a checkpoint from before, or train anew, and look for the step that did it (a "
+        "batch with NaN, a learning rate that is too high, a conversion). recalibrate cannot help."
+    )
 
 
 @rule("bad-variance", levels="error warning", chapter="06_training_and_inference")
 def bad_variance(case: Case) -> Iterator[Finding]:
-    """Values that are not numbers, variances below zero, or variances that blow up."""
+    """Values of a layer that are not numbers, variances below zero, or variances that blow up."""
+    broken = _broken(case)
+    statistics = _statistics(case)
+    lost = any(id(v) not in statistics for variables in broken.values() for v, _ in variables)
     behind_weights = {
         call.layer
         for call in case.bn_calls
@@ -44,40 +163,45 @@ def bad_variance(case: Case) -> Iterator[Finding]:
     }
     for layer in case.layers:
         where = case.path(layer)
-        for variable in layer.weights:
-            wrong = int(np.sum(~np.isfinite(values(variable).astype("float64"))))
-            if wrong:
-                yield Finding(
-                    "error",
-                    where,
-                    f"{variable.name} of {where} is not finite in {wrong} of "
-                    f"{count(variable.shape[0], 'channel')}.",
-                    "One such value makes every output that passes it NaN.",
-                    "Go back to a checkpoint from before; then look for the batch that did it. If "
-                    "only moving statistics are hit, recalibrate(model, x_train) mends them.",
-                )
-        variance = values(layer.moving_variance).astype("float64")
-        if np.any(variance < 0):
+        again = f"Call {_recalibrate([layer], case)}"
+        if where in broken:
             yield Finding(
                 "error",
                 where,
+                f"Variables of {where} are NaN or infinite: {_amounts(broken[where])}.",
+                "What is computed with such a value is NaN or infinite, or, behind an infinite "
+                "variance, the same for every input.",
+                _go_back(case)
+                if lost
+                else f"{again}: moving statistics alone are hit. Then look for the batch that did "
+                "it.",
+            )
+        variance = values(layer.moving_variance).astype("float64")
+        variance = variance[np.isfinite(variance)]
+        if np.any(variance < 0):
+            # A rounding error below zero does nothing next to epsilon.
+            matters = variance.min() < -0.01 * layer.epsilon
+            yield Finding(
+                "error" if matters else "warning",
+                where,
                 f"The moving variance of {where} is negative in {int(np.sum(variance < 0))} of "
                 f"{count(variance.size, 'channel')}; the lowest is {variance.min():.3g}.",
-                "A variance cannot be negative, and its square root is NaN below -epsilon.",
-                "Call recalibrate(model, x_train); then find what wrote the value (a conversion, "
-                "an average of weights).",
+                f"A variance cannot be negative; below -epsilon (-{layer.epsilon:g}) its square "
+                "root is NaN.",
+                f"{again}; then find what wrote the value (a conversion, an average of weights).",
             )
-        huge = variance[np.isfinite(variance)] > 1e6
-        if layer in behind_weights and np.any(huge):
+        if layer in behind_weights and np.any(variance > HUGE):
             yield Finding(
                 "warning",
                 where,
-                f"The moving variance of {where} is above 1e6 in {int(np.sum(huge))} of "
-                f"{count(variance.size, 'channel')}; the highest is {np.nanmax(variance):.3g}.",
+                f"The moving variance of {where} is above {HUGE:g} in "
+                f"{int(np.sum(variance > HUGE))} of {count(variance.size, 'channel')}; the highest "
+                f"is {variance.max():.3g}.",
                 "A standard deviation above 1,000 inside a network means inputs that were never "
-                "scaled, or activations that explode; half precision ends at 65,504.",
-                "Scale the inputs, or lower the learning rate; if the weights are sound, call "
-                "recalibrate(model, x_train).",
+                "scaled, activations that explode, or statistics that one bad batch has spoiled; "
+                "half precision ends at 65,504.",
+                f"{again} and look again. If the variance stays, scale the inputs or lower the "
+                "learning rate, and train again.",
             )
 
 
@@ -98,6 +222,7 @@ def never_updated(case: Case) -> Iterator[Finding]:
             continue
         where = case.path(layer)
         frozen = not layer.trainable
+        again = f"call {_recalibrate([layer], case)}"
         yield Finding(
             "warning" if frozen and not case.trained(layer) else "error",
             where,
@@ -106,11 +231,11 @@ def never_updated(case: Case) -> Iterator[Finding]:
             "It is frozen, so it neither learns nor normalizes."
             if frozen
             else "Inference normalizes with statistics that no data ever reached.",
-            "Load the weights that belong to it, or call recalibrate(model, x_train)."
+            f"Load the weights that belong to it, or {again}."
             if frozen
             else "If the training loop called the model without training=True, train again with "
             "it: these weights fit a network that does not normalize. If only the statistics were "
-            "lost, call recalibrate(model, x_train).",
+            f"lost, {again}.",
         )
     if untrained:
         one = len(untrained) == 1
@@ -121,8 +246,29 @@ def never_updated(case: Case) -> Iterator[Finding]:
             f"({listing(map(case.path, untrained))}) "
             f"{'has its' if one else 'have their'} initial moving statistics.",
             "Before training that is as it should be; after training it would be wrong.",
-            "Nothing to do before training; after it, recalibrate(model, x_train).",
+            f"Nothing to do before training; after it, {_recalibrate(untrained, case)}.",
         )
+
+
+# Batches
+
+
+def _values(case: Case, layer: BN, rows: int | None) -> int | None:
+    """Values per channel of which a layer takes the statistics in a batch of so many rows.
+
+    A layer that is not synchronized sees the rows of its own replica. None if it is not known.
+    """
+    positions = case.positions(layer)
+    if rows is None or positions is None:
+        return None
+    replicas = case.model.distribute_strategy.num_replicas_in_sync
+    return max(1, rows // (1 if layer.synchronized else replicas)) * positions
+
+
+def _few(case: Case, layers: Iterable[BN]) -> dict[BN, int]:
+    """The layers that get fewer than SMALL values per channel in a batch, with the number."""
+    numbers = {layer: _values(case, layer, case.batch_size) for layer in layers}
+    return {layer: n for layer, n in numbers.items() if n is not None and n < SMALL}
 
 
 @rule(
@@ -133,22 +279,32 @@ def never_updated(case: Case) -> Iterator[Finding]:
 )
 def batch_of_one(case: Case) -> Iterator[Finding]:
     """So few values per channel that the statistics of a batch say nothing."""
-    for layer in case.learners:
-        positions = case.positions(layer)
-        if positions is None or case.batch_size * positions >= SMALL:
-            continue
-        number = case.batch_size * positions
+    for layer, number in _few(case, case.learners).items():
+        if layer.renorm and number > 2:
+            continue  # made for it: it puts the noise of the batch right by the moving statistics
         where = case.path(layer)
+        if layer.renorm:
+            why = (
+                "Batch renormalization puts the outputs right by its moving statistics, but the "
+                f"gradient goes through {'one value' if number == 1 else 'two values'}, which "
+                f"normalized {'is 0' if number == 1 else 'are +1 and -1'} whatever the input: "
+                f"{'none' if number == 1 else 'next to none'} reaches the layers before it."
+            )
+        elif number == 1:
+            why = (
+                "The mean of one value is that value: the output is beta whatever the input, and "
+                "no gradient passes."
+            )
+        else:
+            why = "The statistics of so few values are mostly noise" + (
+                ": every output is +1 or -1 before gamma." if number == 2 else "."
+            )
         yield Finding(
             "error" if number == 1 else "warning",
             where,
             f"A batch of {case.batch_size} gives {where} {count(number, 'value')} per channel "
-            f"({count(positions, 'position')} in each row).",
-            "The mean of one value is that value: the output is beta whatever the input, and no "
-            "gradient passes."
-            if number == 1
-            else "The statistics of so few values are mostly noise"
-            + (": every output is +1 or -1 before gamma." if number == 2 else "."),
+            f"({count(case.positions(layer), 'position')} in each row).",
+            why,
             "Use larger batches, or GroupNormalization or LayerNormalization in its place.",
         )
 
@@ -165,14 +321,12 @@ def partial_batch(case: Case) -> Iterator[Finding]:
     if not rest or case.train_size < case.batch_size:
         return
     steps = -(-case.train_size // case.batch_size)
-    hit = {}
     for layer in case.learners:
-        positions = case.positions(layer)
-        if positions is not None and rest * positions < min(SMALL, case.batch_size * positions / 4):
-            weight = (1 - layer.momentum) / (1 - layer.momentum**steps)
-            hit[layer] = rest * positions, weight
-    for layer, (number, weight) in hit.items():
+        number, full = (_values(case, layer, rows) for rows in (rest, case.batch_size))
+        if number is None or number >= min(SMALL, full / 4) or not 0 <= layer.momentum < 1:
+            continue
         where = case.path(layer)
+        weight = (1 - layer.momentum) / (1 - layer.momentum**steps)
         lost = weight / number  # the variance of n values is too low by 1/n on average
         yield Finding(
             "warning" if number == 1 or lost > 0.1 else "note",
@@ -180,12 +334,15 @@ def partial_batch(case: Case) -> Iterator[Finding]:
             f"{case.train_size:,} rows in batches of {case.batch_size:,} leave a last batch of "
             f"{rest}: {count(number, 'value')} per channel for {where}, with a weight of "
             f"{weight:.1%} in its moving statistics at the end of each epoch; that alone makes the "
-            f"moving variance {lost:.1%} too small.",
+            f"moving variance at least {lost:.1%} too small on average.",
             "The moving average weighs every batch alike, however few rows it has"
             + (", and a single value passes no gradient." if number == 1 else "."),
             "Drop the rest (drop_remainder=True), choose another batch_size, or "
             "recalibrate(model, x_train) in the end.",
         )
+
+
+# Precision
 
 
 @rule("half-precision-variables", levels="warning", chapter="04_keras")
@@ -194,104 +351,145 @@ def half_precision_variables(case: Case) -> Iterator[Finding]:
     half = [
         layer
         for layer in case.layers
-        if layer.moving_mean.dtype in ("float16", "bfloat16") and layer.trainable
+        if layer.moving_mean.dtype in ("float16", "bfloat16")
+        and layer.trainable
+        and 0 <= layer.momentum < 1
     ]
     for parent, layers in case.by_parent(half).items():
         dtype = layers[0].moving_mean.dtype
         momentum = max(layer.momentum for layer in layers)
-        step = float(_spacing(dtype))
-        stall = step / 2 / (1 - momentum) if momentum < 1 else math.inf
-        smallest = min(layer.epsilon for layer in layers)
-        tiny = "" if smallest >= 6.1e-5 else f" Epsilon {smallest:g} is below what float16 holds."
+        stall = _spacing(dtype) / 2 / (1 - momentum)
+        ends = " A variance above 65,504 becomes infinite." if dtype == "float16" else ""
         yield Finding(
             "warning",
             case.path(layers[0]) if len(layers) == 1 else parent,
             f"{listing(map(case.path, layers))} "
             f"{'keeps its' if len(layers) == 1 else 'keep their'} variables in {dtype}: at "
             f"momentum {momentum:g} a moving average stops up to {stall:.0%} short of its goal, "
-            f"since smaller updates are rounded away.{tiny if dtype == 'float16' else ''}",
+            f"since smaller updates are rounded away.{ends}",
             "A moving average needs many small updates, and 16 bits cannot hold them.",
             f"Use the policy {'mixed_' + dtype!r}, which keeps variables in float32, or give these "
             "layers dtype='float32'.",
         )
 
 
-def _spacing(dtype: str) -> tf.Tensor:
+def _spacing(dtype: str) -> float:
+    """The distance from 1 to the next number."""
     one = tf.constant(1.0, dtype)
     bits = tf.bitcast(one, tf.uint16) + tf.constant(1, tf.uint16)
-    return tf.cast(tf.bitcast(bits, dtype), "float32") - 1.0
+    return float(tf.cast(tf.bitcast(bits, dtype), "float32") - 1.0)
+
+
+# The optimizer and the strategy
 
 
 @rule("gradient-accumulation", levels="warning note", chapter="12_audit", needs=("compiled",))
 def gradient_accumulation(case: Case) -> Iterator[Finding]:
-    """Gradients of several small batches are summed up, their statistics are not."""
+    """Gradients of several small batches are put together, their statistics are not."""
     steps = case.optimizer.gradient_accumulation_steps
     if not steps or not case.learners:
         return
-    small = {
-        layer: case.batch_size * positions
-        for layer in case.learners
-        if case.batch_size
-        and (positions := case.positions(layer)) is not None
-        and case.batch_size * positions < SMALL
-    }
+    few = _few(case, case.learners)
     size = f"{case.batch_size:,} rows" if case.batch_size else "one small batch"
     total = f"{case.batch_size * steps:,} rows" if case.batch_size else f"{steps} of them"
-    least = f", down to {count(min(small.values()), 'value')} per channel" if small else ""
+    least = f", down to {count(min(few.values()), 'value')} per channel" if few else ""
     yield Finding(
-        "warning" if small else "note",
+        "warning" if few else "note",
         "",
-        f"The optimizer sums the gradients of {steps} batches: a step sees {total}, batch "
+        f"The optimizer averages the gradients of {steps} batches: a step sees {total}, batch "
         f"normalization normalizes by {size}{least}.",
         "Accumulation makes the batch larger for the gradient alone.",
         "Use larger batches if memory allows, or GroupNormalization."
-        if small
+        if few
         else "Nothing to mend if the batch by itself is large enough.",
+    )
+
+
+@rule("averaged-weights", levels="note", chapter="06_training_and_inference", needs=("compiled",))
+def averaged_weights(case: Case) -> Iterator[Finding]:
+    """The optimizer puts averages in the place of the weights; the statistics are of the steps."""
+    if not case.averages_weights or not case.learners:
+        return
+    optimizer = case.optimizer
+    how = (
+        f"use_ema=True, ema_momentum={optimizer.ema_momentum:g}"
+        if optimizer.use_ema
+        else type(optimizer).__name__
+    )
+    yield Finding(
+        "note",
+        "",
+        f"The optimizer averages the weights over its steps ({how}); the moving statistics of "
+        f"{count(len(case.learners), 'layer')} ({listing(map(case.path, case.learners))}) are "
+        "those of the weights of each step, not of the average.",
+        "Once the averages are in place (at the end of fit, or by SwapEMAWeights) the activations "
+        "are others than those that the moving statistics describe.",
+        "After training, with the averages in place, call recalibrate(model, x_train).",
     )
 
 
 @rule("replica-batch", levels="warning note", chapter="12_audit")
 def replica_batch(case: Case) -> Iterator[Finding]:
-    """Each replica normalizes by its own part of the batch."""
+    """Each replica normalizes by its own part of the batch, and keeps statistics of its own."""
     replicas = case.model.distribute_strategy.num_replicas_in_sync
     local = [layer for layer in case.learners if not layer.synchronized]
     if replicas < 2 or not local:
         return
-    share = case.batch_size / replicas if case.batch_size else None
-    small = [
-        layer
-        for layer in local
-        if share and (positions := case.positions(layer)) is not None and share * positions < SMALL
-    ]
-    rows = f"{share:g} of {case.batch_size} rows" if share else "its own rows"
-    yield Finding(
-        "warning" if small else "note",
-        "",
+    few = _few(case, local)
+    share = f"{case.batch_size / replicas:g} of {case.batch_size}" if case.batch_size else "its own"
+    shift, ratio, layer = max((*_apart(layer), case.path(layer)) for layer in local)
+    evidence = (
         f"The model trains on {replicas} replicas, and {listing(map(case.path, local))} "
         f"{'is' if len(local) == 1 else 'are'} not synchronized: each replica normalizes by "
-        f"{rows}.",
-        "The batch of batch normalization is what one replica sees, not what fit is given.",
+        f"{share} rows."
+    )
+    if shift or ratio > 1:
+        evidence += (
+            f" Their moving statistics differ by up to {short(shift)} sd in the mean and by a "
+            f"factor of {short(ratio)} in the variance ({layer})."
+        )
+    yield Finding(
+        "warning" if few or shift > APART or ratio > APART_RATIO else "note",
+        "",
+        evidence,
+        "The batch of batch normalization is what one replica sees, not what fit is given. Each "
+        "replica keeps statistics of its own; a saved file holds those of the first.",
         "Build with BatchNormalization(synchronized=True), or give each replica more rows.",
     )
+
+
+def _apart(layer: BN) -> tuple[float, float]:
+    """How far the replicas are from the first: (in its sd, ratio of variances), the farthest."""
+    means, variances = (
+        np.array([copy.numpy() for copy in getattr(variable.value, "values", [variable.value])])
+        for variable in (layer.moving_mean, layer.moving_variance)
+    )
+    scale = np.maximum(variances, 0) + layer.epsilon
+    with np.errstate(invalid="ignore"):
+        shift = np.abs(means - means[0]) / np.sqrt(scale[0])
+        ratio = np.exp(np.abs(np.log(scale / scale[0])))
+    return float(np.nan_to_num(shift).max()), float(np.nan_to_num(ratio, nan=1.0).max())
 
 
 @rule("decayed-gamma-beta", levels="note", chapter="12_audit")
 def decayed_gamma_beta(case: Case) -> Iterator[Finding]:
     """Weight decay, or a penalty, on gamma and beta."""
+    decay = getattr(case.optimizer, "weight_decay", None)
     for how, layers in (
-        ("a regularizer", _regularized(case)),
-        (f"weight_decay={_decay(case)} of the optimizer", _decayed(case)),
+        ("A regularizer", _regularized(case)),
+        (f"weight_decay={decay} of the optimizer", _decayed(case) if decay else []),
     ):
         if layers:
             yield Finding(
                 "note",
                 case.path(layers[0]) if len(layers) == 1 else "",
-                f"{how} pulls gamma and beta of {count(len(layers), 'layer')} "
-                f"({listing(map(case.path, layers))}) to zero.",
-                "gamma starts at 1, not 0: a small gamma silences its channel, and the weights "
-                "before it can undo the penalty.",
+                f"{how} acts on gamma or beta of {count(len(layers), 'layer')} "
+                f"({listing(map(case.path, layers))}).",
+                "What pulls gamma to 0 pulls it away from 1, where it starts: a small gamma "
+                "silences its channel, and weights behind it can grow to undo that.",
                 "Usual recipes leave them out: optimizer.exclude_from_weight_decay("
-                'var_names=["gamma", "beta"]) before training, no gamma_regularizer.',
+                'var_names=["gamma", "beta"]) before training, no gamma_regularizer and no '
+                "beta_regularizer.",
             )
 
 
@@ -307,25 +505,9 @@ def _regularized(case: Case) -> list[BN]:
     ]
 
 
-def _decay(case: Case) -> float | None:
-    return getattr(case.optimizer, "weight_decay", None)
-
-
 def _decayed(case: Case) -> list[BN]:
-    optimizer = case.optimizer
-    if not _decay(case):
-        return []
-    # The optimizer remembers what it was asked: it must not remember that an audit asked.
-    memory = "_exclude_from_weight_decay_cache"
-    before = vars(optimizer).get(memory)
-    vars(optimizer)[memory] = {}
-    try:
-        return [
-            layer
-            for layer in case.layers
-            if layer.trainable and any(map(optimizer._use_weight_decay, layer.trainable_weights))
-        ]
-    finally:
-        del vars(optimizer)[memory]
-        if before is not None:
-            vars(optimizer)[memory] = before
+    return [
+        layer
+        for layer in case.layers
+        if layer.trainable and any(decays(case.optimizer, v) for v in layer.trainable_weights)
+    ]

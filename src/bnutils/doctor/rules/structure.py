@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from bnutils._keras import keras
+import numpy as np
+
+from bnutils._keras import graph_inputs, keras, tf
+from bnutils.doctor import kinds
 from bnutils.doctor.graph import Call, Tensor
 from bnutils.doctor.rules import flow
 from bnutils.doctor.rules.case import BN, Case
-from bnutils.doctor.rules.registry import FREEZE, Finding, rule
-from bnutils.doctor.words import count, listing
+from bnutils.doctor.rules.registry import Finding, freeze, rule
+from bnutils.doctor.words import count, listing, short
 
 # The losses of keras.losses that are made for regression or classification. Others, such as a
 # cosine similarity or a triplet loss, may well want a normalized embedding.
@@ -37,31 +41,35 @@ _HEAD_LOSSES = [
 def output_bn(case: Case) -> Iterator[Finding]:
     """BN that reaches the output, or a softmax or sigmoid that does, with no weights between."""
     for call in case.bn_calls:
+        if not case.follows_batch(call):
+            continue  # a frozen layer is a fixed scale and a fixed shift
         if not any(flow.has_weights(each) for each in _behind(case, call)):
             continue  # it normalizes the inputs: there is no head
         head = _head(case, call)
         if head is None:
             continue
-        bent, output = head
+        function, output = head
         where = case.path(call.layer)
         losses = sorted(case.losses & set(_HEAD_LOSSES))
-        if bent:
+        if function in kinds.PROBABILITY:
             yield Finding(
                 "warning",
                 where,
-                f"{where} stands straight before the {bent} of the output: nothing but its own "
-                f"{_parameters(call.layer)} sets the scale of the {bent}.",
-                "Batch normalization keeps the mean and the spread of each score at what beta and "
-                "gamma say, whatever the example, and adds the noise of the batch to the scores.",
+                f"{where} stands straight before the {function} of the output: nothing but its own "
+                f"{_parameters(call.layer)} sets the scale of the {function}.",
+                "In training, batch normalization keeps the mean and the spread of each score over "
+                "the batch at what beta and gamma say, whatever the examples, and adds the noise "
+                "of the batch to the scores.",
                 f"Take {where} out, or put it before the last layer with weights.",
             )
         elif losses or output.shape[1:] == (1,):
             loss = f" under the loss {listing(losses)}" if losses else ""
+            last = f"stands straight before the {function} of" if function else "is the last before"
             yield Finding(
                 "warning",
                 where,
-                f"{where} is the last thing before an output of shape {_shape(output)}{loss}: "
-                f"over each batch that output has mean beta and spread gamma.",
+                f"{where} {last} an output of shape {_shape(output)}{loss}: over each batch of "
+                "training what it gives has mean beta and spread gamma.",
                 "A prediction should not depend on what else is in the batch, and gamma and beta "
                 "must climb to the scale of the targets.",
                 f"Take {where} out; standardize the targets instead if their scale is large.",
@@ -82,19 +90,19 @@ def _behind(case: Case, call: Call) -> Iterator[Call]:
 
 
 def _head(case: Case, call: Call) -> tuple[str, Tensor] | None:
-    """Follow a BN forward; (softmax or sigmoid on the way or "", output) if it is the end."""
-    tensor, bent = call.outputs[0], ""
+    """Follow a BN forward; (the function on the way or "", the output) if it is the end."""
+    tensor, function = call.outputs[0], ""
     while True:
         if case.graph.is_output(tensor):
-            return bent, tensor
+            return function, tensor
         readers = case.graph.consumers(tensor)
         if len(readers) != 1 or flow.merges(readers[0]) or flow.has_weights(readers[0]):
             return None
         reader = readers[0]
-        function = flow.activation(reader)
-        if function in flow.PROBABILITY:
-            bent = function
-        elif function != "linear" and function != "tanh":
+        applied = flow.activation(reader)
+        if applied in kinds.SQUASHING | kinds.PROBABILITY:
+            function = applied
+        elif applied != "linear":
             return None  # relu-like: the end of a feature extractor; unknown: no claim
         tensor = reader.outputs[0]
 
@@ -114,7 +122,7 @@ def dead_bias(case: Case) -> Iterator[Finding]:
     dead = {}
     for call in case.bn_calls:
         made = case.graph.producer(call.inputs[0])
-        if made is None or not flow.has_weights(made) or flow.activation(made) != "linear":
+        if made is None or not kinds.kind(made.layer).linear or flow.activation(made) != "linear":
             continue
         layer = made.layer
         bias = getattr(layer, "bias", None)
@@ -136,7 +144,7 @@ def dead_bias(case: Case) -> Iterator[Finding]:
             case.path(layers[0]) if one else parent,
             f"{count(biases, 'bias', 'biases')} of {where} "
             f"{'feeds' if biases == 1 else 'feed'} batch normalization and nothing else: "
-            "the gradient is zero.",
+            "the gradient of the loss is zero.",
             "The mean of the batch takes the bias away again; beta does its work.",
             "Build with use_bias=False: fewer parameters, the same function.",
         )
@@ -187,7 +195,7 @@ def wrong_axis(case: Case) -> Iterator[Finding]:
             "error" if convolution else "warning",
             where,
             f"{where} normalizes axis {layer.axis} of {_shape(calls[0].inputs[0])}, {kind}: it "
-            f"keeps {count(_channels_of(layer), 'set', 'sets')} of statistics where {source.path} "
+            f"keeps {count(layer.moving_mean.shape[0], 'set')} of statistics where {source.path} "
             f"keeps {count(shape[right], 'channel')} on axis {right}.",
             "Every position gets statistics of its own and all channels share them: that is not "
             "what the layer is for, and it fixes the size of the input.",
@@ -200,9 +208,9 @@ def _channels(case: Case, call: Call) -> Call | None:
 
     def open_way(each: Call) -> bool:
         merging = flow.merges(each) and flow.activation(each) == "linear"
-        bending = flow.activation(each) not in ("", "linear") and not flow.has_weights(each)
+        elementwise = flow.activation(each) not in ("", "linear") and not flow.has_weights(each)
         return flow.channel_axis(each) is None and (
-            flow.keeps_shape(each) or flow.normalizes(each) or merging or bending
+            flow.keeps_shape(each) or flow.normalizes(each) or merging or elementwise
         )
 
     behind = list(flow.upstream(case.graph, call.inputs[0], open_way))
@@ -216,10 +224,6 @@ def _channels(case: Case, call: Call) -> Call | None:
         if said is not None or len(readers) != 1 or not open_way(readers[0]):
             return said
         tensor = readers[0].outputs[0]
-
-
-def _channels_of(layer: BN) -> int:
-    return layer.moving_mean.shape[0]
 
 
 @rule("ignored-training-argument", levels="error", chapter="09_fine_tuning")
@@ -246,5 +250,183 @@ def ignored_training_argument(case: Case) -> Iterator[Finding]:
             f"Keras {keras.__version__} drops that in fit, as an experiment has just shown.",
             "fit normalizes by the batch and overwrites the statistics that the call was meant to "
             "protect.",
-            FREEZE,
+            freeze(case, layers),
         )
+
+
+# Modes and masks
+
+
+@rule("always-training", levels="error warning", chapter="06_training_and_inference")
+def always_training(case: Case) -> Iterator[Finding]:
+    """BN that is told training=True in its call, and so follows the batch at inference too."""
+    fixed = [
+        layer
+        for layer in case.layers
+        if layer.trainable and any(call.training for call in case.graph.of(layer))
+    ]
+    unseen = [layer for layer in case.layers if layer.trainable and not case.graph.of(layer)]
+    if not fixed and not (unseen and case.runs):
+        return
+    in_predict, in_call = (_follows_batch(case, fixed, training) for training in (False, None))
+    for parent, layers in case.by_parent([*fixed, *unseen]).items():
+        layers = [layer for layer in layers if layer in in_predict or layer in in_call]
+        if not layers:
+            continue
+        bad = [layer for layer in layers if layer in in_predict]
+        names = listing(map(case.path, layers))
+        how = "predict and evaluate" if bad else "m(x)"
+        why = "called with training=True" if layers[0] in fixed else "told to follow the batch"
+        alone = [layer for layer in bad if case.positions(layer) == 1]
+        yield Finding(
+            "error" if alone else "warning",
+            case.path(layers[0]) if len(layers) == 1 else parent,
+            f"{names} {'is' if len(layers) == 1 else 'are'} {why}, whatever the model is told: "
+            f"{how} {'normalize' if bad else 'normalizes'} by the batch at hand and "
+            f"{'overwrite' if bad else 'overwrites'} the moving statistics"
+            f"{_one_by_one(case, False if bad else None)}.",
+            (
+                f"For a row by itself {case.path(alone[0])} gives beta whatever the input."
+                if alone
+                else "What the model says of a row depends on the rows beside it, and on how often "
+                "it was asked before."
+            )
+            + (
+                ""
+                if bad
+                else f" predict and evaluate pass training=False, which Keras {keras.__version__} "
+                "lets override the argument: they answer otherwise than m(x)."
+            ),
+            "Leave training=True out of the call, build the model anew and load its weights: fit "
+            "passes it by itself. Or use the model as it is, with the statistics that it has. "
+            + freeze(case, layers)
+            + " If inference is to follow the batch on purpose (pix2pix, adaptation at test time), "
+            "keep it, and never ask for rows one by one.",
+        )
+
+
+def _call(model: keras.Model, x: Any, training: bool | None) -> list:
+    x = keras.tree.map_structure(tf.convert_to_tensor, x)
+    takes = training is not None and model._call_has_training_arg
+    return keras.tree.flatten(model(x, training=training) if takes else model(x))
+
+
+def _follows_batch(case: Case, fixed: list[BN], training: bool | None) -> list[BN]:
+    """The layers that a call of the model with this argument lets follow the batch."""
+    if case.runs is None:
+        overridden = training is False and not _recorded_training_wins()
+        return [
+            layer
+            for layer in fixed
+            if any(
+                call.training and not (call.recorded and overridden)
+                for call in case.graph.of(layer)
+            )
+        ]
+    with keras.StatelessScope() as scope:
+        _call(case.model, _rows(case, slice(0, TRIED)), training)
+    return [
+        layer
+        for layer in case.layers
+        if layer.trainable and scope.get_current_value(layer.moving_mean) is not None
+    ]
+
+
+TRIED = 8  # rows that are asked for one by one
+
+
+def _rows(case: Case, rows: slice) -> Any:
+    return keras.tree.map_structure(lambda leaf: leaf[rows], case.runs.sample.x)
+
+
+def _one_by_one(case: Case, training: bool | None) -> str:
+    """How far answers for single rows are from those in a batch, in words; "" without data."""
+    if case.runs is None:
+        return ""
+    with keras.StatelessScope():
+        whole = _call(case.model, _rows(case, slice(0, TRIED)), training)
+        single = [
+            _call(case.model, _rows(case, slice(i, i + 1)), training) for i in range(len(whole[0]))
+        ]
+    gap, spread = 0.0, 1e-12
+    for together, *alone in zip(whole, *single, strict=True):
+        together = np.asarray(together, "float64")
+        gap = max(gap, float(np.sqrt(np.mean((np.concatenate(alone) - together) ** 2))))
+        spread = max(spread, float(together.std(axis=0).mean()))
+    return (
+        f"; the outputs for {count(len(whole[0]), 'row')} one by one are {short(gap / spread)} sd "
+        "away from those in one batch"
+    )
+
+
+def _recorded_training_wins() -> bool:
+    """Ask the installed Keras whether training=True in a recorded graph holds in predict."""
+    layer = BN(name="asked_bn")
+    inputs = keras.Input((1,), name="asked_input")
+    model = keras.Model(inputs, layer(inputs, training=True), name="asked")
+    model(np.array([[1.0], [3.0]], "float32"), training=False)
+    return bool(np.any(layer.moving_mean.numpy()))
+
+
+@rule("lost-mask", levels="warning note", chapter="05_inputs_and_outputs")
+def lost_mask(case: Case) -> Iterator[Finding]:
+    """Padding that was masked and reaches BN unmasked, since a layer between lost the mask."""
+    lost = _masks(case)
+    for call in case.bn_calls:
+        given = len(call.inputs) > 1  # the mask, by hand
+        if call.inputs[0] not in lost or given or not case.learns(call.layer):
+            continue
+        maker, loser = lost[call.inputs[0]]
+        where = case.path(call.layer)
+        share = _padded(case, maker)
+        if share == 0:
+            continue
+        told = "" if share is None else f" ({share:.0%} of the positions are padding)"
+        yield Finding(
+            "warning" if share is not None and share > LITTLE_PADDING else "note",
+            where,
+            f"The mask of {maker.path} ends at {loser.path} ({type(loser.layer).__name__}), so "
+            f"{where} takes padded positions into its mean and variance{told}.",
+            "The statistics then depend on how long the rows are padded, in training and at "
+            "inference.",
+            f"Give the mask by hand, {call.layer.name}(x, mask=mask), or put {where} before "
+            f"{loser.path}; LayerNormalization takes each position by itself.",
+        )
+
+
+LITTLE_PADDING = 0.05  # of the positions: zeros move mean and variance by about as much
+
+
+def _masks(case: Case) -> dict[Tensor, tuple[Call, Call]]:
+    """For each tensor whose mask was lost on the way: who made the mask, and who lost it."""
+    makers, lost = {}, {}
+    for call in case.graph.calls:
+        effect = kinds.mask(call.layer)
+        held = next((makers[each] for each in call.inputs if each in makers), None)
+        gone = next((lost[each] for each in call.inputs if each in lost), None)
+        for tensor in call.outputs:
+            if effect == "makes":
+                makers[tensor] = call
+            elif effect == "keeps" and held:
+                makers[tensor] = held
+            elif effect is None or len(tensor.shape) < 3:
+                continue  # nothing is known, or there are no positions any more
+            elif held and not _takes_mask(call):
+                lost[tensor] = held, call
+            elif gone:
+                lost[tensor] = gone
+    return lost
+
+
+def _takes_mask(call: Call) -> bool:
+    """Whether a layer uses the mask up, as an average over positions does."""
+    return isinstance(call.layer, keras.Layer) and call.layer.supports_masking
+
+
+def _padded(case: Case, maker: Call) -> float | None:
+    """The share of positions that a layer masks in the data; None if it cannot be seen."""
+    if case.runs is None or maker.inputs[0] not in case.graph.inputs:
+        return None
+    given = graph_inputs(case.model, case.runs.sample.x)
+    mask = maker.layer.compute_mask(given[case.graph.inputs.index(maker.inputs[0])])
+    return float(np.mean(~np.asarray(mask)))
