@@ -1,20 +1,30 @@
 """The shell, also as `python -m bnutils`: what it prints, what it writes, its exit status."""
 
+import contextlib
 import importlib
+import io
 import json
+import os
+import pty
 import re
 import resource
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
+import types
 import zipfile
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bnutils
+from bnutils import doctor
 from bnutils.cli import main
 
 # Keras 3.15 saves weights with an old form of NumPy's copy.
@@ -90,8 +100,9 @@ def files(tmp_path_factory, keras):
         archive.writestr("note.txt", "no model")
     with zipfile.ZipFile(folder / "config.keras", "w") as archive:
         archive.writestr("config.json", "{}")
-    for name in ("old.h5", "net.weights.h5", "ckpt.index", "net.tflite"):
+    for name in ("old.h5", "ckpt.index", "net.tflite"):
         (folder / name).write_text("x")
+    model.save_weights(folder / "net.weights.h5")
     (folder / "saved").mkdir()
     (folder / "saved" / "saved_model.pb").write_text("x")
     (folder / "folder.keras").mkdir()
@@ -121,13 +132,26 @@ def contents(folder):
 REFUSED = [
     ("audit none.keras", "there is no file none.keras"),
     ("audit folder.keras", "a folder"),
-    ("audit saved", "a SavedModel, which Keras 3 cannot open"),
-    ("audit old.h5", "old HDF5 format"),
-    ("audit net.weights.h5", "weights without a model"),
-    ("audit ckpt.index", "weights without a model"),
-    ("audit net.tflite", "no .keras file"),
-    ("audit text.keras", "not a Keras model"),
-    ("audit zip.keras", "not a Keras model.*config.json"),
+    ("audit saved", "a SavedModel, which Keras 3 cannot open.*Next step"),
+    ("audit old.h5", "no model of Keras"),
+    ("audit net.weights.h5", "weights without a model.*Next step"),
+    ("audit ckpt.index", "weights without a model.*Next step"),
+    ("audit net.tflite", "TFLite.*Next step"),
+    ("audit text.keras", "no model of Keras"),
+    ("audit zip.keras", "not of a model.*config.json"),
+    ("convert net.tflite --output out.keras", "TFLite.*Next step"),
+    ("convert model.keras --output out.h5", "an --output that ends in .keras"),
+    ("convert model.keras --output model.keras", "is the input file model.keras"),
+    ("convert lambda.keras --output out.keras", "Lambda layer.*--trust"),
+    ("fold model.keras --output fifo.keras", "a model needs a file, this is a device or a pipe"),
+    ("fold model.keras --output null.keras", "a model needs a file, this is a device or a pipe"),
+    ("fold model.keras --output stdout.keras", "a model needs a file, this is a device or a pipe"),
+    (f"audit {'a' * 300}.keras", "cannot be read: File name too long"),
+    (f"audit model.keras --output {'a' * 300}", "cannot write to a+: File name too long"),
+    (f"audit model.keras --data {'a' * 300}", "is not an .npz file: File name too long"),
+    ("audit model.keras/x.keras", "cannot be read: Not a directory"),
+    ("audit fifo.keras", "a device or a pipe"),
+    ("audit model.keras --data fifo.keras", "a folder, a device or a pipe"),
     ("audit config.keras", "config.keras cannot be loaded"),
     ("audit lambda.keras", "Lambda layer.*--trust"),
     ("audit model.keras --import no_such_module", "cannot import no_such_module: ModuleNotFound"),
@@ -135,7 +159,7 @@ REFUSED = [
     ("audit model.keras --data none.npz", "none.npz is not an .npz file.*No such file"),
     ("audit model.keras --data text.npz", "text.npz is not an .npz file"),
     ("audit model.keras --data one.npy", "one.npy is one array"),
-    ("audit model.keras --data objects.npz", "objects.npz is not an .npz file"),
+    ("audit model.keras --data objects.npz", "objects.npz holds Python objects as 'x'"),
     ("audit model.keras --data no_x.npz", "arrays named x, and perhaps y, got images"),
     ("audit model.keras --data extra.npz", "arrays named x.*got x, y, weights"),
     ("audit two.keras --data data.npz", "arrays named x_left, x_right"),
@@ -149,7 +173,7 @@ REFUSED = [
     ("fold model.keras --output ./link.keras", "is the input file model.keras: say --in-place"),
     ("fold model.keras --output out.h5", "an --output that ends in .keras"),
     ("recalibrate model.keras --data data.npz --output none/m.keras", "cannot write to none"),
-    ("recalibrate model.keras --data columns.npz --in-place", r"shape \(None, 4\).*\(256, 3\)"),
+    ("recalibrate model.keras --data columns.npz --in-place", r"shape \(None, 4\).*\(32, 3\)"),
     ("recalibrate model.keras --data no_x.npz --in-place", "got images"),
     ("recalibrate lambda.keras --data data.npz --in-place", "--trust"),
 ]
@@ -158,6 +182,9 @@ REFUSED = [
 @pytest.mark.parametrize(("words", "message"), REFUSED)
 def test_refused_in_one_line_with_nothing_changed(words, message, at, capfd):
     (at / "link.keras").symlink_to(at / "model.keras")
+    os.mkfifo(at / "fifo.keras")
+    (at / "null.keras").symlink_to("/dev/null")
+    (at / "stdout.keras").symlink_to("/dev/stdout")
     before = contents(at)
     assert run(words) == 2
     out, err = capfd.readouterr()
@@ -181,6 +208,10 @@ def test_refused_in_one_line_with_nothing_changed(words, message, at, capfd):
         "fold model.keras",
         "fold model.keras --output m.keras --in-place",
         "recalibrate model.keras --data data.npz --in-place --method quick",
+        "recalibrate model.keras --data data.npz --in-place --keep never",
+        "convert old.h5",
+        "convert old.h5 --in-place",
+        "audit a\0b.keras",
     ],
 )
 def test_wrong_words_exit_with_2_and_the_usage(words, capsys):
@@ -190,11 +221,11 @@ def test_wrong_words_exit_with_2_and_the_usage(words, capsys):
     assert capsys.readouterr().err.startswith("usage: bnutils")
 
 
-@pytest.mark.parametrize("words", ["--help", "audit --help", "recalibrate --help", "fold --help"])
-def test_help_fits_100_columns(words, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["", "audit", "recalibrate", "fold", "convert"])
+def test_help_fits_100_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as error:
-        run(words)
+        run(f"{command} --help")
     assert error.value.code == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
@@ -227,7 +258,7 @@ def test_recalibrate_mends_what_audit_finds(at, keras, capfd):
 
     assert run("recalibrate model.keras --data data.npz --output mended.keras") == 0
     out, err = capfd.readouterr()
-    assert out.splitlines()[0] == "Recalibrated (layerwise) on 256 rows, in 1 pass."
+    assert out.splitlines()[0] == "Recalibrated 1 layer (layerwise) on 256 rows, in 1 pass."
     assert err == ""
     mended = keras.saving.load_model(at / "mended.keras")
     fed_to_bn = np.load(at / "data.npz")["x"] @ np.array(mended.layers[0].kernel)
@@ -245,7 +276,7 @@ def test_recalibrate_takes_its_options(options, at, capfd):
     words = f"recalibrate model.keras --data data.npz --output mended.keras {options}"
     assert run(words) == 0
     method = "one-pass" if "one-pass" in options else "layerwise"
-    assert capfd.readouterr().out.startswith(f"Recalibrated ({method}) on 256 rows")
+    assert capfd.readouterr().out.startswith(f"Recalibrated 1 layer ({method}) on 256 rows")
 
 
 def test_fold_writes_a_model_without_batch_normalization(at, keras, capfd):
@@ -312,27 +343,164 @@ def test_several_inputs_are_matched_by_name(model, at, keras, capfd):
 
 
 def test_trust_runs_the_code_in_the_file(at, capfd):
-    assert run("audit lambda.keras --trust") == 0
+    assert run("audit lambda.keras --trust") == 2
     assert "no batch normalization layer" in capfd.readouterr().out
 
 
 def test_custom_code_is_refused_until_it_is_imported(at, keras, capfd, monkeypatch):
     monkeypatch.syspath_prepend(at)
     twice = importlib.import_module("shell_layers").Twice
-    keras.Sequential([keras.Input((4,)), twice(), keras.layers.Dense(1)]).save("custom.keras")
+    model = keras.Sequential([keras.Input((4,)), twice(), keras.layers.BatchNormalization()])
+    model.save("custom.keras")
     keras.saving.get_custom_objects().pop("shell>Twice")
     del sys.modules["shell_layers"]
     capfd.readouterr()
 
     assert run("audit custom.keras") == 2
     assert re.fullmatch(
-        "bnutils: custom.keras needs the custom class 'Twice'.*--import MODULE\n",
+        "bnutils: custom.keras needs the custom class 'Twice'.*--import MODULE.*\n",
         capfd.readouterr().err,
     )
-    assert run("audit custom.keras --format json --import shell_layers") == 0
+    run("audit custom.keras --format json --import shell_layers")
     out, err = capfd.readouterr()
-    assert json.loads(out)["sound"] is True
+    assert json.loads(out)["batch_norms"] == 1
     assert "must not reach the report" in err
+
+
+def test_fold_keeps_the_trust_in_what_it_rebuilds(at, keras, capfd):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3),
+            layers.BatchNormalization(),
+            layers.Lambda(lambda v: v * 2, name="twice"),
+        ]
+    )
+    model.save("trusted.keras")
+    assert run("fold trusted.keras --output small.keras --trust") == 0
+    assert "1 of 1" in capfd.readouterr().out
+    assert run("audit small.keras") == 2
+    assert "--trust" in capfd.readouterr().err
+    small = keras.saving.load_model("small.keras", safe_mode=False)
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(small(x), model(x), atol=1e-5)
+
+
+# --- files of Keras 2 ---
+
+
+@pytest.fixture
+def old(at):
+    with zipfile.ZipFile(Path(__file__).parent / "models" / "models.zip") as archive:
+        archive.extract("keras_2_2_images.h5", at)
+    return (at / "keras_2_2_images.h5").rename(at / "old.h5")
+
+
+def test_an_old_file_is_audited_and_what_is_other_than_there_is_said_on_stderr(old, capfd):
+    before = old.read_bytes()
+    run("audit old.h5 --format json")
+    out, err = capfd.readouterr()
+    assert json.loads(out)["batch_norms"] == 3
+    assert err.startswith("bnutils: old.h5 was written by Keras 2.2.5.")
+    assert "its moments begin anew" in err
+    assert old.read_bytes() == before
+
+
+def test_an_old_file_is_converted_with_the_same_outputs(old, at, keras, capfd):
+    before = old.read_bytes()
+    assert run("convert old.h5 --output new.keras") == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "written by Keras 2.2.5, is now new.keras" in out
+    assert "the outputs differ by at most 0.0e+00 of the largest" in out
+    assert keras.saving.load_model("new.keras").compiled
+    assert old.read_bytes() == before
+    assert not list(at.glob(".bnutils-*"))
+
+
+@pytest.mark.parametrize("command", ["fold", "recalibrate --data data.npz"])
+def test_an_old_file_is_not_made_a_new_one_under_its_old_name(command, old, capfd):
+    before = old.read_bytes()
+    assert run(f"{command} old.h5 --in-place") == 2
+    assert re.search("would become a .keras file: say --output NAME.keras", capfd.readouterr().err)
+    assert old.read_bytes() == before
+
+
+# --- exit status ---
+
+
+@pytest.mark.parametrize(
+    ("sound", "faulty", "status"), [(True, False, 0), (False, True, 1), (False, False, 2)]
+)
+def test_the_exit_status_says_whether_it_could_look(sound, faulty, status, at, monkeypatch, capfd):
+    report = types.SimpleNamespace(sound=sound, faulty=faulty)
+    monkeypatch.setattr(doctor, "audit", lambda *_, **__: report)
+    assert run("audit model.keras") == status
+    assert capfd.readouterr().out
+
+
+def test_statistics_that_make_it_worse_are_not_written(at, monkeypatch, capfd):
+    worse = types.SimpleNamespace(kept=False)
+    monkeypatch.setattr(doctor, "recalibrate", lambda *_, **__: worse)
+    before = contents(at)
+    assert run("recalibrate model.keras --data data.npz --output mended.keras") == 1
+    assert "kept=False" in capfd.readouterr().out
+    assert contents(at) == before
+
+
+def test_what_recalibrate_is_told(at, monkeypatch):
+    told = {}
+
+    def recalibrate(model, data, **options):
+        told.update(options)
+        return types.SimpleNamespace(kept=True)
+
+    monkeypatch.setattr(doctor, "recalibrate", recalibrate)
+    words = "--layer bn --layer base --keep always --batch-size 7"
+    assert run(f"recalibrate model.keras --data data.npz --output mended.keras {words}") == 0
+    expected = {"layers": ["bn", "base"], "keep": "always", "batch_size": 7, "method": "layerwise"}
+    assert told == expected
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("target", ["out.keras", "in place"])
+def test_a_signal_while_a_model_is_written_leaves_all_as_it_was(
+    name, target, at, keras, monkeypatch, capfd
+):
+    if name == "SIGHUP":  # ignored in some environments, as under nohup
+        monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    (at / "out.keras").write_text("old")
+    before, handlers = contents(at), [signal.getsignal(each) for each in (2, 15)]
+
+    def save(model, path):
+        Path(path).write_text("half of it")
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(0.01)
+
+    monkeypatch.setattr(keras.Model, "save", save)
+    where = "--in-place" if target == "in place" else f"--output {target}"
+    assert run(f"recalibrate model.keras --data data.npz {where}") == 128 + getattr(signal, name)
+    assert capfd.readouterr() == ("", "bnutils: interrupted\n")
+    assert contents(at) == before
+    assert not list(at.glob(".bnutils-*"))
+    assert [signal.getsignal(each) for each in (2, 15)] == handlers
+
+
+def test_a_signal_at_any_other_time_stops_at_once(at, capfd):
+    (at / "stopping.py").write_text("import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(9)")
+    assert run("audit model.keras --import stopping") == 143
+    assert capfd.readouterr() == ("", "bnutils: interrupted\n")
+
+
+def test_a_signal_that_somebody_swallows_still_stops(at, capfd):
+    code = "import os\ntry:\n    os.kill(os.getpid(), 15)\nexcept:\n    pass"
+    (at / "swallowing.py").write_text(code)
+    assert run("fold model.keras --output out.keras --import swallowing") == 143
+    assert not (at / "out.keras").exists()
+    assert capfd.readouterr().out == ""
 
 
 # --- what reaches stdout and files ---
@@ -363,19 +531,140 @@ def test_a_log_has_no_colors_and_a_terminal_has(at, capfd, monkeypatch):
     assert "\x1b[1;31mERROR" in capfd.readouterr().out
 
 
+def test_streams_are_written_to_and_stay(at, capfd):
+    os.mkfifo(at / "fifo")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((at / "fifo").read_text()))
+    reader.start()
+    status = run("audit model.keras --output fifo")
+    reader.join(timeout=10)
+    assert stat.S_ISFIFO((at / "fifo").stat().st_mode)
+    os.write(1, b"before\n")
+    for stream in ("/dev/stdout", "/dev/fd/1", "/dev/null", "/proc/self/fd/1", "link"):
+        if stream == "link":
+            (at / "link").symlink_to("/dev/stdout")
+        assert run(f"audit model.keras --output {stream}") == status
+    assert capfd.readouterr().out == "before\n" + 4 * read[0]
+    assert run("audit model.keras --output /dev/stderr") == status
+    assert capfd.readouterr() == ("", read[0])
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert (at / "link").is_symlink()
+
+
+def test_what_stands_in_a_file_behind_stdout_stays(at, tmp_path):
+    log = at / "log"
+    log.write_text("old\n")
+    kept = os.dup(1)
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+        run("audit model.keras --output /dev/stdout")
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert log.read_text().startswith("old\n")
+    assert "model" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("audit model.keras", "cannot print the report: No space left on device"),
+        ("audit model.keras --output /dev/full", "cannot write /dev/full: No space left on device"),
+        ("--help", "cannot print the report: No space left on device"),
+        ("--version", "cannot print the report: No space left on device"),
+    ],
+)
+def test_a_full_stdout_is_said(words, message, at, capfd, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(words) == 2
+    assert capfd.readouterr() == ("", f"bnutils: {message}\n")
+
+
+def test_a_closed_stdout_is_said(at, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("audit model.keras") == 2
+    assert capfd.readouterr().err == "bnutils: cannot print the report: stdout is closed\n"
+    assert run("fold model.keras --output out.keras") == 2
+    assert (at / "out.keras").exists()
+    run("audit model.keras --output report.txt")
+    assert (at / "report.txt").read_text()
+
+
+def test_a_closed_or_full_stderr_is_borne(at, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run("audit none.keras") == 2
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert run("audit none.keras") == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_closed_descriptors_do_not_catch_files(at):
+    words = f"exec {sys.executable} -m bnutils audit none.keras <&- >&- 2>&-; exit $?"
+    assert subprocess.run(["sh", "-c", words]).returncode == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_every_encoding_gets_the_report(encoding, at, keras, monkeypatch):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="schön_归")])
+    model.save("named.keras")
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    run("audit named.keras")
+    shown = stdout.buffer.getvalue().decode(encoding)
+    assert ("schön" if encoding != "ascii" else r"sch\xf6n") in shown
+    assert ("归" if encoding == "utf-8" else r"\u5f52") in shown
+
+
+def test_names_that_are_no_unicode(at, capfd):
+    strange = at / os.fsdecode(b"m\xff.keras")
+    shutil.copy(at / "model.keras", strange)
+    assert run("audit model.keras") == main(["audit", str(strange)])
+    assert main(["fold", str(strange), "--output", str(at / os.fsdecode(b"o\xff.keras"))]) == 0
+    assert (at / os.fsdecode(b"o\xff.keras")).exists()
+    capfd.readouterr()
+    assert main(["audit", os.fsdecode(b"none\xff.keras")]) == 2
+    assert re.fullmatch(r"bnutils: there is no file none.+\.keras\n", capfd.readouterr().err)
+
+
+def test_a_closed_pipe_is_no_fault(at, capfd, monkeypatch):
+    end, start = os.pipe()
+    os.close(end)
+    with open(start, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        status = run("audit model.keras --data data.npz")
+    assert status == 1
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_process_prints_the_report_and_nothing_else(at):
     words = "-m bnutils audit model.keras --data data.npz --format json --train-size 256"
-    done = subprocess.run([sys.executable, *words.split()], capture_output=True, text=True)
+    plain = {"CI": "true", "LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, *words.split()], capture_output=True, text=True, env={**env, **plain}
+    )
     assert done.stderr == ""
     assert done.returncode == 1
     assert json.loads(done.stdout)["model"]
 
 
-def test_a_closed_pipe_is_no_fault(at):
-    words = "-m bnutils audit model.keras --data data.npz"
+def test_a_terminal_gets_the_report_in_colors_and_nothing_else(at):
+    ours, theirs = pty.openpty()
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("TF_", "NO_"))}
+    words = [sys.executable, "-m", "bnutils", "audit", "model.keras"]
     with subprocess.Popen(
-        [sys.executable, *words.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm-256color"}
     ) as process:
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 1
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that a terminal has ended
+            while piece := os.read(ours, 4096):
+                shown += piece
+    os.close(ours)
+    assert process.returncode in (0, 1, 2)
+    assert b"\x1b[" in shown
+    text = re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
+    assert text.startswith("sequential")

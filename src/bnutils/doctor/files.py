@@ -1,0 +1,527 @@
+"""Model files as people have them: of Keras 3, of Keras 2, and others with the step that is next.
+
+What a file is, its first bytes tell, not its name. Python code that a file holds runs only with
+`trust=True`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import tempfile
+import textwrap
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from bnutils._formats import WEIGHTS_ONLY, file_kind
+from bnutils._keras import keras
+from bnutils.doctor.graph import layer_paths
+from bnutils.doctor.keras2 import (
+    Translation,
+    assign_weights,
+    compile_arguments,
+    steepen_hard_sigmoids,
+    weight_groups,
+)
+from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
+
+__all__ = ["Conversion", "ModelFile", "convert", "open_model"]
+
+TOLERANCE = 1e-5  # of a conversion, in units of the largest output; the same model, so rounding
+STEPS_AND_RATE = 2  # variables of every optimizer; what is beyond are moments
+SHOWN = 3  # layers of one change that print names
+ROWS = 4  # random examples on which the outputs are compared
+SIDES = (8, 32, 96, 224)  # tried where a model leaves the length of an axis open
+
+_WEIGHTS = "model.weights.h5"
+# Members that unpack to far more than they take are no weights; as Keras sees it.
+_BOMB_BYTES, _BOMB_RATIO = 1 << 28, 100
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModelFile(Result):
+    """A model that was read from a file.
+
+    Attributes:
+        path: the file.
+        written_by: what wrote it, such as "Keras 2.15.0".
+        model: the model, compiled if the file says how and Keras 3 can.
+        changes: pairs (layer, what is different from the file).
+        skipped: what was left out, and why.
+    """
+
+    path: str
+    written_by: str
+    model: keras.Model = field(metadata=NOT_PLAIN)
+    changes: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def _shown(self) -> Iterator[str | Table]:
+        yield f"{self.path} was written by {self.written_by}."
+        yield from _change_lines(self.changes)
+        yield from skipped_lines(self.skipped, "Left out")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Conversion(Result):
+    """A model file that was written anew, and the proof that it is the same model.
+
+    Attributes:
+        path: the file that was read.
+        written_by: what wrote it.
+        output: the new file.
+        weights: how many numbers it holds; each is equal in both.
+        rows: random examples on which the outputs were compared; 0 if they could not be.
+        difference: the largest difference between the outputs, in units of the largest output.
+        changes: pairs (layer, what is different from the file that was read).
+        skipped: what was left out or not compared, and why.
+    """
+
+    path: str
+    written_by: str
+    output: str
+    weights: int
+    rows: int
+    difference: float | None
+    changes: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def _shown(self) -> Iterator[str | Table]:
+        yield f"{self.path}, written by {self.written_by}, is now {self.output}, of Keras 3."
+        if self.difference is None:
+            yield f"Read back, its {self.weights:,} weights are equal."
+        else:
+            yield (
+                f"Read back, its {self.weights:,} weights are equal; on {self.rows} random "
+                f"examples the outputs differ by at most {self.difference:.1e} of the largest."
+            )
+        yield from _change_lines(self.changes)
+        yield from skipped_lines(self.skipped, "Left out")
+
+
+def open_model(
+    path: str | Path, *, trust: bool = False, modules: Iterable[ModuleType] = ()
+) -> ModelFile:
+    """Read a model from a file of Keras 3 or Keras 2: .keras, .h5, .hdf5.
+
+    Args:
+        path: the file.
+        trust: run the Python code that the file holds (Lambda layers), and let it name functions
+            of `modules`.
+        modules: modules whose layers, losses and other classes of Keras the file may name, as the
+            registered ones, even if they were not registered when it was saved.
+
+    Returns:
+        A `ModelFile`; `.model` is the model.
+
+    Raises:
+        ValueError: if it is no such file; the message says what it is, and the next step. Or if
+            Keras 3 cannot read the model that is in it.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+        >>> with warnings.catch_warnings(action="ignore"), tempfile.TemporaryDirectory() as folder:
+        ...     model.save(Path(folder, "model.keras"))
+        ...     opened = open_model(Path(folder, "model.keras"))
+        >>> opened.written_by == f"Keras {keras.__version__}", opened.skipped
+        (True, ())
+    """
+    path = Path(path)
+    kind = file_kind(path)
+    try:
+        read = _read_zip if kind == "zip" else _read_hdf5
+        return read(path, trust, tuple(modules))
+    # Damaged bytes reach the parsers of HDF5 and Keras, which raise almost anything.
+    except Exception as error:
+        raise ValueError(f"{path} {_why_not(error)}") from error
+
+
+def convert(
+    path: str | Path,
+    output: str | Path,
+    *,
+    trust: bool = False,
+    modules: Iterable[ModuleType] = (),
+    replace: Callable[[Path, Callable[[Path], Any]], Any] | None = None,
+) -> Conversion:
+    """Write a model file anew as a .keras file of Keras 3, and prove that it is the same model.
+
+    The new file is read back before it takes its place: weights must be equal, and outputs on
+    random examples too.
+
+    Args:
+        path: a file that `open_model` takes.
+        output: the new file; its name ends in .keras.
+        trust: as for `open_model`.
+        modules: as for `open_model`.
+        replace: how the new file takes its place, `replace(output, write)`, where `write(path)`
+            writes and proves; by default `write(output)`.
+
+    Returns:
+        A `Conversion`.
+
+    Raises:
+        ValueError: as `open_model` does, or if the name does not end in .keras.
+        RuntimeError: if the proof fails.
+    """
+    output, modules = Path(output), tuple(modules)
+    if output.suffix != ".keras":
+        raise ValueError(f"expected an output that ends in .keras, got {output}")
+    opened = open_model(path, trust=trust, modules=modules)
+    proof = {}
+
+    def write(path: Path) -> None:
+        opened.model.save(path)
+        again = open_model(path, trust=trust, modules=modules)
+        proof.update(_compared(opened.model, again.model))
+
+    (replace or (lambda target, write: write(target)))(output, write)
+    return Conversion(
+        path=opened.path,
+        written_by=opened.written_by,
+        output=str(output),
+        changes=opened.changes,
+        **{**proof, "skipped": (*opened.skipped, *proof["skipped"])},
+    )
+
+
+def _change_lines(changes: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    """A sentence for each kind of change, with the first layers that it is true of."""
+    groups: dict[str, list[str]] = {}
+    for layer, what in changes:
+        groups.setdefault(what, []).append(layer)
+    for what, layers in groups.items():
+        more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
+        yield f"Changed: {', '.join(layers[:SHOWN])}{more} ({what})."
+
+
+class _NotReadableError(Exception):
+    """Why a file is no model that can be read: the rest of a sentence that begins with its name."""
+
+
+# Reading
+
+
+def _read_hdf5(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> ModelFile:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise _NotReadableError(f"is damaged: {_in_a_line(error)}") from error
+    with file:
+        config = _json_of(file, "model_config")
+        if config is None:
+            if {"layer_names", "layers", "_layer_checkpoint_dependencies"} & {*file, *file.attrs}:
+                raise _NotReadableError(f"is {WEIGHTS_ONLY}")
+            raise _NotReadableError("is an HDF5 file without a model of Keras")
+        weights = file.get("model_weights")
+        version = _text(file.attrs.get("keras_version")) or (
+            _text(weights.attrs.get("keras_version")) if weights is not None else None
+        )
+        if version is not None and version.startswith("1."):
+            raise _NotReadableError(
+                f"was written by Keras {version}. Next step: load it with Keras 2.2 (Python 3.7, "
+                "pip install keras==2.2.5 tensorflow==1.15.5) and save it again"
+            )
+        if version is not None and not version.startswith("2."):
+            training = _json_of(file, "training_config")
+            return _read_keras_3(path, ".h5", version, config, training, trust, modules)
+        if weights is None:
+            raise _NotReadableError("holds a model without its weights")
+        training = _json_of(file, "training_config")
+
+        def load(model: keras.Model, names: dict[str, str]) -> None:
+            assign_weights(model, weight_groups(weights), names)
+
+        steps = _steps(file)
+        return _read_keras_2(path, version, config, training, load, steps, trust, modules)
+
+
+def _read_zip(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> ModelFile:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if "config.json" not in names:
+                what = "is a ZIP archive, but not of a model: it has no config.json"
+                raise _NotReadableError(what)
+            for info in archive.infolist():
+                if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
+                    raise _NotReadableError(
+                        f"is no model: {info.filename} in it takes {info.compress_size:,} bytes "
+                        f"and would unpack to {info.file_size:,}"
+                    )
+            config = json.loads(archive.read("config.json"))
+            metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in names else {}
+            version = str(metadata.get("keras_version", "3"))
+            if not version.startswith("2."):
+                training = config.get("compile_config")
+                return _read_keras_3(path, ".keras", version, config, training, trust, modules)
+            if _WEIGHTS not in names:
+                raise _NotReadableError("holds a model without its weights")
+            training = config.get("compile_config")
+            with tempfile.TemporaryDirectory() as folder:
+                archive.extract(_WEIGHTS, folder)
+
+                def load(model: keras.Model, _: dict[str, str]) -> None:
+                    model.load_weights(Path(folder, _WEIGHTS))
+
+                return _read_keras_2(path, version, config, training, load, None, trust, modules)
+    except (zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError, EOFError) as error:
+        raise _NotReadableError(f"is damaged: {_in_a_line(error)}") from error
+    except (OSError, NotImplementedError, RuntimeError, AttributeError) as error:
+        raise _NotReadableError(f"cannot be read: {_in_a_line(error)}") from error
+
+
+def _read_keras_3(
+    path: Path,
+    suffix: str,
+    version: str,
+    config: Any,
+    training: Any,
+    trust: bool,
+    modules: tuple[ModuleType, ...],
+) -> ModelFile:
+    objects = _objects(config, modules, trust)
+    skipped = []
+    with _suffixed(path, suffix) as name:
+
+        def load(compile: bool) -> keras.Model:
+            return keras.saving.load_model(
+                name, custom_objects=objects, compile=compile, safe_mode=not trust
+            )
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model = load(compile=True)
+            except Exception:
+                model = load(compile=False)
+                _compile(model, training, objects, skipped)
+    return ModelFile(
+        path=str(path), written_by=f"Keras {version}", model=model, skipped=tuple(skipped)
+    )
+
+
+def _read_keras_2(
+    path: Path,
+    version: str | None,
+    config: Any,
+    training: Any,
+    load: Callable[[keras.Model, dict[str, str]], Any],
+    steps: int | None,
+    trust: bool,
+    modules: tuple[ModuleType, ...],
+) -> ModelFile:
+    objects = _objects(config, modules, trust)
+    translation = Translation(custom=objects)
+    with keras.saving.custom_object_scope(objects), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = keras.saving.deserialize_keras_object(
+            translation.layer(config), safe_mode=not trust
+        )
+        if not isinstance(model, keras.Model):
+            raise _NotReadableError(f"holds a {type(model).__name__}, not a model")
+        if not model.built:
+            raise _NotReadableError(
+                "does not say the shape of the model's input. Next step: where it was made, call "
+                "the model on data before you save it"
+            )
+        load(model, translation.names)
+        translation.changes += steepen_hard_sigmoids(layer_paths(model))
+    skipped = translation.skipped
+    if training:
+        _compile(model, training, objects, skipped)
+    if model.compiled and steps is not None:
+        model.optimizer.iterations.assign(steps)
+    return ModelFile(
+        path=str(path),
+        written_by=f"Keras {version or '2'}",
+        model=model,
+        changes=tuple(translation.changes),
+        skipped=tuple(skipped),
+    )
+
+
+def _compile(
+    model: keras.Model, training: Any, objects: dict[str, Any], skipped: list[Skipped]
+) -> None:
+    """Compile a model as its file says; what cannot be taken over is added to `skipped`."""
+    try:
+        with keras.saving.custom_object_scope(objects), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.compile(**compile_arguments(training, skipped))
+            model.optimizer.build(model.trainable_variables)
+    except Exception as error:
+        skipped.append(Skipped("compile", f"the model is not compiled: {_in_a_line(error)}"))
+    else:
+        if len(model.optimizer.variables) > STEPS_AND_RATE:
+            skipped.append(Skipped("optimizer", "its moments begin anew"))
+
+
+def _objects(config: Any, modules: tuple[ModuleType, ...], trust: bool) -> dict[str, Any]:
+    """The user's classes that a config names, under the names by which it does."""
+    offered = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", "") == module.__name__
+            of_keras = isinstance(value, type) and hasattr(value, "from_config")
+            if own and (of_keras or (trust and callable(value))):
+                offered[name] = value
+    names = {name for name in _strings(config) if name.rsplit(">", 1)[-1] in offered}
+    return {**offered, **{name: offered[name.rsplit(">", 1)[-1]] for name in names}}
+
+
+def _strings(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, dict | list):
+        for each in config.values() if isinstance(config, dict) else config:
+            yield from _strings(each)
+
+
+@contextlib.contextmanager
+def _suffixed(path: Path, suffix: str) -> Iterator[Path]:
+    """The file under a name from which Keras knows its format."""
+    if path.suffix == suffix:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"model{suffix}")
+        link.symlink_to(path.resolve())
+        yield link
+
+
+def _json_of(file: h5py.File, name: str) -> Any:
+    text = _text(file.attrs.get(name))
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise _NotReadableError(f"is damaged: {name} is no JSON: {_in_a_line(error)}") from error
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return None if value is None else str(value)
+
+
+def _steps(file: h5py.File) -> int | None:
+    """How often the optimizer had stepped, where an .h5 file says so."""
+    group = file.get("optimizer_weights")
+    found = []
+
+    def look(name: str, item: Any) -> None:
+        if re.search(r"(^|/)(iter|iteration|iterations):0$", name) and item.shape == ():
+            found.append(int(item[()]))
+
+    if isinstance(group, h5py.Group):
+        group.visititems(look)
+    return found[0] if found else None
+
+
+def _why_not(error: Exception) -> _NotReadableError:
+    """What Keras said, as the rest of a sentence, with what would help."""
+    if isinstance(error, _NotReadableError):
+        return error
+    text = str(error)
+    if "safe_mode=False" in text or "enable_unsafe_deserialization" in text:
+        return _NotReadableError(
+            "holds Python code (a Lambda layer), which loading would run. If you trust the file, "
+            "say so: --trust, or open_model(..., trust=True)"
+        )
+    if "bad marshal data" in text or "EOF read where" in text:
+        return _NotReadableError(
+            "holds Python code (a Lambda layer) of another version of Python, which this one "
+            "cannot run. Next step: where it was made, put a layer of your own in its place"
+        )
+    missing = re.search(r"Could not locate (class|function) '(.+?)'", text)
+    if missing:
+        return _NotReadableError(
+            f"needs the custom {missing[1]} {missing[2]!r}. Name the module that defines it: "
+            "--import MODULE, or open_model(..., modules=[module])"
+        )
+    return _NotReadableError(f"cannot be loaded: {_in_a_line(error)}")
+
+
+def _in_a_line(error: BaseException) -> str:
+    # Keras puts terminal colors and many lines into its messages, and the cause at their end.
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    plain = plain.rsplit("Exception encountered:", 1)[-1]
+    text = textwrap.shorten(plain, 400, placeholder=" ...")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# The proof
+
+
+def _compared(model: keras.Model, again: keras.Model) -> dict[str, Any]:
+    """Weights and outputs of two models that should be one and the same.
+
+    Raises:
+        RuntimeError: if they are not.
+    """
+    first, second = model.get_weights(), again.get_weights()
+    for old, new in zip(first, second, strict=True):
+        if not np.array_equal(old, new, equal_nan=old.dtype.kind == "f"):
+            raise RuntimeError("a weight of the new file is not that of the old one")
+    made = {"weights": sum(old.size for old in first), "rows": 0, "difference": None}
+    try:
+        x = _random_inputs(model)
+        outputs = [keras.tree.flatten(each(x, training=False)) for each in (model, again)]
+    except Exception as error:
+        reason = f"not compared, no random example suits the model: {_in_a_line(error)}"
+        return {**made, "skipped": (Skipped("outputs", reason),)}
+    difference = max(_difference(*map(np.asarray, pair)) for pair in zip(*outputs, strict=True))
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"the outputs of the new file differ by {difference:.1e} of the largest, more than "
+            f"{TOLERANCE:.0e}"
+        )
+    return {**made, "rows": ROWS, "difference": difference, "skipped": ()}
+
+
+def _difference(old: np.ndarray, new: np.ndarray) -> float:
+    if old.dtype.kind not in "fiub":
+        return float(not np.array_equal(old, new))
+    old, new = old.astype(np.float64), new.astype(np.float64)
+    same = (old == new) | (np.isnan(old) & np.isnan(new))
+    scale = np.abs(old[np.isfinite(old)]).max(initial=0) or 1.0
+    return float(np.where(same, 0, np.abs(old - new)).max(initial=0) / scale)
+
+
+def _random_inputs(model: keras.Model) -> Any:
+    """Random examples in the structure of the model's inputs, of a size that the model takes."""
+    rng = np.random.default_rng(0)
+
+    def example(tensor: keras.KerasTensor, side: int) -> np.ndarray:
+        shape = (tensor.shape[0] or ROWS, *(size or side for size in tensor.shape[1:]))
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if "float" in dtype:
+            return rng.normal(size=shape).astype("float32")
+        if dtype == "string":
+            raise ValueError("an input takes text")
+        return rng.integers(2, size=shape).astype(dtype)
+
+    if not getattr(model, "inputs", None):
+        raise ValueError("the shapes of its inputs are not known")
+    # A Sequential model that was read from a file has inputs, but no `input` yet.
+    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    for side in SIDES:
+        x = keras.tree.map_structure(functools.partial(example, side=side), inputs)
+        try:
+            model(x, training=False)
+        except Exception:
+            if side == SIDES[-1]:
+                raise
+            continue
+        return x
+    raise AssertionError("unreachable")
