@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from bnutils._keras import keras, tf
+from bnutils._keras import global_seeds, keras, tf
 from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
@@ -293,7 +293,9 @@ class _Trace:
             self._graph = tf.compat.v1.get_default_graph()
             inputs = keras.tree.pack_sequence_as(x, tensors[: len(specs)])
             feeds = zip(variables, tensors[len(specs) :], strict=True)
-            with keras.StatelessScope(state_mapping=list(feeds)):
+            # The same seeds each time: what is seen must not hang on how often the model was called.
+            seeds = [(seed.state, tf.zeros_like(seed.state.value)) for seed in _seeds(subject)]
+            with keras.StatelessScope(state_mapping=[*feeds, *seeds]):
                 outputs = subject.model(inputs, training=mode != "inference")
             self.outputs = keras.tree.map_structure(
                 lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf, outputs
@@ -469,6 +471,16 @@ def hooked(calls: Mapping[keras.Layer, Callable]) -> Iterator[None]:
                 undo(attributes.pop, "call", None)
             attributes["call"] = call
         yield
+
+
+def _seeds(subject: Subject) -> Iterator[keras.random.SeedGenerator]:
+    """The seed generators of all layers."""
+    shared = global_seeds()
+    yield from () if shared is None else (shared,)
+    for holder in (subject.model, *subject.paths):
+        for value in vars(holder).values():
+            if isinstance(value, keras.random.SeedGenerator):
+                yield value
 
 
 def _in_inference(original: Callable) -> Callable:

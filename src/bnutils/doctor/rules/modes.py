@@ -12,14 +12,16 @@ from bnutils.doctor.outcomes import Decision, Scores, decisions
 from bnutils.doctor.rules.runs import SIGMAS, Run, Runs
 from bnutils.doctor.words import first_line, short
 
-__all__ = ["LEVELS", "Modes", "Verdict"]
+__all__ = ["LEVELS", "Modes", "Skill", "Verdict"]
 
 LEVELS = ("", "warning", "error")
 #: Accuracy lost, as a share of all decisions: three in a hundred are seen, ten are a broken model.
 LOST, VERY_LOST = 0.03, 0.1
 #: A loss that is larger by a quarter, or twice as large, and not by less than a fiftieth of what
-#: the best constant prediction loses: below that both predict well.
+#: the mean of the targets loses as a prediction: below that both predict well.
 LARGER, TWICE, RELEVANT = 0.25, 1.0, 0.02
+#: A loss that is larger by so much than that of guessing is worse than guessing.
+WORSE = 0.25
 #: Decisions that fall otherwise, if nobody knows the right ones. Batches of 32 rows change one in
 #: twenty by chance.
 OTHERS, VERY_OTHERS = 0.1, 0.3
@@ -37,6 +39,24 @@ class Verdict(NamedTuple):
 
     level: str
     evidence: str
+
+
+class Skill(NamedTuple):
+    """A run beside a model that guesses.
+
+    Attributes:
+        loss: the loss of the run.
+        fixed: the loss of the guess.
+        accuracy: of each output with a crossentropy.
+        better: whether the run does clearly better.
+        worse: whether it does clearly worse.
+    """
+
+    loss: float
+    fixed: float
+    accuracy: dict[str, float]
+    better: bool
+    worse: bool
 
 
 class Modes:
@@ -79,8 +99,12 @@ class Modes:
 
     @property
     def sound(self) -> bool:
-        """Whether the targets show that inference does as well as batch mode."""
-        return self.judged and not self.stale.level and not self.apart.level
+        """Whether the targets show that inference does as well as batch mode.
+
+        Two modes of guessing are alike too, and show nothing.
+        """
+        alike = self.judged and not self.stale.level and not self.apart.level
+        return alike and (self.guess is None or self.against_guess(self._runs.inference).better)
 
     @functools.cached_property
     def finite(self) -> bool:
@@ -95,35 +119,64 @@ class Modes:
         """For each output with a crossentropy, the share of right decisions in each row."""
         return self._scores.hits(self._runs.targets(run), run.outputs)
 
+    @functools.cached_property
     def decisions(self) -> list[Decision]:
         """What each output decides."""
         return decisions(self._model, [self._runs.inference.outputs, self._runs.pooled.outputs])
 
-    def constant(self) -> Any | None:
-        """The outputs of a model that gives the best constant prediction for these targets.
+    @functools.cached_property
+    def guess(self) -> Run | None:
+        """A model that does not look at its inputs: all classes alike, or the mean of the targets.
 
-        None where it cannot be told: outputs without a target of their own, or with a loss for
-        which the mean of the targets is not the best.
+        Classes that are rare in these rows may be frequent elsewhere, so they are not counted.
+        None where an output has no target of its own.
         """
         made, found = keras.tree.flatten(self._runs.pooled.outputs), []
         wanted = keras.tree.flatten(self._runs.targets(self._runs.pooled))
         if len(made) != len(wanted):
             return None
-        for decision, outputs, y in zip(self.decisions(), made, wanted, strict=True):
-            y = np.asarray(y, "float64")
-            if decision.kind == "classes":
-                classes = outputs.shape[-1]
-                if y.size * classes == outputs.size:
-                    y = np.eye(classes)[np.clip(y.astype(int), 0, classes - 1).reshape(-1)]
-            elif y.size != outputs.size:
-                return None
-            mean = y.reshape(-1, outputs.shape[-1]).mean(axis=0)
-            if decision.kind != "values" and not (outputs.min() >= 0 and outputs.max() <= 1):
-                mean = np.log(mean + 1e-7)  # the outputs are logits
-                if decision.kind != "classes":
-                    mean = mean - np.log1p(-np.minimum(np.exp(mean), 1 - 1e-7))
-            found.append(np.broadcast_to(mean, outputs.shape).astype("float32"))
-        return keras.tree.pack_sequence_as(self._runs.pooled.outputs, found)
+        for decision, outputs, y in zip(self.decisions, made, wanted, strict=True):
+            answer = 0.0  # logits
+            if decision.kind == "values":
+                y = np.asarray(y, "float64")
+                if y.size != outputs.size:
+                    return None
+                answer = y.reshape(-1, outputs.shape[-1]).mean(axis=0)
+            elif outputs.min() >= 0 and outputs.max() <= 1:
+                answer = self._chance(decision)
+            found.append(np.full(outputs.shape, answer, "float32"))
+        outputs = keras.tree.pack_sequence_as(self._runs.pooled.outputs, found)
+        return Run(self._runs.pooled.rows, outputs)
+
+    def against_guess(self, run: Run) -> Skill:
+        """How a run of all rows does beside `guess`, which must not be None."""
+        (lost, rows), (least, _) = self.loss(run), self.loss(self.guess)
+        loss, fixed = (float(np.average(each, weights=rows)) for each in (lost, least))
+        error = SIGMAS * np.std(lost - least) / np.sqrt(max(1, len(lost) - 1))
+        hits = self.hits(run)
+        above = any(
+            hits[each.output].mean() > self._above_chance(each, len(hits[each.output]))
+            for each in self.decisions
+            if each.output in hits
+        )
+        return Skill(
+            loss,
+            fixed,
+            {name: float(each.mean()) for name, each in hits.items()},
+            better=bool(above or loss < fixed - error),
+            worse=bool(not above and loss > fixed + max(error, WORSE * abs(fixed))),
+        )
+
+    def _chance(self, decision: Decision) -> float:
+        """The share of decisions that come out right by guessing."""
+        outputs = keras.tree.flatten(self._runs.pooled.outputs)
+        number = [each.output for each in self.decisions].index(decision.output)
+        return 1 / outputs[number].shape[-1] if decision.kind == "classes" else 0.5
+
+    def _above_chance(self, decision: Decision, rows: int) -> float:
+        """What guessing does not reach in so many rows."""
+        chance = self._chance(decision)
+        return chance + SIGMAS * float(np.sqrt(chance * (1 - chance) / rows))
 
     def numbers(self) -> str:
         """Accuracy and loss in all three ways."""
@@ -193,16 +246,15 @@ class Modes:
 
     @functools.cached_property
     def _scale(self) -> float:
-        """What the best constant prediction loses; 0 if it is not known."""
-        constant = self.constant()
-        if constant is None:
+        """What the mean of the targets loses as a prediction; 0 if it is not known."""
+        if self.guess is None:
             return 0.0
-        losses, rows = self._scores.losses(self._runs.targets(self._runs.pooled), constant)
+        losses, rows = self.loss(self.guess)
         return float(np.average(losses, weights=rows))
 
     def _other(self, one: Run, two: Run) -> Verdict:
         verdicts = []
-        for number, decision in enumerate(self.decisions()):
+        for number, decision in enumerate(self.decisions):
             names = [keras.tree.flatten(run.outputs)[number] for run in (one, two)]
             share, evidence = _apart(decision, *map(np.asarray, names))
             noise = self._runs.noise(

@@ -1,4 +1,4 @@
-"""Rules on what comes out: inference against batch mode, batches of like rows, no skill at all."""
+"""Rules on what comes out: inference against batch mode, batches of like rows, mere guessing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from bnutils.doctor.rules.case import Case
 from bnutils.doctor.rules.modes import LEVELS
 from bnutils.doctor.rules.registry import Finding, rule
-from bnutils.doctor.rules.runs import SIGMAS, Run, pooled
+from bnutils.doctor.rules.runs import Run, pooled
 from bnutils.doctor.rules.statistics import OLD
 from bnutils.doctor.words import count
 
@@ -18,7 +18,7 @@ FEW = 4  # rows, up to which a batch is normalized by hardly more than each row 
 #: share that random batches have. In random batches of n rows it is 1 / n.
 ALIKE, TIMES = 0.1, 5.0
 FEWEST_BATCHES = 4
-SETTLED = 100  # updates, before which a model need not predict better than a constant
+SETTLED = 100  # updates, before which a model need not predict better than by guessing
 
 
 @rule(
@@ -144,42 +144,38 @@ def _between(run: Run) -> dict:
     return shares
 
 
-@rule("worse-than-constant", levels="warning", chapter="06_training_and_inference", needs=("data",))
-def worse_than_constant(case: Case) -> Iterator[Finding]:
-    """A trained model that predicts worse than one fixed answer, in both modes."""
+@rule(
+    "no-better-than-guessing",
+    levels="warning note",
+    chapter="06_training_and_inference",
+    needs=("data",),
+)
+def no_better_than_guessing(case: Case) -> Iterator[Finding]:
+    """A trained model that predicts worse than one that does not look, in both modes."""
     modes = case.modes
     trained = any(map(case.trained, case.layers)) and not 0 < (case.updates or 0) < SETTLED
-    if not modes.judged or not trained or not modes.finite:
+    if not (modes.judged and trained and modes.finite) or modes.guess is None:
         return
-    constant = modes.constant()
-    if constant is None:
+    runs = {"with the moving statistics": case.runs.inference, "by the batch": case.runs.pooled}
+    skills = {way: modes.against_guess(run) for way, run in runs.items()}
+    if not all(skill.worse for skill in skills.values()):
         return
-    runs = case.runs
-    fixed = Run(runs.pooled.rows, constant)
-    least, rows = modes.loss(fixed)
-    best = float(np.average(least, weights=rows))
-    parts = []
-    for run, name in (runs.inference, "with the moving statistics"), (runs.pooled, "by the batch"):
-        lost, _ = modes.loss(run)
-        gap = lost - least
-        mean = float(np.average(lost, weights=rows))
-        sure = mean - best > SIGMAS * np.std(gap) / np.sqrt(max(1, len(gap) - 1))
-        if not (sure and mean - best > 0.25 * abs(best)):
-            return
-        mine, its = modes.hits(run), modes.hits(fixed)
-        if any(mine[output].mean() >= its[output].mean() for output in mine):
-            return
-        right = "".join(
-            f", accuracy {mine[output].mean():.1%} against {its[output].mean():.1%}"
-            for output in mine
-        )
-        parts.append(f"{mean:.3g} {name}{right}")
+    parts = [
+        f"{skill.loss:.3g} {way}"
+        + "".join(f" (accuracy {each:.1%})" for each in skill.accuracy.values())
+        for way, skill in skills.items()
+    ]
+    classes = any(skill.accuracy for skill in skills.values())
+    fixed = skills["by the batch"].fixed
     yield Finding(
-        "warning",
+        # Targets that are alike in these rows may differ elsewhere.
+        "warning" if classes else "note",
         "",
-        f"The loss is {' and '.join(parts)}; the best constant answer has {best:.3g} "
-        f"({case.rows:,} rows used).",
-        "So it is not the moving statistics that are wrong, or not they alone.",
+        f"The loss is {' and '.join(parts)}; to answer "
+        f"{'all classes alike' if classes else 'the mean of these targets'} to every row loses "
+        f"{fixed:.3g} ({case.rows:,} rows used).",
+        "So the moving statistics are not what is wrong, or not they alone.",
         "Check that the weights are those that were trained and stand in their places, that inputs "
-        "are scaled and targets coded as in training, and that these rows are of the same kind.",
+        "are scaled and targets coded as in training, and that these rows are of the same kind; a "
+        "model that knows its training rows by heart does so too on others.",
     )

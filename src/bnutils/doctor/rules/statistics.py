@@ -90,7 +90,8 @@ def _weighed(case: Case, layer: BN, level: str, evidence: str) -> Finding:
             "harm.",
             "Nothing to mend.",
         )
-    if case.modes.judged or early or case.averages_weights:
+    harm = case.modes.judged and (case.modes.stale.level or case.modes.apart.level)
+    if harm or early or case.averages_weights:
         repair = f"Call recalibrate(model, x_train){more}."
     else:
         # Nobody has said what is right: the model may be wrong, or the rows.
