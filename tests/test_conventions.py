@@ -203,6 +203,7 @@ BAD = [
     ({"gamma": np.float64(1)}, r"gamma of shape \[channels\]"),
     ({"beta": np.zeros(CHANNELS, dtype=int)}, "floating-point numbers in beta, got int64"),
     ({"moving_mean": None}, "floating-point numbers in moving_mean"),
+    ({"moving_mean": np.ma.masked_array([0.0, 1.0, 2.0])}, "moving_mean without a mask"),
     ({"moving_mean": np.array([0, NAN, 0])}, "finite numbers in moving_mean"),
     ({"gamma": np.array([0, INF, 0])}, "finite numbers in gamma"),
     ({"moving_variance": np.array([1, -0.5, 1])}, "moving_variance to be at least 0.*-0.5"),

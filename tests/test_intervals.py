@@ -141,6 +141,7 @@ def test_interval_follows_shift_and_scale(values, shift, scale):
         ([1.0, NAN, 2.0], {}, "got 1 NaN or infinite of 3 in values: decide"),
         ([1.0, INF], {}, "got 1 NaN or infinite of 2"),
         (["a", "b"], {}, "expected numbers in values"),
+        (np.ma.masked_array([1.0, 2.0], [0, 1]), {}, "expected values without a mask"),
         ([1.0, 2.0], {"confidence": 1}, "confidence between 0 and 1, got 1"),
         ([1.0, 2.0], {"confidence": 95}, "confidence between 0 and 1, got 95"),
     ],
@@ -313,6 +314,7 @@ def test_a_run_that_never_got_there_bounds_the_ratio_from_below():
         (np.ones((2, 2)), [2, 1], 0.5, "steps that increase"),
         (np.ones((2, 2)), [1, 1], 0.5, "steps that increase"),
         (np.ones((2, 2)), [1, 2], NAN, "got NaN"),
+        (np.ma.masked_array(np.ones((2, 2))), [1, 2], 0.5, "values without a mask"),
     ],
 )
 def test_steps_to_refuses(values, steps, threshold, message):

@@ -521,6 +521,10 @@ ERRORS = {
         lambda: batch_norm(np.ma.masked_array(X, X > 9), None, None),
         "expected x without a mask, got one",
     ),
+    "gamma masked": (
+        lambda: batch_norm(X, np.ma.masked_array(ONES, ONES > 0), None),
+        "expected gamma without a mask, got one",
+    ),
     "x integer, inference": (
         lambda: batch_norm_inference([[1, 2, 3]], ONES, ONES, ONES, ONES),
         "expected x of float32 or float64, got int64",

@@ -194,6 +194,8 @@ def _arrays(**arrays: ArrayLike | None) -> dict[str, NDArray | None]:
         if values is None and name in optional:
             copies[name] = None
             continue
+        if isinstance(values, np.ma.MaskedArray):
+            raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
         values = copies[name] = np.array(np.asarray(values))
         if not np.issubdtype(values.dtype, np.floating):
             raise ValueError(f"expected floating-point numbers in {name}, got {values.dtype}")

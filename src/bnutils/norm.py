@@ -485,7 +485,7 @@ class _Layout:
         """A parameter as a row, checked; or a new one where it is None and has a default."""
         if values is None and default is not None:
             return np.full(self._row, default, self.dtype)
-        values = np.asarray(values)
+        values = _unmasked(values, name)
         if values.dtype.kind not in "fiu":
             raise ValueError(f"expected real numbers in {name}, got {values.dtype}")
         if values.shape != self.kept:
@@ -555,10 +555,14 @@ def _layout(shape: Shape, dtype: np.dtype, axis: int | Shape, keep: bool) -> _La
     return _Layout(shape, dtype, named if keep else others)
 
 
-def _floats(x: ArrayLike, name: str) -> Floats:
+def _unmasked(x: ArrayLike, name: str) -> NDArray:
     if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
-    x = np.asarray(x)
+    return np.asarray(x)
+
+
+def _floats(x: ArrayLike, name: str) -> Floats:
+    x = _unmasked(x, name)
     if x.dtype.char not in "fd":
         mend = f"; convert it: {name}.astype(float)" if x.dtype.kind in "biuf" else ""
         raise ValueError(f"expected {name} of float32 or float64, got {x.dtype}{mend}")

@@ -321,7 +321,7 @@ def steps_to(values: ArrayLike, steps: ArrayLike, threshold: float) -> NDArray[n
         >>> steps_to([[0.1, 0.7, 0.9], [0.1, 0.2, 0.3]], steps=[0, 20, 40], threshold=0.8)
         array([40., inf])
     """
-    values, steps = np.asarray(values), np.asarray(steps, dtype=np.float64)
+    values, steps = _numbers(values, "values"), _numbers(steps, "steps")
     if steps.ndim != 1 or not steps.size or values.shape[-1:] != steps.shape:
         raise ValueError(
             "expected values of shape [..., records] and steps of shape [records], "
@@ -340,6 +340,8 @@ def _plain(value: Any) -> float | NDArray[np.float64]:
 
 
 def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
