@@ -293,7 +293,7 @@ class _Trace:
             self._graph = tf.compat.v1.get_default_graph()
             inputs = keras.tree.pack_sequence_as(x, tensors[: len(specs)])
             feeds = zip(variables, tensors[len(specs) :], strict=True)
-            # The same seeds each time: what is seen must not hang on how often the model was called.
+            # The same seeds each time: how often the model was called before must not matter.
             seeds = [(seed.state, tf.zeros_like(seed.state.value)) for seed in _seeds(subject)]
             with keras.StatelessScope(state_mapping=[*feeds, *seeds]):
                 outputs = subject.model(inputs, training=mode != "inference")
