@@ -35,7 +35,7 @@ if (backend := keras.backend.backend()) in ("jax", "numpy", "openvino", "torch")
     )
 
 from bnutils._keras.graphs import (  # noqa: E402
-    Inference,
+    OneCall,
     RecordedGraph,
     built_shapes,
     children,
@@ -67,7 +67,7 @@ from bnutils._keras.training import (  # noqa: E402
 )
 
 __all__ = [
-    "Inference",
+    "OneCall",
     "RecordedGraph",
     "accepts",
     "built_shapes",

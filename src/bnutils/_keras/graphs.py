@@ -12,7 +12,7 @@ from keras.src.utils.tracking import Tracker
 from bnutils._keras import keras, tf
 
 __all__ = [
-    "Inference",
+    "OneCall",
     "RecordedGraph",
     "built_shapes",
     "children",
@@ -179,17 +179,20 @@ def graph_inputs(model: keras.Model, x: object) -> list:
     return (getattr(model, "_functional", None) or model)._standardize_inputs(x)
 
 
-class Inference:
-    """Layers that are called inside take it for parts of one call of a model at inference.
+class OneCall:
+    """Layers that are called inside take it for parts of one call of a model.
 
     What a layer tells those inside it holds for the layers after it too, as in Keras: a context
     that is entered again goes on where it was left.
+
+    Args:
+        training: what the model is told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, training: Any) -> None:
         """Begin a call."""
         self._context = CallContext(entry_layer=None)
-        self._context.set_value("training", False)
+        self._context.set_value("training", training)
         self._outer = None
 
     def __enter__(self) -> None:

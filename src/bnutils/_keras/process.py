@@ -51,7 +51,7 @@ def random_state() -> Callable[[], None]:
 
     TensorFlow's is what `tf.random.normal` and the like draw from after `tf.random.set_seed`.
     """
-    seeds, eager = global_seeds(), context.context()._rng
+    seeds, eager = global_seeds(), getattr(context.context(), "_rng", None)  # made with a seed
     drawn = None if eager is None else eager.getstate()
 
     def put_back() -> None:

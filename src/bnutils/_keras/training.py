@@ -95,15 +95,20 @@ def prepare_step(model: keras.Model, data: Any, eagerly: bool) -> None:
     model.make_train_function(force=True)
 
 
-# What `fit` has traced
+# What `fit`, `evaluate` and `predict` have traced
 
 
-def traced_steps(model: keras.Model) -> list:
-    """List the graphs of the training step that `fit` keeps, one for each form of the data."""
-    if not inspect.isfunction(model.train_function):
-        return []
-    step = inspect.getclosurevars(model.train_function).nonlocals.get("one_step_on_data")
-    step = getattr(step, "__wrapped__", None)
+def traced_steps(model: keras.Model, function: str = "train_function") -> list:
+    """List the graphs that a model keeps, one for each form of the data.
+
+    Args:
+        model: the model.
+        function: "train_function" of `fit`, "test_function" of `evaluate` or "predict_function".
+    """
+    step = getattr(model, function)
+    if inspect.isfunction(step):
+        step = inspect.getclosurevars(step).nonlocals.get("one_step_on_data")
+        step = getattr(step, "__wrapped__", None)
     if not hasattr(step, "_list_all_concrete_functions"):
         return []  # run_eagerly: nothing is fixed
     # The first call leaves two graphs of one form; the later one is the one in use.

@@ -198,6 +198,10 @@ class Batches:
             )
         self.rows, self.steps = rows, steps
 
+    def unchecked(self) -> Any:
+        """Give the first batch as it comes: a `train_step` of one's own may take any structure."""
+        return next(iter(self._source()), None)
+
     def first(self) -> tuple[Any, Any]:
         """Give the first batch `(x, y)`.
 

@@ -207,7 +207,7 @@ def dry_run(
         ()
     """
     model = subject.model
-    x, y = _few_rows(data, model)
+    x, y = _few_rows(data, subject)
     with restored() as undo:
         _hush(undo)
         with model.distribute_strategy.scope():
@@ -215,11 +215,11 @@ def dry_run(
                 build(subject, x)
             try:
                 return _Trial(subject, x, y, anew, undo).run(inference)
-            except NothingToDrawError:
-                raise
+            except NothingToDrawError as error:
+                raise ValueError(str(error)) from error.__cause__
             except Exception as error:
                 if not subject.has_call:
-                    raise ValueError(_no_step(subject, cause(error))) from error
+                    raise ValueError(str(_no_step(subject, cause(error)))) from error
                 if y is not None:
                     raise
                 drawn = "inputs x and targets y" if x is None else "targets y"
@@ -229,11 +229,11 @@ def dry_run(
                 ) from error
 
 
-def _no_step(subject: Subject, reason: str) -> str:
+def _no_step(subject: Subject, reason: str) -> NothingToDrawError:
     """What to say of a model without `call` whose training step cannot be tried."""
     parts = " or ".join(subject.parts)
     instead = f". Or give {parts}, and compile the model anew afterwards" if parts else ""
-    return (
+    return NothingToDrawError(
         f"expected a compiled model and data as fit gets them, since {subject.model.name!r} has no "
         f"call method and its train_step has to be tried ({reason}){instead}"
     )
@@ -250,7 +250,7 @@ def _hush(undo: Callable) -> None:
     warnings.simplefilter("ignore")
 
 
-def _few_rows(data: Any, model: keras.Model) -> tuple[Any, Any]:
+def _few_rows(data: Any, subject: Subject) -> tuple[Any, Any]:
     """Cut inputs and targets to a few rows, in the dtypes in which `fit` hands them on."""
 
     def cut(leaf: Any) -> tf.Tensor | None:
@@ -263,7 +263,10 @@ def _few_rows(data: Any, model: keras.Model) -> tuple[Any, Any]:
 
     if data is None:
         return None, None
-    return tuple(tree.map_structure(cut, part) for part in batches(data, model=model).first())
+    found = batches(data, model=subject.model)
+    if subject.has_call or found.rows is not None:  # these are arrays
+        return tuple(tree.map_structure(cut, part) for part in found.first())
+    return tree.map_structure(cut, found.unchecked()), None
 
 
 def build(subject: Subject, x: Any = None) -> None:
@@ -381,20 +384,23 @@ class _Trial:
     def _data(self) -> Iterator[Any]:
         """Data for a step that is traced for the occasion, the likeliest first."""
         pack = keras.utils.pack_x_y_sample_weight
-        if self.y is not None or (self.x is not None and not self.subject.has_call):
+        if self.y is not None:
             yield pack(self.x, self.y)
+        elif self.x is not None and not self.subject.has_call:
+            yield self.x
         elif self.x is None and self.forms:
             yield from map(self._in_form, self.forms)
         elif self.subject.has_call:
             x = draw_inputs(self.model) if self.x is None else self.x
             yield from (pack(*data) for data in with_target(self.model, x))
         else:
-            raise ValueError("no data were given")
+            raise _no_step(self.subject, "no data were given")
 
     def _in_form(self, form: Any) -> Any:
         """The given data in the form of a traced step; drawn ones, if they have another."""
         rows = 2 if self.x is None else tree.flatten(self.x)[0].shape[0]
-        if isinstance(form, tuple) and len(form) <= 3:
+        as_it_comes = self.y is None and not self.subject.has_call
+        if isinstance(form, tuple) and len(form) <= 3 and not as_it_comes:
             given = (self.x, self.y, None)[: len(form)]
             return tuple(draw_like(*pair, rows) for pair in zip(form, given, strict=True))
         return draw_like(form, self.x, rows)
@@ -451,7 +457,7 @@ class _Trial:
         """Take a gradient step on mean(output**2)."""
         model = self.model
         if not self.subject.has_call:
-            raise ValueError(reason)
+            raise _no_step(self.subject, reason)
         x = self.data = draw_inputs(model) if self.x is None else self.x
 
         def gradient(x: Any) -> None:

@@ -119,11 +119,11 @@ def freeze_bn(model: keras.Model, data: Any = None) -> Freezing:
         flags = {layer: _flags(layer) for layer in subject.layers}
         for layer in subject.layers:
             layer.trainable = False
-        _forget_traces(subject)
         now = dry_run(subject, data, anew=True, inference=True)
         learning = [step for step in now.layers if step.learns or step.statistics_written]
         if learning or now.inference:
             raise RuntimeError(_still_learning(learning, now.inference or ()))
+        _forget_traces(subject)
         known = _flags_before.setdefault(model, WeakKeyDictionary())
         for layer in subject.layers:
             # A second call must not take the frozen state for the one to go back to.
@@ -168,7 +168,6 @@ def unfreeze_bn(model: keras.Model, data: Any = None) -> Freezing:
                 _set_flags(known[layer])
             else:
                 layer.trainable = True
-        _forget_traces(subject)
         now = dry_run(subject, data, anew=True)
         idle = [
             step.path
@@ -181,6 +180,7 @@ def unfreeze_bn(model: keras.Model, data: Any = None) -> Freezing:
                 "for a call with training=False in a subclass, or a train_step that leaves its "
                 "gamma and beta out. The model is as it was"
             )
+        _forget_traces(subject)
         _flags_before.pop(model, None)
         return _freezing("unfreeze", subject, before, now)
 
