@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -820,6 +821,382 @@ def test_proof_fails_on_a_wrong_fold(monkeypatch):
     with pytest.raises(RuntimeError, match=r"to give at conv \(Conv2D\) what .* gives"):
         fold(model)
     assert fold(model, prove=False).error is None
+
+
+def test_chaos_explains_rounding_and_no_fault(monkeypatch):
+    def chaos(x):
+        return keras.ops.sin(1e6 * x)
+
+    dense = layers.Dense(6, name="dense")
+    model = functional((4,), dense, bn(), layers.Lambda(chaos, output_shape=(6,), name="chaos"))
+    folding = fold(model)
+    assert folding.error > 0.01
+    assert "no more than the last digits of the model's own weights" in " ".join(
+        str(folding).split()
+    )
+    plan_module = sys.modules["bnutils.doctor.fold.plan"]
+    read = plan_module.read
+
+    def slightly_wrong(*args):
+        linear = read(*args)
+        return replace(linear, bias=linear.bias + 1e-3)
+
+    monkeypatch.setattr(plan_module, "read", slightly_wrong)
+    with pytest.raises(RuntimeError, match=r"to give at bn \(BatchNormalization\) what"):
+        fold(model)
+
+
+def test_large_numbers_that_cancel_are_rounding():
+    # 1e5 away from zero, the last digit of an input is a hundredth.
+    norm = layers.BatchNormalization(
+        name="bn", moving_mean_initializer=keras.initializers.Constant(1e5)
+    )
+    dense = layers.Dense(3, name="dense", bias_initializer=keras.initializers.Constant(1e5))
+    folding = fold(keras.Sequential([keras.Input((4,)), dense, norm]))
+    assert 1e-4 < folding.error < 0.1
+
+
+@pytest.mark.parametrize("spoil", ["weight", "setting"])
+def test_a_wrong_copy_is_found_and_named(monkeypatch, spoil):
+    rebuild_module = sys.modules["bnutils.doctor.fold.rebuild"]
+    duplicate = rebuild_module.duplicate
+
+    def spoiled(layer):
+        copy = duplicate(layer)
+        if spoil == "setting" and layer.name == "norm":
+            copy.epsilon *= 1.01
+        if spoil == "weight" and layer.name == "norm":
+            copy.gamma.assign(copy.gamma * 1.0001)
+        return copy
+
+    monkeypatch.setattr(rebuild_module, "duplicate", spoiled)
+    norm = layers.LayerNormalization(name="norm")
+    model = functional((4,), layers.Dense(3), bn(), norm, layers.Dense(2))
+    with pytest.raises(RuntimeError, match=r"a copy of norm \(LayerNormalization\) to give"):
+        fold(model)
+
+
+class Forgets(layers.Layer):
+    """Has a config that does not know its factor."""
+
+    def __init__(self, factor=1.0, **options):
+        """Keep the factor."""
+        super().__init__(**options)
+        self.factor = factor
+
+    def call(self, inputs):
+        """Multiply."""
+        return self.factor * inputs
+
+
+class Stack(layers.Layer):
+    """Holds layers in a list and a dict, and a plain number that counts."""
+
+    def __init__(self, **options):
+        """Make the parts."""
+        super().__init__(**options)
+        self.parts, self.table = [layers.Dense(3), layers.Dense(3)], {"last": layers.Dense(3)}
+        self.calls = tf.Variable(0.0)
+
+    def call(self, inputs):
+        """One after the other."""
+        self.calls.assign_add(1.0)
+        for part in (*self.parts, self.table["last"]):
+            inputs = part(inputs)
+        return inputs
+
+
+class Tied(layers.Layer):
+    """Uses the weights of another layer."""
+
+    def __init__(self, other, **options):
+        """Keep the other layer."""
+        super().__init__(**options)
+        self.other = other
+
+    def call(self, inputs):
+        """Multiply from the other side."""
+        return keras.ops.matmul(inputs, keras.ops.transpose(self.other.kernel))
+
+
+class Random(layers.Layer):
+    """Adds a random number."""
+
+    def __init__(self, draw, **options):
+        """Keep the source."""
+        super().__init__(**options)
+        self.draw = draw
+
+    def call(self, inputs, training=None):
+        """Add it."""
+        return inputs + self.draw((1,))
+
+
+class AlwaysDropout(layers.Dropout):
+    """Acts at inference too, as for Monte Carlo dropout."""
+
+    def call(self, inputs, training=None):
+        """Drop."""
+        return super().call(inputs, training=True)
+
+
+def changed_afterwards(part, **settings):
+    model = functional((4,), layers.Dense(3, name="d"), bn(), part, layers.Dense(3))
+    for name, value in settings.items():
+        setattr(part, name, value)
+    return model
+
+
+def changed_output_activation():
+    model = functional((4,), layers.Dense(3, name="d"), bn(), layers.Dense(3, name="out"))
+    model.get_layer("out").activation = lambda x: keras.ops.sin(x)
+    return model
+
+
+def patched_call():
+    part = layers.ReLU()
+    part.call = lambda x: 2 * x
+    return functional((4,), layers.Dense(3, name="d"), bn(), part)
+
+
+def tied():
+    inputs = keras.Input((4,))
+    dense = layers.Dense(3, name="first")
+    x = bn()(layers.Dense(3, name="d")(layers.ReLU()(dense(inputs))))
+    return randomized(keras.Model(inputs, Tied(dense)(x)))
+
+
+def arguments_of_its_own():
+    class Takes(layers.Layer):
+        """Takes more than tensors."""
+
+        def call(self, inputs, scale=1.0, shifts=(), options=None):
+            """Scale and shift."""
+            return scale * inputs + sum(shifts) + options["more"]
+
+    inputs = keras.Input((4,))
+    x = bn()(layers.Dense(3, name="d")(inputs))
+    return keras.Model(inputs, Takes()(x, scale=2.0, shifts=[1.0, 2.0], options={"more": 3.0}))
+
+
+def another_precision_inside():
+    parts = layers.Dense(3, dtype="float64", name="e"), bn("inner_bn", dtype="float64")
+    inner = keras.Sequential([keras.Input((3,), dtype="float64"), *parts], name="part")
+    return functional((4,), layers.Dense(3, name="d"), bn(), inner)
+
+
+#: Models whose configs, or whose classes, do not tell what they do.
+ODD = {
+    "config-forgets": lambda: functional((4,), Forgets(3.0), layers.Dense(3, name="d"), bn()),
+    "set-later": lambda: changed_afterwards(Forgets(), factor=5.0),
+    "keras-setting-later": lambda: changed_afterwards(layers.LeakyReLU(), negative_slope=0.9),
+    "keras-setting-later-bn": lambda: changed_afterwards(layers.Dropout(0.1), rate=0.5),
+    "activation-later": changed_output_activation,
+    "patched-call": patched_call,
+    "collections": lambda: functional((4,), layers.Dense(3, name="d"), bn(), Stack()),
+    "tied": tied,
+    "arguments": arguments_of_its_own,
+    "always-dropout": lambda: functional(
+        (4,), layers.Dense(3, name="d"), bn(), AlwaysDropout(0.5, seed=1), layers.Dense(2)
+    ),
+    "global-seed": lambda: functional(
+        (4,), layers.Dense(3, name="d"), bn(), Random(keras.random.normal)
+    ),
+    "no-autocast": lambda: functional((4,), layers.Dense(3, autocast=False, name="d"), bn()),
+    "lambda-inside": lambda: functional(
+        (3, 4),
+        layers.TimeDistributed(layers.Lambda(lambda x: keras.ops.sin(x))),
+        layers.Dense(3, name="d"),
+        bn(),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_layers_are_copied_as_they_are(make):
+    model = make()
+    counters = [part.calls for part in layer_paths(model) if isinstance(part, Stack)]
+    before = [float(counter) for counter in counters]
+    folding = fold(model)
+    assert folding.folded == (("bn", "d"),)
+    assert folding == replace(fold_plan(model), model=folding.model, error=folding.error)
+    assert folding.error < SCALES["float32"]
+    assert [float(counter) for counter in counters] == before
+    x = example(model.input)
+    runs = []
+    for each in (model, folding.model):
+        with keras.StatelessScope():  # seeds begin at the same place
+            runs.append(outputs_of(each, x)[0])
+    np.testing.assert_allclose(*runs, atol=1e-5)
+    assert not {id(v) for v in model.variables} & {id(v) for v in folding.model.variables}
+
+
+def test_a_part_of_another_precision():
+    check_folded(another_precision_inside(), {"bn": "d", "part/inner_bn": "part/e"})
+
+
+def test_noise_without_a_seed_of_keras_cannot_be_proved():
+    noise = Random(tf.random.normal, name="noise")
+    model = functional((4,), layers.Dense(3, name="d"), bn(), noise)
+    with pytest.raises(RuntimeError, match=r"a copy of noise \(Random\)"):
+        fold(model)
+    assert not fold(model, prove=False).left
+
+
+class Insists(keras.Model):
+    """Tells a layer `training=True` in its own call."""
+
+    def __init__(self, last, training=True):
+        """Make the parts."""
+        super().__init__(name="insists")
+        self.dense, self.norm = layers.Dense(3, name="d"), bn("inner")
+        self.last, self.told = last, training
+
+    def call(self, inputs, training=False):
+        """Dense, BN, last."""
+        return self.last(self.norm(self.dense(inputs)), training=self.told)
+
+
+INSISTED_ON = {
+    "dropout": layers.Dropout(0.5, name="last"),
+    "bn": layers.BatchNormalization(name="last"),
+    "recorded-graph": keras.Sequential([keras.Input((3,)), layers.Dropout(0.5)], name="last"),
+    "unknown": Random(keras.random.normal, name="last"),
+}
+
+
+@pytest.mark.parametrize("last", INSISTED_ON.values(), ids=INSISTED_ON)
+def test_a_model_whose_call_insists_on_training_is_refused(last):
+    model = Insists(last)
+    model(np.zeros((1, 4), "float32"))
+    for look in (fold_plan, fold):
+        with pytest.raises(ValueError, match="the call of Insists gives training=True to last"):
+            look(model)
+
+
+def test_a_part_whose_call_insists_on_training_stays_whole():
+    part = Insists(layers.Dropout(0.5, seed=1, name="last"))
+    part(np.zeros((1, 3), "float32"))
+    model = functional((4,), layers.Dense(3, name="d"), bn(), part, layers.Dense(2))
+    folding = fold(model)
+    assert folding.folded == (("bn", "d"),)
+    (left,) = folding.left
+    assert left.what == "insists/inner"
+    assert left.reason == "the call of insists gives training=True to last, at inference too"
+    assert left in fold_plan(model).left
+    x = example(model.input)
+    assert np.any(outputs_of(folding.model, x)[0] != outputs_of(folding.model, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("last", "training"),
+    [
+        (layers.Dropout(0.5, name="last"), False),
+        (layers.Dropout(0.0, name="last"), True),
+        (layers.BatchNormalization(trainable=False, name="last"), True),
+        (layers.Dense(3, name="last"), True),
+    ],
+)
+def test_insisting_on_what_changes_nothing_is_no_matter(last, training):
+    model = Insists(last, training)
+    model(np.zeros((1, 4), "float32"))
+    assert fold(model).folded[0] == ("inner", "d")
+
+
+def test_a_default_of_training_is_no_matter():
+    class Default(Scaled):
+        """Is in training unless it is told."""
+
+        def call(self, inputs, training=True):
+            """As its parent."""
+            return super().call(inputs, training=training)
+
+    model = Default()
+    model(np.zeros((1, 4), "float32"), training=False)
+    check_folded(randomized(model), {"bn": "dense", "block/inner/bn": "block/inner/dense"})
+
+
+class Grows(keras.Model):
+    """Does on numbers what it does not on symbolic tensors."""
+
+    def __init__(self):
+        """Make the parts."""
+        super().__init__(name="grows")
+        self.dense, self.norm = layers.Dense(3), bn()
+
+    def call(self, inputs):
+        """Grow."""
+        x = self.norm(self.dense(inputs))
+        return x if isinstance(x, keras.KerasTensor) else 1.01 * x
+
+
+def test_a_call_that_the_walk_does_not_show_is_found():
+    model = Grows()
+    model(np.zeros((1, 4), "float32"))
+    with pytest.raises(RuntimeError, match="expected grows to do on numbers what it does on symb"):
+        fold(model)
+
+
+class Gan(keras.Model):
+    """Has no call."""
+
+    def __init__(self):
+        """Make the parts."""
+        super().__init__()
+        self.generator = functional((4,), layers.Dense(3), bn())
+
+
+def test_a_model_without_a_call_says_what_to_fold_instead():
+    for look in (fold_plan, fold):
+        with pytest.raises(ValueError, match=rf"{look.__name__}\(model\.generator"):
+            look(Gan())
+
+
+def test_a_saved_model_inside_is_told_of(tmp_path):
+    inner = functional((3,), layers.Dense(3), bn())
+    inner.export(tmp_path, verbose=False)
+    hidden = layers.TFSMLayer(tmp_path, call_endpoint="serve", name="hidden")
+    folding = fold(functional((4,), layers.Dense(3, name="d"), bn(), hidden))
+    assert folding.folded == (("bn", "d"),)
+    assert [(each.what, "whose inside nobody can see" in each.reason) for each in folding.left] == [
+        ("hidden", True)
+    ]
+
+
+def needs_77_steps():
+    inputs = keras.Input((None, 3))
+    x = bn()(layers.Conv1D(4, 3, padding="same", name="conv")(inputs))
+    return keras.Model(inputs, layers.Dense(2)(keras.ops.reshape(x, (-1, 77 * 4))))
+
+
+def test_data_prove_where_random_numbers_cannot():
+    model = needs_77_steps()
+    (said,) = fold(model).skipped
+    assert (said.kind, said.needs) == ("proof", "data")
+    assert "the model cannot be run on random inputs: InvalidArgumentError: Input to" in said.reason
+    assert "Not compared: outputs" in str(fold(model))
+    rows = np.random.default_rng(0).normal(size=(20, 77, 3)).astype("float32")
+    for data in (rows, (rows, rows[:, 0]), tf.data.Dataset.from_tensor_slices(rows).batch(4)):
+        folding = fold(model, data)
+        assert folding.error < SCALES["float32"]
+        assert not folding.skipped
+    with pytest.raises(ValueError, match="expected data that"):
+        fold(model, rows[:, :50])
+
+
+def test_outputs_that_are_not_finite_are_not_compared():
+    model = functional((4,), layers.Dense(3, name="d"), bn(), layers.Rescaling(np.inf))
+    folding = fold(model)
+    assert folding.error is None
+    assert [each.reason for each in folding.skipped] == ["the outputs of the model are not finite"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 with NumPy 2.4
+def test_a_trusted_function_needs_no_trust_again(tmp_path):
+    parts = layers.TimeDistributed(layers.Lambda(lambda x: x * 2)), layers.Dense(3, name="d"), bn()
+    functional((3, 4), *parts).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
+    check_folded(model, {"bn": "d"})
 
 
 def test_the_result_prints_and_becomes_json():

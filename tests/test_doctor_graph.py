@@ -222,12 +222,17 @@ def test_training_fixed_inside_a_subclass_is_not_recorded():
     assert bn.recorded is False
 
 
-def test_the_innermost_training_counts():
+@pytest.mark.parametrize("inner", [None, False, True])
+@pytest.mark.parametrize("outer", [None, False, True])
+def test_what_a_recorded_graph_is_told_counts_more_than_what_it_records(inner, outer):
     inputs = image()
-    bn = layers.BatchNormalization(name="bn")
-    part = keras.Model(inputs, bn(inputs, training=False), name="part")
-    (call,) = walk(around(part, training=True)).of(bn)
-    assert call.training is False
+    bn = layers.BatchNormalization(name="bn", momentum=0.0)
+    part = keras.Model(inputs, bn(inputs, training=inner), name="part")
+    model = around(part, training=outer)
+    (call,) = walk(model).of(bn)
+    assert call.training is (inner if outer is None else outer)
+    model(np.ones((1, 6, 6, 3), "float32"))  # and so Keras does
+    assert bool(np.any(bn.moving_mean)) == bool(call.training)
 
 
 def test_time_distributed_is_opened_or_not():
@@ -466,3 +471,104 @@ def test_the_reason_is_the_cause_and_not_what_keras_wraps_around_it():
     assert missed.reason == (
         "its call cannot run on symbolic tensors (RuntimeError: the table of words is missing)"
     )
+
+
+class Insists(keras.Model):
+    """Tells a recorded graph `training=True`, in which Keras has recorded a False."""
+
+    def __init__(self):
+        """Make the parts."""
+        super().__init__()
+        drop = layers.Dropout(0.5, name="drop")
+        self.part = keras.Sequential([image(), drop], name="part")
+        self.bn = layers.BatchNormalization(name="bn")
+
+    def call(self, inputs, training=None):
+        """Insist."""
+        return self.bn(self.part(inputs, training=True), training=training)
+
+
+def test_a_recorded_graph_in_a_call_obeys_that_call():
+    model = Insists()
+    model(np.zeros((1, 6, 6, 3), "float32"))
+    drop, bn = walk(model).calls
+    assert (drop.path, drop.training, drop.recorded) == ("part/drop", True, False)
+    assert bn.training is None
+    assert np.any(model(np.ones((1, 6, 6, 3), "float32"), training=False) == 0)
+
+
+class Block(layers.Layer):
+    """Has a `training` with a default, which Keras records as if it had been given."""
+
+    def __init__(self, **options):
+        """Make the part."""
+        super().__init__(**options)
+        self.bn = layers.BatchNormalization(name="bn", momentum=0.0)
+
+    def build(self, shape):
+        """Build the part."""
+        self.bn.build(shape)
+
+    def call(self, inputs, training=False):
+        """Normalize."""
+        return self.bn(inputs, training=training)
+
+
+class Around(keras.Model):
+    """Calls a block and gives it something, or nothing."""
+
+    def __init__(self, **given):
+        """Make the block."""
+        super().__init__()
+        self.block, self.given = Block(name="block"), given
+
+    def call(self, inputs, training=False):
+        """Call it."""
+        return self.block(inputs, **self.given)
+
+
+def in_a_functional_model():
+    inputs = image()
+    block = Block(name="block")
+    return keras.Model(inputs, block(inputs)), block
+
+
+def in_a_subclass(**given):
+    model = Around(**given)
+    model(np.zeros((1, 6, 6, 3), "float32"))
+    return model, model.block
+
+
+@pytest.mark.parametrize(
+    ("make", "training"),
+    [
+        (in_a_functional_model, None),
+        (in_a_subclass, None),
+        (lambda: in_a_subclass(training=False), False),
+        (lambda: in_a_subclass(training=True), True),
+    ],
+)
+def test_a_default_of_training_is_told_from_a_value_that_was_given(make, training):
+    model, block = make()
+    (call,) = walk(model).of(block.bn)
+    assert call.training is training
+    assert not call.recorded
+    for told in (False, True):  # and so Keras does
+        block.bn.moving_mean.assign(np.zeros(3))
+        model(np.ones((1, 6, 6, 3), "float32"), training=told)
+        assert np.any(block.bn.moving_mean) == (told if training is None else training)
+
+
+class Particular(Subclass):
+    """Takes a plain truth value for `training`, and nothing that only looks like one."""
+
+    def call(self, inputs, training=None):
+        """Ask what it is."""
+        assert training in (None, False, True)
+        return super().call(inputs, training=training)
+
+
+def test_a_call_that_is_particular_about_training_is_followed_too():
+    model = Particular()
+    model(np.zeros((1, 6, 6, 3), "float32"))
+    assert [call.training for call in walk(model).calls] == [None] * 3

@@ -16,6 +16,7 @@ from typing import Any
 from keras import tree
 
 from bnutils._keras import (
+    OneCall,
     RecordedGraph,
     built_shapes,
     children,
@@ -180,15 +181,37 @@ def _tensors_in(*structures: Any) -> list:
     return [leaf for leaf in tree.flatten(structures) if _symbolic(leaf)]
 
 
-def _fixed_training(operation: keras.Operation, arguments: _Arguments) -> bool | None:
-    """The value of `training` that a call carries as a constant."""
-    args, kwargs = arguments
+class _Caller:
+    """Stands for the `training` of whoever will call the model: as in inference, but known."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+_CALLER = _Caller()
+
+
+def _fixed_training(
+    operation: keras.Operation, arguments: _Arguments, recorded: bool
+) -> tuple[bool | None, _Arguments]:
+    """The value of `training` that a call carries as a constant, and the arguments without more.
+
+    Keras records the default in the signature of a `call` as if it had been given. In the `call`
+    of a subclass that cannot happen here: `_CALLER` has been given.
+    """
+    args, kwargs = tree.map_structure(lambda value: None if value is _CALLER else value, arguments)
+    if arguments[1].get("training") is _CALLER:
+        del kwargs["training"]
     try:
-        bound = inspect.signature(operation.call).bind_partial(*args, **kwargs).arguments
+        signature = inspect.signature(operation.call)
+        bound = signature.bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):
-        return None
+        return None, (args, kwargs)
     value = bound.get("training", bound.get("kwargs", {}).get("training"))
-    return None if value is None or _symbolic(value) else bool(value)
+    default = signature.parameters.get("training")
+    if value is None or _symbolic(value) or (recorded and default and value == default.default):
+        return None, (args, kwargs)
+    return bool(value), (args, kwargs)
 
 
 @contextmanager
@@ -223,8 +246,13 @@ class _Scope:
         )
 
     def fixed(self, training: bool | None) -> tuple[bool | None, bool]:
-        """The `training` of a call inside: the innermost constant, and whether it is recorded."""
-        if training is None:
+        """The `training` of a call inside, and whether it is recorded.
+
+        A recorded graph that is itself told something tells that to all its layers, whatever is
+        recorded there: the default of `Dropout.call` is, for example. In the `call` of a subclass
+        the innermost constant counts.
+        """
+        if training is None or (self.functional and self.training is not None):
             return self.training, self.recorded
         return training, self.functional
 
@@ -270,7 +298,7 @@ class _Walker:
         outputs: list[keras.KerasTensor],
         scope: _Scope,
     ) -> list[Tensor]:
-        training = _fixed_training(layer, arguments)
+        training, arguments = _fixed_training(layer, arguments, scope.functional)
         holds_bn = isinstance(layer, keras.Layer) and bool(batch_norms(layer))
         if isinstance(layer, keras.Layer):
             graph = recorded_graph(layer)
@@ -343,20 +371,8 @@ class _Walker:
             return new
 
         args, kwargs = tree.map_structure(fresh, arguments)
-        # The scope holds `training`, and knows whether it was recorded. A default in the signature
-        # does not count: Keras always gives a value.
-        kwargs.pop("training", None)
-        signature = inspect.signature(layer.call)
-        if "training" in signature.parameters:
-            bound = signature.bind_partial(*args, **kwargs)
-            bound.arguments["training"] = None
-            args, kwargs = bound.args, bound.kwargs
-        starts = set(inner)
         try:
-            with _without_traces(layer):
-                returned = layer.call(*args, **kwargs)
-                outputs = tree.flatten(returned)
-                nodes = _nodes_behind(outputs, starts)
+            returned, outputs, nodes = _call_of(layer, args, kwargs, starts=set(inner))
         except Exception as error:
             # Whatever a foreign `call` does with a symbolic tensor, it is no fault of the model.
             self.give_up(scope, f"its call cannot run on symbolic tensors ({cause(error)})")
@@ -399,6 +415,31 @@ class _Walker:
         made = [self.tensor(value) for value in outputs]
         self.add(layer, ((), {}), inputs[:1], {}, made, inside, None)
         return made
+
+
+def _call_of(
+    layer: keras.Layer, args: tuple, kwargs: dict, starts: set[int]
+) -> tuple[Any, list, list]:
+    """Run a `call` on symbolic tensors, as at inference.
+
+    Returns:
+        What it returns, the same flattened, and the nodes that made it.
+    """
+    takes_training = "training" in inspect.signature(layer.call).parameters
+    for training in (_CALLER, None):
+        # What the call was given, the scope holds. A default in the signature does not count:
+        # Keras always gives a value.
+        kwargs = {**kwargs, "training": training} if takes_training else kwargs
+        try:
+            with _without_traces(layer), OneCall(training):
+                returned = layer.call(*args, **kwargs)
+                outputs = tree.flatten(returned)
+                return returned, outputs, _nodes_behind(outputs, starts)
+        except Exception:
+            # Some do with `training` what goes with a plain truth value alone.
+            if training is None:
+                raise
+    raise AssertionError("the second one has returned or raised")
 
 
 def _match_inputs(graph: RecordedGraph, arguments: _Arguments) -> list:

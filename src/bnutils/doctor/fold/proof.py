@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import tree
 
-from bnutils._keras import Inference, graph_inputs, keras, mask_of, tf, with_mask
+from bnutils._keras import OneCall, graph_inputs, keras, mask_of, tf, with_mask
 from bnutils.doctor import kinds
 from bnutils.doctor.fold.plan import LAST_DIGIT, Plan
 from bnutils.doctor.fold.rebuild import Copies, concrete_arguments
@@ -222,7 +222,7 @@ class _Track:
     def __init__(self, values: Any, changed: Iterable = ()) -> None:
         self.values = values
         self._scope = keras.StatelessScope(state_mapping=changed, collect_losses=True)
-        self._context = Inference()
+        self._context = OneCall(training=False)
 
     def run(self, layer: keras.Operation, call: Call) -> list:
         args, kwargs = concrete_arguments(call, self.values)
