@@ -1031,6 +1031,25 @@ def test_layers_are_copied_as_they_are(make):
     assert not {id(v) for v in model.variables} & {id(v) for v in folding.model.variables}
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 with NumPy 2.4
+def test_what_is_done_to_the_folded_model_leaves_the_first_one_alone():
+    model = functional((4,), layers.Dense(3, name="d"), bn(), Stack(), layers.Dense(2, name="e"))
+    before, x = model.get_weights(), example(model.input)
+    outputs = outputs_of(model, x)[0]
+    folded = fold(model).model
+    folded.quantize("int8")
+    for part in layer_paths(folded):
+        if part.built and hasattr(part, "kernel"):
+            part.trainable = False
+            part.bias.assign(part.bias + 1.0)
+    assert folded.get_layer("e").quantization_mode == "int8"
+    np.testing.assert_array_equal(outputs_of(model, x)[0], outputs)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert all(part.trainable for part in layer_paths(model))
+
+
 def test_a_part_of_another_precision():
     check_folded(another_precision_inside(), {"bn": "d", "part/inner_bn": "part/e"})
 

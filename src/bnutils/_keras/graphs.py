@@ -110,7 +110,10 @@ def duplicate(layer: keras.Operation) -> keras.Operation:
     def fill(new: Any, value: Any) -> Any:
         for name, part in getattr(value, "__dict__", {}).items():
             recorded = name in ("_inbound_nodes", "_outbound_nodes")
-            new.__dict__[name] = [] if recorded else copy(part)
+            # A layer wraps two methods of its own when it comes into being.
+            wrapped = name in ("build", "quantize") and isinstance(value, keras.Layer)
+            if not (wrapped and name in new.__dict__):
+                new.__dict__[name] = [] if recorded else copy(part)
         return new
 
     def copy(value: Any) -> Any:
@@ -119,6 +122,8 @@ def duplicate(layer: keras.Operation) -> keras.Operation:
             return made[id(value)][0]
         if kind in (Functional, keras.Sequential):
             return keep(value, keras.models.clone_model(value, clone_function=copy))
+        if isinstance(value, keras.Layer):
+            return fill(keep(value, keras.Layer.__new__(kind)), value)
         if isinstance(value, keras.Operation | keras.Variable | keras.random.SeedGenerator):
             return fill(keep(value, object.__new__(kind)), value)
         if isinstance(value, Tracker):
