@@ -246,6 +246,65 @@ trial.followed(
 )(compiled_again)
 
 
+class Told(keras.Model):
+    """A model that tells BN training=True."""
+
+    def __init__(self):  # noqa: D107
+        super().__init__()
+        self.bn = BN(name="bn")
+        self.head = layers.Dense(2, activation="softmax")
+
+    def call(self, x):
+        return self.head(self.bn(x, training=True))
+
+
+def frozen_by_hand_after_predict():
+    model = Told()
+    model.predict(rows(32), verbose=0)
+    model.bn.trainable = False
+    return model, {}
+
+
+@trial("stale-compile", "sick", "error")
+def frozen_after_predict_had_been_traced():
+    return frozen_by_hand_after_predict()
+
+
+@trial("stale-compile", "sound")
+def frozen_before_predict_was_traced():
+    model = Told()
+    model.bn.trainable = False
+    model.predict(rows(32), verbose=0)
+    return compiled_again(model, {})
+
+
+def changed_by_predict(model, given):
+    before = model.bn.moving_mean.numpy()
+    model.predict(rows(32), verbose=0)
+    return float(np.max(np.abs(model.bn.moving_mean.numpy() - before)))
+
+
+@trial.followed(
+    "stale-compile",
+    frozen_by_hand_after_predict,
+    says="Compile the model again",
+    symptom=changed_by_predict,
+)
+def compiled_after_predict(model, given):
+    return compiled_again(model, given)
+
+
+@trial.followed(
+    "stale-compile",
+    frozen_by_hand_after_predict,
+    says="call freeze_bn(model), which drops what was traced",
+    symptom=changed_by_predict,
+)
+def frozen_by_freeze_bn_after_predict(model, given):
+    freeze_bn(model)
+    return model, given
+
+
 def frozen_and_compiled():
     model = classifier()
     model.trainable = False

@@ -437,7 +437,7 @@ trial.followed(
 trial.followed(
     "bad-variance",
     lambda: (damaged("moving_variance", -0.5), {}),
-    says="Call recalibrate(model, x_train)",
+    says="Otherwise call recalibrate(model, x_train)",
     symptom=not_finite,
 )(recalibrated)
 trial.followed(

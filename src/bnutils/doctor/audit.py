@@ -38,7 +38,9 @@ def audit(
 
     The graph of the model shows part of them. A dry run of one training step, undone afterwards,
     shows which layers learn. With data the statistics and outputs of both modes are compared.
-    The model stays as it is: weights, optimizer, metrics, random states, compilation.
+    The model stays as it is: weights, optimizer, metrics, random states, compilation. Of a model
+    without a `call` of its own, that is trained through its parts, the parts are looked at as far
+    as that goes without their inputs; the report says how to audit each of them in full.
 
     Whether the moving variance is divided by m or by m - 1 cannot be seen in a Keras model; see
     `bnutils.conventions`.
@@ -110,7 +112,7 @@ def _audit(case: Case) -> Report:
 
 def _unseen(case: Case) -> Iterator[Skipped]:
     """The parts of the model that no rule can look into, with the reason."""
-    for part in (*case.graph.unwalked, *case.unreached):
+    for part in (*case.graph.unwalked, *_unreached(case)):
         yield Skipped(part.path, part.reason)
     for layer, path in case.subject.paths.items():
         if isinstance(layer, OPAQUE):
@@ -122,6 +124,15 @@ def _unseen(case: Case) -> Iterator[Skipped]:
                 f"{type(case.model).__name__} has no call method, so what reaches its parts is not "
                 f"known: audit({expression}, data) with the data that it is given in training",
             )
+
+
+def _unreached(case: Case) -> tuple:
+    try:
+        return case.unreached
+    except Exception as error:  # whatever the call of a model raises
+        raise ValueError(
+            f"expected data on which {case.model.name!r} can be called, got: {cause(error)}"
+        ) from error
 
 
 def _diagnosis(rule: Rule, finding: Finding) -> Diagnosis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from bnutils._keras import keras
+from bnutils._keras import keras, replicas, traced_steps, written_by
 from bnutils.doctor.dry_run import LayerStep, WeightStep, dry_run
 from bnutils.doctor.graph import Call
 from bnutils.doctor.rules import flow
@@ -131,17 +131,40 @@ def _learner_behind(case: Case, layer: keras.Layer) -> bool:
     )
 
 
+@rule("stale-compile", levels="error", chapter="09_fine_tuning")
+def stale_inference(case: Case) -> Iterator[Finding]:
+    """The layer was frozen after `predict` or `evaluate` had fixed that it follows the batch."""
+    functions = {"predict": "predict_function", "evaluate": "test_function"}
+    stale = {}
+    for name, function in functions.items():
+        written = {id for trace in traced_steps(case.model, function) for id in written_by(trace)}
+        for layer in case.layers if written else ():
+            parts = (*replicas(layer.moving_mean), *replicas(layer.moving_variance))
+            if not layer.trainable and any(id(part.handle) in written for part in parts):
+                stale.setdefault(layer, []).append(name)
+    for path, names, layers in _places(case, stale):
+        which = sorted({name for layer in layers for name in stale[layer]})
+        keep = listing(which) + (" keeps" if len(which) == 1 else " keep")
+        yield Finding(
+            "error",
+            path,
+            f"{names} say trainable=False, yet {listing(which)} would still normalize by the batch "
+            "and overwrite their moving statistics.",
+            f"{keep} what was traced before the flag was changed.",
+            "Compile the model again, or call freeze_bn(model), which drops what was traced.",
+        )
+
+
 @rule("nothing-trains", levels="warning", chapter="09_fine_tuning", needs=("compiled", "dry run"))
 def nothing_trains(case: Case) -> Iterator[Finding]:
     """A compiled model in which no weight would train and no statistic would move."""
     if case.model.trainable_weights or case.dry.learning or case.dry.trained:
         return
-    weights = sum(1 for _ in case.subject.weights)
     yield Finding(
         "warning",
         "",
-        f"The model is compiled, yet {count(weights, 'weight')} of {weights:,} are frozen and a "
-        "training step changes no moving statistic.",
+        f"The model is compiled, yet all its {count(len(case.dry.weights), 'trainable weight')} "
+        "are frozen, and a training step changes no moving statistic either.",
         "fit would run and change nothing.",
         "If it is to train, set trainable = True on what is to learn and compile the model again. "
         "If it is only evaluated, nothing to mend.",

@@ -77,8 +77,8 @@ def freeze(case: Any, layers: Iterable[Any]) -> str:
     others = [layer for layer in case.learners if not any(layer is each for each in layers)]
     if not others:
         return (
-            "Call freeze_bn(model): it sets trainable=False, has fit trace its step anew and "
-            "proves it."
+            "Call freeze_bn(model): it sets trainable=False, has fit, evaluate and predict traced "
+            "anew, and proves it."
         )
     return (
         f"Set trainable = False on {listing(map(case.path, layers))} and compile the model again. "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bnutils._keras import decays, keras, tf
+from bnutils._keras import decays, keras, replicas, tf
 from bnutils.doctor.rules import flow
 from bnutils.doctor.rules.case import BN, Case, values
 from bnutils.doctor.rules.registry import Finding, rule
@@ -188,7 +188,9 @@ def bad_variance(case: Case) -> Iterator[Finding]:
                 f"{count(variance.size, 'channel')}; the lowest is {variance.min():.3g}.",
                 f"A variance cannot be negative; below -epsilon (-{layer.epsilon:g}) its square "
                 "root is NaN.",
-                f"{again}; then find what wrote the value (a conversion, an average of weights).",
+                "If the arrays were set by hand or converted, check their order first (gamma, "
+                "beta, moving_mean, moving_variance). Otherwise "
+                f"{again[0].lower()}{again[1:]}, and find what wrote the value.",
             )
         if layer in behind_weights and np.any(variance > HUGE):
             yield Finding(
@@ -299,11 +301,15 @@ def batch_of_one(case: Case) -> Iterator[Finding]:
             why = "The statistics of so few values are mostly noise" + (
                 ": every output is +1 or -1 before gamma." if number == 2 else "."
             )
+        replicas = case.model.distribute_strategy.num_replicas_in_sync
+        share = (
+            f" on each of {replicas} replicas" if replicas > 1 and not layer.synchronized else ""
+        )
         yield Finding(
             "error" if number == 1 else "warning",
             where,
-            f"A batch of {case.batch_size} gives {where} {count(number, 'value')} per channel "
-            f"({count(case.positions(layer), 'position')} in each row).",
+            f"A batch of {case.batch_size} gives {where} {count(number, 'value')} per channel"
+            f"{share} ({count(case.positions(layer), 'position')} in each row).",
             why,
             "Use larger batches, or GroupNormalization or LayerNormalization in its place.",
         )
@@ -461,7 +467,7 @@ def replica_batch(case: Case) -> Iterator[Finding]:
 def _apart(layer: BN) -> tuple[float, float]:
     """How far the replicas are from the first: (in its sd, ratio of variances), the farthest."""
     means, variances = (
-        np.array([copy.numpy() for copy in getattr(variable.value, "values", [variable.value])])
+        np.array([copy.numpy() for copy in replicas(variable)])
         for variable in (layer.moving_mean, layer.moving_variance)
     )
     scale = np.maximum(variances, 0) + layer.epsilon

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnutils._keras import graph_inputs, keras, tf
+from bnutils._keras import graph_inputs, keras, takes_training, tf
 from bnutils.doctor import kinds
 from bnutils.doctor.graph import Call, Tensor
 from bnutils.doctor.rules import flow
@@ -307,7 +307,7 @@ def always_training(case: Case) -> Iterator[Finding]:
 
 def _call(model: keras.Model, x: Any, training: bool | None) -> list:
     x = keras.tree.map_structure(tf.convert_to_tensor, x)
-    takes = training is not None and model._call_has_training_arg
+    takes = training is not None and takes_training(model)
     return keras.tree.flatten(model(x, training=training) if takes else model(x))
 
 
