@@ -98,6 +98,19 @@ class Modes:
         return self._compared(self._runs.pooled, self._runs.training)
 
     @property
+    def curable(self) -> bool:
+        """Whether recalibration brings inference nearer to the batches of training."""
+        rest, apart = (LEVELS.index(each.level) for each in (self.incurable, self.apart))
+        return rest < max(apart, 1)
+
+    @property
+    def why_unknown(self) -> str:
+        """Why nobody can tell which mode is right, in words that follow a semicolon."""
+        if not self.judged:
+            return self.lacking
+        return "on the targets given, neither mode does better than guessing"
+
+    @property
     def sound(self) -> bool:
         """Whether the targets show that inference does as well as batch mode.
 
@@ -190,7 +203,7 @@ class Modes:
         hits = [self.hits(run) for run, _ in ways]
         parts = []
         for output in hits[0]:
-            name = f"accuracy of {output}" if len(hits[0]) > 1 else "accuracy"
+            name = f"accuracy of {output}" if len(self.decisions) > 1 else "accuracy"
             parts.append(
                 name
                 + " "
@@ -215,7 +228,7 @@ class Modes:
     @property
     def _batches(self) -> str:
         size = max(self._runs.sample.sizes)
-        return f"batches of {size:,}, as in fit"
+        return f"batches of {size:,} as in fit"
 
     def _compared(self, one: Run, two: Run) -> Verdict:
         """Whether `one` is worse than `two`, or, where nobody can tell, another."""
@@ -286,8 +299,8 @@ def _apart(decision: Decision, one: np.ndarray, two: np.ndarray) -> tuple[float,
     above = float(np.mean(picked[0] | picked[1]))
     share = changed / (2 * min(0.5, above)) if above else 0.0
     return share, (
-        f"{decision.output} crosses {decision.threshold:g} in {changed:.1%} of all cases, where "
-        f"{np.mean(picked[1]):.1%} are above it by the batch"
+        f"{decision.output} falls on the other side of {decision.threshold:g} in {changed:.1%} of "
+        f"all cases ({np.mean(picked[1]):.1%} are above it by the batch)"
     )
 
 

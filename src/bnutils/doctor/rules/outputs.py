@@ -47,10 +47,10 @@ def modes_disagree(case: Case) -> Iterator[Finding]:
         if not any(case.old_share(layer) > OLD for layer in case.learners):
             level = "warning"  # the model may be wrong, or the rows
     repairs = []
-    if stale.level:
+    if stale.level and (apart is stale or modes.curable):
         repairs.append("Call recalibrate(model, x_train) and look again.")
     if rest.level and apart is not stale:
-        repairs.append(_other_cure(case, bool(stale.level)))
+        repairs.append(_other_cure(case, bool(repairs)))
     yield Finding(
         level,
         "",
@@ -69,13 +69,19 @@ def _other_cure(case: Case, partly: bool) -> str:
             f"{start}the batches hold rows that are alike, and the model has learnt to count on "
             "that (see alike-batches). Mix the rows of each batch and train on."
         )
-    if size <= FEW:
-        few = "one row is" if size == 1 else f"{size} rows are"
+    if size == 1:
         return (
-            f"{start}{few} normalized by themselves in training, and the model has learnt to count "
-            "on that. Put GroupNormalization(groups=-1) with the same gamma and beta in the place "
-            "of each BatchNormalization behind a convolution: it does at inference what batches of "
-            "one image do in training. Or train on with larger batches."
+            f"{start}each row is normalized by itself in training, and the model has learnt to "
+            "count on that. Put GroupNormalization(groups=-1) with the same gamma and beta in the "
+            "place of each BatchNormalization behind a convolution: it does at inference what "
+            "batches of one image do in training. Or train on with larger batches."
+        )
+    if size <= FEW:
+        return (
+            f"{start}the model has learnt to count on the statistics of {size} rows. Train on with "
+            "larger batches, or with GroupNormalization in the place of each BatchNormalization; "
+            f"if you mean it to see {size} rows at once at inference too, call it with "
+            "training=True."
         )
     return (
         f"{start}batches of {count(size, 'row')} do better than any fixed statistics. Look for "
@@ -156,6 +162,8 @@ def no_better_than_guessing(case: Case) -> Iterator[Finding]:
     trained = any(map(case.trained, case.layers)) and not 0 < (case.updates or 0) < SETTLED
     if not (modes.judged and trained and modes.finite) or modes.guess is None:
         return
+    if modes.incurable.level:
+        return  # in the batches of training it does better
     runs = {"with the moving statistics": case.runs.inference, "by the batch": case.runs.pooled}
     skills = {way: modes.against_guess(run) for way, run in runs.items()}
     if not all(skill.worse for skill in skills.values()):

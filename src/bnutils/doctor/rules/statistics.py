@@ -28,7 +28,7 @@ MANY = 0.75  # of the channels with a tiny variance
 LIKE_TRAINING = (
     "If these rows are like those of training, call recalibrate(model, x_train){more}; if they are "
     "of another kind (one class, another sensor, no events), the model may be sound: audit it with "
-    "rows like those of training, and with their targets."
+    "rows like those of training, with their targets, and compiled (now: {unknown})."
 )
 
 
@@ -90,12 +90,16 @@ def _weighed(case: Case, layer: BN, level: str, evidence: str) -> Finding:
             "harm.",
             "Nothing to mend.",
         )
-    harm = case.modes.judged and (case.modes.stale.level or case.modes.apart.level)
-    if harm or early or case.averages_weights:
+    modes = case.modes
+    harm = modes.judged and (modes.stale.level or modes.apart.level)
+    if harm and not modes.curable:
+        repair = "See modes-disagree: the statistics of all rows would do no better."
+    elif harm or early or case.averages_weights:
         repair = f"Call recalibrate(model, x_train){more}."
     else:
         # Nobody has said what is right: the model may be wrong, or the rows.
-        level, repair = "warning", LIKE_TRAINING.format(more=more)
+        level = "warning"
+        repair = LIKE_TRAINING.format(more=more, unknown=modes.why_unknown)
     return Finding(level, case.path(layer), evidence, why, repair)
 
 
