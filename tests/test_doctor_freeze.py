@@ -696,6 +696,275 @@ def test_after_saving_and_loading_the_layers_are_frozen_and_all_can_be_freed(tmp
     fit(loaded, x, y)
 
 
+# Freezing in evaluate and predict, and what else holds old flags
+
+
+def hard_wired(functional):
+    """BN called with training=True, whatever the model is told."""
+    if not functional:
+        return subclass(fixed=True)
+    inputs = keras.Input((4,))
+    h = layers.BatchNormalization(name="bn")(layers.Dense(5)(inputs), training=True)
+    return keras.Model(inputs, layers.Dense(3)(h))
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_training_true_in_a_call_does_no_harm_in_a_frozen_layer(functional):
+    model = hard_wired(functional)
+    model.compile("sgd", "mse", metrics=["mae"])
+    fit(model, X, Y)
+    model.evaluate(X, Y, verbose=0)
+    model.predict(X, verbose=0)
+    if not functional:  # Keras up to 3.15 puts the training=False of predict over a recorded one
+        run = dry_run(Subject(model), (X, Y), inference=True)
+        assert run.inference == ("bn",)
+    done = freeze_bn(model, (X, Y))
+    assert done.inference
+    before = bn_bits(model)
+    for act in (fit, lambda *data: model.evaluate(*data[1:], verbose=0)):
+        act(model, X, Y)
+        assert bn_bits(model) == before
+    together = model.predict(X, verbose=0)
+    alone = np.concatenate([model.predict(x[None], verbose=0) for x in X[:4]])
+    direct = np.concatenate([model(x[None]).numpy() for x in X[:4]])
+    np.testing.assert_allclose(alone, together[:4], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(direct, together[:4], rtol=1e-5, atol=1e-6)
+    assert bn_bits(model) == before
+
+
+def test_models_inside_that_were_compiled_and_traced_themselves_trace_anew():
+    inner = plain()
+    inner.compile("adam", "mse")
+    fit(inner, X, Y)
+    outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(3)])
+    outer.compile("sgd", "mse")
+    done = freeze_bn(outer)
+    assert done.retraced == (inner.name,)
+    before = bn_bits(outer)
+    for model in (inner, outer):
+        fit(model, X, Y)
+        assert bn_bits(outer) == before
+    assert inner.optimizer._trainable_variables == inner.trainable_variables
+    assert unfreeze_bn(outer).retraced == ("", inner.name)
+    fit(inner, X, Y)
+    assert all(new != old for new, old in zip(bn_bits(outer), before, strict=True))
+
+
+def test_it_can_be_called_in_the_middle_of_a_fit():
+    model, x, y = compiled("plain", "adam")
+    seen = []
+
+    class Freeze(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(bn_bits(model))
+            if epoch == 1:
+                freeze_bn(model, (x, y))
+
+    model.fit(x, y, epochs=4, callbacks=[Freeze()], **FIT)
+    assert seen[0] != seen[1]
+    assert seen[1] == seen[2] == seen[3]
+
+
+def test_the_result_says_what_was_done():
+    inputs = keras.Input((4,))
+    h = layers.BatchNormalization(name="still", trainable=False)(inputs)
+    h = layers.BatchNormalization(name="free")(layers.Dense(4)(h))
+    model = keras.Model(inputs, layers.Dense(3)(h), name="net")
+    model.compile("sgd", "mse")
+    done = freeze_bn(model, (X, Y))
+    assert (done.frozen, done.learned_before, done.learning) == (("still", "free"), ("free",), ())
+    assert (done.step, done.inference, done.other_weights_training) == ("train_step", True, 4)
+    assert str(done).startswith("Froze 2 batch normalization layers of net: 1 learned before")
+    assert "unfreeze_bn(model)" in done._repr_html_()
+    told = done.to_dict()
+    assert told["frozen"] == ["still", "free"]
+    assert "model" not in told
+    back = unfreeze_bn(model)
+    assert (back.learning, back.frozen) == (("free",), ("still",))
+    assert [(each.what, each.reason) for each in back.skipped] == [
+        ("still", "frozen before freeze_bn too")
+    ]
+    assert "still (frozen before freeze_bn too)" in str(back)
+
+
+def test_a_model_in_which_nothing_else_trains_is_told():
+    model, x, y = compiled("plain")
+    for layer in model.layers:
+        layer.trainable = layer.name == "bn"
+    done = freeze_bn(model, (x, y))
+    assert done.other_weights_training == 0
+    assert "nothing trains" in str(done)
+
+
+FORMS = {
+    "x": lambda: X,
+    "(x, y)": lambda: (X, Y),
+    "tf.data": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(12),
+    "generator": lambda: ((X[k : k + 8], Y[k : k + 8]) for k in range(0, 24, 8)),
+    "callable": lambda: lambda: [(X[:8], Y[:8])],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_data_come_in_any_form(form):
+    model, _, _ = compiled("plain")
+    assert freeze_bn(model, FORMS[form]()).learned_before == ("bn",)
+    assert unfreeze_bn(model, FORMS[form]()).learning == ("bn",)
+
+
+# Models that are trained through their parts
+
+
+class Contrast(keras.Model):
+    """As in the SimCLR example of keras.io: a train_step and no call."""
+
+    def __init__(self, built=True):  # noqa: D107
+        super().__init__()
+        start = [keras.Input((4,))] if built else []
+        self.encoder = keras.Sequential(
+            [*start, layers.Dense(5), layers.BatchNormalization(name="bn")], name="enc"
+        )
+
+    def train_step(self, data):
+        x = tf.concat(tree.flatten(data), 0)
+        noise = tf.random.normal(tf.shape(x))
+        with tf.GradientTape() as tape:
+            first, second = (self.encoder(part, training=True) for part in (x, x + noise))
+            loss = tf.reduce_mean((first - second) ** 2)
+        weights = self.encoder.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+
+tree = keras.tree
+
+
+def pairs():
+    """Batches of two structures with different numbers of rows."""
+    parts = [tf.data.Dataset.from_tensor_slices(X[:n]).batch(n // 3) for n in (24, 12)]
+    return tf.data.Dataset.zip(tuple((part,) for part in parts))
+
+
+@pytest.mark.parametrize(
+    ("built", "fitted", "data"),
+    [
+        (True, True, lambda: X),
+        (True, False, pairs),
+        (False, False, lambda: X),
+        (False, True, pairs),
+    ],
+)
+def test_a_model_without_call_is_frozen_by_its_train_step(built, fitted, data):
+    model = Contrast(built)
+    model.compile("adam")
+    if fitted:
+        model.fit(data(), verbose=0, shuffle=False)
+    done = freeze_bn(model, data())
+    assert (done.step, done.learned_before, done.learning) == ("train_step", ("enc/bn",), ())
+    assert [each.what for each in done.skipped] == ["predict and evaluate"]
+    before = bn_bits(model)
+    model.fit(data(), verbose=0, shuffle=False)
+    assert bn_bits(model) == before
+    unfreeze_bn(model)  # in the form that fit has traced
+    model.fit(data(), verbose=0, shuffle=False)
+    assert bn_bits(model) != before
+
+
+def test_without_data_a_model_without_call_is_refused_and_its_parts_are_named():
+    for act in (freeze_bn, unfreeze_bn):
+        model = Contrast()
+        model.compile("adam")
+        for given in ((), (np.ones((8, 7), "float32"),)):
+            with pytest.raises(ValueError, match=r"Or give model\.encoder") as raised:
+                act(model, *given)
+            assert raised.type is ValueError
+            assert model.encoder.layers[1].trainable
+        with pytest.raises(ValueError, match="the model is not compiled"):
+            act(Contrast(), X)
+
+
+# The dry run: every weight, and the flags of now against those of the traced step
+
+
+def names(steps):
+    return [f"{step.path}/{step.variable.name}" for step in steps]
+
+
+def test_the_traced_step_and_the_flags_of_now_are_told_apart_for_all_layers():
+    model, x, y = compiled("plain")
+    head = model.get_layer("head")
+    head.trainable = False
+    fit(model, x, y)
+    head.trainable = True
+    model.get_layer("hidden").trainable = False
+    run = dry(model, x, y)
+    assert run.step == "traced"
+    assert names(run.disobeyed) == ["hidden/kernel", "hidden/bias"]
+    assert names(run.left_out) == ["head/kernel", "head/bias"]
+    now = dry_run(Subject(model), (x, y), anew=True)
+    assert now.step == "train_step"
+    assert (now.disobeyed, now.left_out) == ((), ())
+    assert {id(v) for v in model.trainable_variables} == now.trained
+    assert dry(model).step == "traced"  # the look at a new one has left the old in its place
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_a_model_in_which_nothing_can_train_says_so():
+    model, x, y = compiled("plain", optimizers.SGD(0.0))
+    run = dry(model, x, y)
+    assert run.learning_rate == 0
+    assert run.trained
+    model.trainable = False
+    for fitted in (False, True):
+        run = dry(model, x, y)
+        assert (run.trained, run.left_out, run.learning) == (frozenset(), (), ())
+        if not fitted:
+            fit(model, x, y)
+    model.trainable = True
+    assert len(dry(model, x, y).left_out) == 6
+
+
+def test_weights_without_a_gradient_are_told():
+    class Detached(OwnStep):
+        def call(self, x, training=None):
+            for layer in self.layers[1:]:
+                x = layer(x, training=training) if layer.name == "bn" else layer(x)
+                x = keras.ops.stop_gradient(x) if layer.name == "hidden" else x
+            return x
+
+    source = plain(dropout=0)
+    model = Detached(source.inputs, source.outputs)
+    model.compile("sgd")
+    run = dry(model, X, Y)
+    assert names(run.left_out) == ["hidden/kernel", "hidden/bias"]
+    assert [step.connected for step in run.weights] == [False, False, True, True, True, True]
+
+
+def test_statistics_that_are_written_and_do_not_move():
+    for kind in ("NaN", "momentum 1"):
+        model, x, y = compiled("plain")
+        layer = model.get_layer("bn")
+        if kind == "NaN":
+            layer.moving_mean.assign(np.full(5, np.nan))
+            layer.moving_variance.assign(np.full(5, np.nan))
+        else:
+            layer.momentum = 1.0
+        (step,) = dry(model, x, y).layers
+        assert (step.statistics_written, step.statistics_moved) == (True, False)
+        fit(model, x, y)
+        (step,) = dry(model, x, y).layers
+        assert (step.statistics_written, step.statistics_moved) == (True, False)
+
+
+def test_it_needs_no_global_seed(monkeypatch):
+    """Only tf.random.set_seed makes the generator behind tf.random.normal."""
+    from tensorflow.python.eager import context
+
+    monkeypatch.delattr(context.context(), "_rng")
+    model, x, y = compiled("plain")
+    assert learns(dry(model, x, y)) == ALL
+
+
 # Freezing that fails
 
 

@@ -304,14 +304,14 @@ def test_threads_take_turns():
     expected, before, found = str(audit(model, (X, Y))), everything(model), []
 
     def work():
-        found.extend(str(audit(model, (X, Y))) for _ in range(1))
+        found.append(str(audit(model, (X, Y))))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [expected] * 4
+    assert found == [expected] * 2
     assert everything(model) == before
     zeros = np.mean(drop(np.ones((100, 8)), training=True).numpy() == 0)
     assert 0.3 < zeros < 0.7

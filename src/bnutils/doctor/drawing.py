@@ -56,13 +56,14 @@ def draw_inputs(model: keras.Model) -> Any:
     return tree.map_structure(lambda t: _drawn(t.shape, t.dtype), closed)
 
 
-def draw_like(form: Any, given: Any = None, rows: int = _ROWS) -> Any:
+def draw_like(form: Any, given: Any = None, rows: int = _ROWS, fixed: bool = True) -> Any:
     """Bring data into the form of a traced step; what is missing or has another form is drawn.
 
     Args:
         form: a structure of `TensorSpec`, as a trace has it.
         given: a structure of tensors; None draws all.
         rows: rows to draw, where the form leaves them open.
+        fixed: whether to keep to a number of rows that the form fixes. A large batch takes long.
     """
     specs, leaves = tree.flatten(form), tree.flatten(given)
     if len(leaves) != len(specs) or not all(map(_fits, leaves, specs)):
@@ -72,7 +73,8 @@ def draw_like(form: Any, given: Any = None, rows: int = _ROWS) -> Any:
         if spec is None:
             value = None
         elif leaf is None:
-            value = _drawn(_closed(spec.shape, _LENGTHS[0], rows), spec.dtype.name)
+            shape = spec.shape if fixed else (None, *spec.shape[1:])
+            value = _drawn(_closed(shape, _LENGTHS[0], rows), spec.dtype.name)
         else:
             picked = np.arange(spec.shape[0] or rows) % leaf.shape[0]  # repeated: a fixed batch
             value = tf.cast(tf.gather(leaf, picked), spec.dtype)

@@ -389,21 +389,22 @@ class _Trial:
         elif self.x is not None and not self.subject.has_call:
             yield self.x
         elif self.x is None and self.forms:
-            yield from map(self._in_form, self.forms)
-        elif self.subject.has_call:
+            yield from (self._in_form(form, fixed=not self.subject.has_call) for form in self.forms)
+        if self.y is None and self.subject.has_call:
             x = draw_inputs(self.model) if self.x is None else self.x
             yield from (pack(*data) for data in with_target(self.model, x))
-        else:
+        elif self.x is None and not self.forms:
             raise _no_step(self.subject, "no data were given")
 
-    def _in_form(self, form: Any) -> Any:
+    def _in_form(self, form: Any, fixed: bool = True) -> Any:
         """The given data in the form of a traced step; drawn ones, if they have another."""
         rows = 2 if self.x is None else tree.flatten(self.x)[0].shape[0]
         as_it_comes = self.y is None and not self.subject.has_call
         if isinstance(form, tuple) and len(form) <= 3 and not as_it_comes:
             given = (self.x, self.y, None)[: len(form)]
-            return tuple(draw_like(*pair, rows) for pair in zip(form, given, strict=True))
-        return draw_like(form, self.x, rows)
+            pairs = zip(form, given, strict=True)
+            return tuple(draw_like(part, each, rows, fixed) for part, each in pairs)
+        return draw_like(form, self.x, rows, fixed)
 
     def _run_traces(self) -> DryRun:
         """Take the steps that `fit` has traced."""

@@ -38,6 +38,8 @@ class Freezing(Result):
         how: the same in words.
         inference: whether `predict` and `evaluate` were tried too, and left the statistics still.
         other_weights_training: how many weights outside of batch normalization the step trains.
+        retraced: paths of the models whose `fit`, `evaluate` or `predict` had traced its step, and
+            will trace it anew, with the flags of now; "" is the model itself.
         skipped: what was left undone, and why.
     """
 
@@ -51,24 +53,25 @@ class Freezing(Result):
     how: str
     inference: bool
     other_weights_training: int
+    retraced: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
 
     def _shown(self) -> Iterator[str]:
         if self.action == "freeze":
             layers = count(len(self.frozen), "batch normalization layer")
-            before = f"{len(self.learned_before)} learned before" if self.learned_before else None
-            yield f"Froze {layers} of {self.name}: {before or 'none learned before'}, none now."
-            also = "; predict and evaluate leave the statistics alone too" if self.inference else ""
-            yield f"Tried: {self.how}{also}."
-            if not self.other_weights_training:
-                yield "Nothing trains now: all other weights are frozen too, or left out."
-            yield "To go back: unfreeze_bn(model)."
+            learned = len(self.learned_before)
+            yield f"Froze {layers} of {self.name}: {learned} learned before, none does now."
         else:
             layers = count(len(self.learning), "batch normalization layer")
-            learn = "learns" if len(self.learning) == 1 else "learn"
-            yield f"{layers} of {self.name} {learn} now ({listing(self.learning)})."
-            yield f"Tried: {self.how}."
-            yield "To go back: freeze_bn(model)."
+            yield f"{layers} of {self.name} can learn now: {listing(self.learning)}."
+        also = "; predict and evaluate leave the statistics alone too" if self.inference else ""
+        yield f"Tried: {self.how}{also}."
+        if not self.other_weights_training:
+            yield "Outside of batch normalization nothing trains."
+        if self.retraced:
+            names = listing(path or "the model" for path in self.retraced)
+            yield f"Traced anew, with the flags of now: fit, evaluate and predict of {names}."
+        yield f"To go back: {'unfreeze_bn' if self.action == 'freeze' else 'freeze_bn'}(model)."
         yield from skipped_lines(self.skipped)
 
 
@@ -104,14 +107,15 @@ def freeze_bn(model: keras.Model, data: Any = None) -> Freezing:
 
     Example:
         >>> from keras import Input, Sequential, layers
-        >>> model = Sequential([Input((4,)), layers.BatchNormalization(), layers.Dense(1)])
+        >>> bn = layers.BatchNormalization(name="bn")
+        >>> model = Sequential([Input((4,)), bn, layers.Dense(1)])
         >>> model.compile("adam", "mse")
         >>> freeze_bn(model).learning
         ()
         >>> [v.name for v in model.trainable_variables]
         ['kernel', 'bias']
         >>> unfreeze_bn(model).learning
-        ('batch_normalization',)
+        ('bn',)
     """
     with LOCK, restored(keep=True) as undo:
         subject, before = _examined(model, data)
@@ -123,13 +127,13 @@ def freeze_bn(model: keras.Model, data: Any = None) -> Freezing:
         learning = [step for step in now.layers if step.learns or step.statistics_written]
         if learning or now.inference:
             raise RuntimeError(_still_learning(learning, now.inference or ()))
-        _forget_traces(subject)
+        retraced = _trace_anew(subject)
         known = _flags_before.setdefault(model, WeakKeyDictionary())
         for layer in subject.layers:
             # A second call must not take the frozen state for the one to go back to.
             if layer not in known or flags[layer][layer][0]:
                 known[layer] = flags[layer]
-        return _freezing("freeze", subject, before, now)
+        return _freezing("freeze", subject, before, now, retraced)
 
 
 def unfreeze_bn(model: keras.Model, data: Any = None) -> Freezing:
@@ -180,9 +184,9 @@ def unfreeze_bn(model: keras.Model, data: Any = None) -> Freezing:
                 "for a call with training=False in a subclass, or a train_step that leaves its "
                 "gamma and beta out. The model is as it was"
             )
-        _forget_traces(subject)
+        retraced = _trace_anew(subject)
         _flags_before.pop(model, None)
-        return _freezing("unfreeze", subject, before, now)
+        return _freezing("unfreeze", subject, before, now, retraced)
 
 
 def _examined(model: keras.Model, data: Any) -> tuple[Subject, DryRun]:
@@ -201,7 +205,11 @@ def _examined(model: keras.Model, data: Any) -> tuple[Subject, DryRun]:
 
 
 def _freezing(
-    action: Literal["freeze", "unfreeze"], subject: Subject, before: DryRun, now: DryRun
+    action: Literal["freeze", "unfreeze"],
+    subject: Subject,
+    before: DryRun,
+    now: DryRun,
+    retraced: tuple[str, ...],
 ) -> Freezing:
     own = {id(v) for layer in subject.layers for v in layer.weights}
     skipped = []
@@ -222,6 +230,7 @@ def _freezing(
         how=now.how,
         inference=now.inference == (),
         other_weights_training=len(now.trained - own),
+        retraced=retraced,
         skipped=tuple(skipped),
     )
 
@@ -273,13 +282,23 @@ def _models(subject: Subject) -> list[keras.Model]:
     return [each for each in (subject.model, *subject.paths) if isinstance(each, keras.Model)]
 
 
-def _forget_traces(subject: Subject) -> None:
-    """Let `fit`, `evaluate` and `predict` trace anew, and the optimizers follow the flags."""
+def _trace_anew(subject: Subject) -> tuple[str, ...]:
+    """Let `fit`, `evaluate` and `predict` trace anew, and the optimizers follow the flags.
+
+    Returns:
+        The paths of the models that had traced something.
+    """
+    retraced = []
     for model in _models(subject):
         for name in _FUNCTIONS:
-            setattr(model, name, None)
+            if getattr(model, name) is not None:
+                # A new one, since a `fit` that is under way calls what stands here.
+                setattr(model, name, None)
+                getattr(model, f"make_{name}")()
+                retraced.append(subject.paths.get(model, ""))
         note_flags(model)
         _steer(Subject(model))
+    return tuple(dict.fromkeys(retraced))
 
 
 def _note(undo: Callable, subject: Subject) -> None:
