@@ -1167,7 +1167,7 @@ class Gan(keras.Model):
 
 def test_a_model_without_a_call_says_what_to_fold_instead():
     for look in (fold_plan, fold):
-        with pytest.raises(ValueError, match=rf"{look.__name__}\(model\.generator"):
+        with pytest.raises(ValueError, match=rf"call {look.__name__}\(model\.generator\)$"):
             look(Gan())
 
 

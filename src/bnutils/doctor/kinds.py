@@ -13,7 +13,6 @@ from bnutils._keras import keras, operation_class
 
 __all__ = [
     "PROBABILITY",
-    "RELU_LIKE",
     "SQUASHING",
     "Kind",
     "activation",
@@ -27,25 +26,6 @@ __all__ = [
 
 layers = keras.layers
 
-RELU_LIKE = frozenset(
-    [
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "swish",
-        "mish",
-        "hard_silu",
-        "hard_swish",
-        "softplus",
-        "p_relu",
-        "squareplus",
-    ]
-)
 PROBABILITY = frozenset(
     ["softmax", "sigmoid", "hard_sigmoid", "log_softmax", "log_sigmoid", "sparsemax"]
 )

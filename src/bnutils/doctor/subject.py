@@ -114,20 +114,23 @@ class Subject:
                     found[expression] = each
         return found
 
-    def require_call(self, function: str) -> None:
+    def require_call(self, function: str, *, with_data: bool = True) -> None:
         """Refuse a model that cannot be called on data.
 
         Args:
             function: what the user called, such as "recalibrate".
+            with_data: whether it needs data.
 
         Raises:
             ValueError: if the model has no `call`; the message names the parts that do.
         """
         if self.has_call:
             return
-        parts = [f"{function}({expression}, ...)" for expression in self.parts]
+        given = ", ..." if with_data else ""
+        parts = [f"{function}({expression}{given})" for expression in self.parts]
         instead = " and ".join(parts) or f"{function} on the models that it is made of"
         raise ValueError(
             f"expected a model that can be called on data, but {type(self.model).__name__} has no "
-            f"call method: call {instead}, each with the data that it is given in training"
+            f"call method: call {instead}"
+            + (", each with the data that it is given in training" if with_data else "")
         )

@@ -155,7 +155,7 @@ def fold(model: keras.Model, data: Any = None, *, prove: bool = True) -> Folding
 
 def _fold(model: keras.Model, data: Any, *, make: bool, prove: bool) -> Folding:
     subject = Subject(model)
-    subject.require_call("fold" if make else "fold_plan")
+    subject.require_call("fold" if make else "fold_plan", with_data=False)
     rows = None if data is None else _first_rows(data, model)
     what = plan(subject, rows)
     layers = copies(what)

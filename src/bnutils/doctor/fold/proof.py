@@ -311,6 +311,5 @@ def _largest_difference(before: list[np.ndarray], after: list[np.ndarray]) -> fl
     """In units of the largest output, for the output where it is largest."""
     tiny = np.finfo(np.float64).tiny
     return max(
-        _difference(a, b) / max(_largest(a), tiny)
-        for a, b in zip(before, after, strict=True)
+        _difference(a, b) / max(_largest(a), tiny) for a, b in zip(before, after, strict=True)
     )

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from bnutils._keras import keras
 from bnutils.doctor import kinds
 from bnutils.doctor.graph import Call, Graph, Tensor
-from bnutils.doctor.kinds import PROBABILITY
 
 __all__ = [
-    "PROBABILITY",
     "activation",
     "channel_axis",
     "downstream",
