@@ -48,10 +48,12 @@ def audit(
     Args:
         model: a built Keras model of any kind, compiled if you want to know what `fit` would do.
         data: a sample of the training data, as the model takes them: arrays, `(x, y)`, or
-            anything else that `bnutils.doctor.batches.batches` takes. Of arrays up to 1,024 rows
-            from all over are used, of other data the first ones; of a large model fewer, and each
-            finding says how many. Give the targets too: then loss and accuracy are compared.
-        batch_size: rows in a batch of training.
+            anything else that `bnutils.doctor.batches.batches` takes. Up to 1,024 rows from
+            all over are used, for a large model fewer; of a long stream the first ones, and the
+            report says so. Give the targets too: then loss and accuracy are compared. Data that
+            come in batches should come as `fit` gets them: batch mode is measured in them.
+        batch_size: rows in a batch of training, for arrays. If it is None batch mode is measured
+            in batches of 32, as in `fit`.
         train_size: rows in the training set.
 
     Returns:
