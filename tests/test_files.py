@@ -361,6 +361,95 @@ def test_a_slash_in_a_name_becomes_what_keras_3_allows(tmp_path):
     np.testing.assert_allclose(found.model(x), outputs, atol=1e-6)
 
 
+def functional(*rows, inputs=("i",), outputs=("o",)):
+    """The config of a functional model of Keras 2 from rows (class, name, config, calls)."""
+    made = [
+        {
+            "class_name": kind,
+            "name": name,
+            "config": {"name": name, **config},
+            "inbound_nodes": calls,
+        }
+        for kind, name, config, calls in rows
+    ]
+    ends = {
+        "input_layers": [[name, 0, 0] for name in inputs],
+        "output_layers": [[name, 0, 0] for name in outputs],
+    }
+    return {"class_name": "Functional", "config": {"name": "m", "layers": made, **ends}}
+
+
+def built(config):
+    return keras.saving.deserialize_keras_object(Translation().layer(config))
+
+
+def test_names_stay_different_without_their_slashes():
+    translation = Translation()
+    config = functional(
+        ("InputLayer", "i", {"batch_input_shape": [None, 3]}, []),
+        ("Dense", "a/b", {"units": 2}, [[["i", 0, 0, {}]]]),
+        ("Dense", "a_b", {"units": 4}, [[["a/b", 0, 0, {}]]]),
+        ("Dense", "o", {"units": 1}, [[["a_b", 0, 0, {}]]]),
+    )
+    model = keras.saving.deserialize_keras_object(translation.layer(config))
+    assert [(layer.name, layer.units) for layer in model.layers[1:]] == [
+        ("a_b_1", 2),
+        ("a_b", 4),
+        ("o", 1),
+    ]
+    assert translation.names == {"a_b_1": "a/b"}
+
+
+def test_states_that_were_given_with_the_input():
+    model = built(
+        functional(
+            ("InputLayer", "i", {"batch_input_shape": [None, 5, 3]}, []),
+            ("InputLayer", "s", {"batch_input_shape": [None, 2]}, []),
+            ("GRU", "o", {"units": 2}, [[["i", 0, 0, {}], ["s", 0, 0, {}]]]),
+            inputs=("i", "s"),
+        )
+    )
+    x, state = np.ones((1, 5, 3), "float32"), np.ones((1, 2), "float32")
+    assert not np.allclose(model([x, state]), model([x, 0 * state]))
+
+
+def test_tensors_among_the_arguments_of_a_call():
+    heads = {"num_heads": 1, "key_dim": 2, "query_shape": [None, 4, 3], "value_shape": None}
+    model = built(
+        functional(
+            ("InputLayer", "i", {"batch_input_shape": [None, 4, 3]}, []),
+            ("InputLayer", "j", {"batch_input_shape": [None, 6, 3]}, []),
+            ("MultiHeadAttention", "o", heads, [[["i", 0, 0, {"value": ["j", 0, 0]}]]]),
+            inputs=("i", "j"),
+        )
+    )
+    assert model.output_shape == (None, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("version", "differs"), [("2.2.4", True), ("2.2.4-tf", False), ("2", False)]
+)
+def test_bilinear_upsampling_of_tensorflow_1_is_refused(version, differs):
+    config = {
+        "class_name": "UpSampling2D",
+        "config": {"name": "up", "size": [2, 2], "interpolation": "bilinear"},
+    }
+    if differs:
+        with pytest.raises(ValueError, match="'up' interpolates between other points"):
+            Translation(version).layer(config)
+    else:
+        assert Translation(version).layer(config)["config"]["interpolation"] == "bilinear"
+
+
+def test_a_hard_sigmoid_that_cannot_be_kept_is_refused(tmp_path):
+    def change(text):
+        return str(text).replace('"activation": "tanh"', '"activation": "hard_sigmoid"')
+
+    path = edited("keras_2_2_sequences.h5", tmp_path / "m.h5", model_config=change)
+    with pytest.raises(ValueError, match="a LSTMCell, uses the hard sigmoid of Keras 2"):
+        open_model(path)
+
+
 def test_a_function_of_tensorflow_without_a_counterpart_is_named():
     with pytest.raises(
         ValueError, match=r"TensorFlow function math.cumulative_logsumexp.*Next step"

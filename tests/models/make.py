@@ -16,26 +16,28 @@ import tempfile
 import zipfile
 
 import numpy as np
-import tensorflow as tf
 
-try:
-    import tf_keras as keras
+if __name__ == "__main__":  # only where such a Keras is
+    import tensorflow as tf
 
-    VERSION, PREFIX = keras.__version__, "tf_keras"
-except ImportError:
-    import keras
+    try:
+        import tf_keras as keras
 
-    VERSION = keras.__version__
-    PREFIX = "keras_" + "_".join(VERSION.split(".")[:2])
-    if PREFIX != "keras_2_2":
-        from tensorflow import keras
+        VERSION, PREFIX = keras.__version__, "tf_keras"
+    except ImportError:
+        import keras
 
-if not VERSION.startswith("2."):
-    sys.exit("expected a Keras 2, got " + VERSION)
+        VERSION = keras.__version__
+        PREFIX = "keras_" + "_".join(VERSION.split(".")[:2])
+        if PREFIX != "keras_2_2":
+            from tensorflow import keras
 
-layers, models, optimizers = keras.layers, keras.models, keras.optimizers
-OLD = PREFIX == "keras_2_2"
-RNG = np.random.RandomState(0)
+    if not VERSION.startswith("2."):
+        sys.exit("expected a Keras 2, got " + VERSION)
+
+    layers, models, optimizers = keras.layers, keras.models, keras.optimizers
+    OLD = PREFIX == "keras_2_2"
+    RNG = np.random.RandomState(0)
 
 
 def with_decay(rate, decay):

@@ -322,7 +322,7 @@ def _read_keras_2(
     modules: tuple[ModuleType, ...],
 ) -> ModelFile:
     objects = _objects(config, modules, trust)
-    translation = Translation(custom=objects)
+    translation = Translation(version or "2", objects)
     with keras.saving.custom_object_scope(objects), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = keras.saving.deserialize_keras_object(
