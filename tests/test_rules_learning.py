@@ -440,6 +440,47 @@ def train_step_mended(model, given):
     return trained_by(Remembers)()
 
 
+class WithoutTraining(keras.Model):
+    """A call without the argument, which fit then does not pass."""
+
+    def __init__(self):  # noqa: D107
+        super().__init__()
+        self.bn = BN(name="bn", momentum=0.5)
+        self.head = layers.Dense(2, activation="softmax")
+
+    def call(self, x):
+        return self.head(self.bn(x))
+
+
+class WithTraining(WithoutTraining):
+    """The same with the argument."""
+
+    def call(self, x, training=None):
+        return self.head(self.bn(x, training=training))
+
+
+def subclass(kind):
+    model = kind()
+    data = rows(32, mean=3), labels(rows(32))
+    model(data[0])
+    return compiled_again(model, {"data": data})
+
+
+@trial("never-updated", "sick", "error")
+def call_without_the_argument():
+    return subclass(WithoutTraining)
+
+
+@trial.followed(
+    "never-updated",
+    call_without_the_argument,
+    says="Let every call that leads to it take the argument training and hand it on",
+    symptom=lambda model, given: float(changed_by_a_step(model, given) == 0),
+)
+def call_with_the_argument(model, given):
+    return subclass(WithTraining)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_statistics_that_cannot_move_are_no_sign_of_a_forgotten_argument(value):
     model = classifier()

@@ -314,7 +314,7 @@ def trained_with(momentum):
         model = classifier(momentum=momentum)
         model.optimizer.learning_rate = 0.01
         x, y = task()
-        model.fit(x, y, batch_size=32, epochs=3, verbose=0)
+        model.fit(x, y, batch_size=64, epochs=3, verbose=0)
         return model, {"data": (x, y)}
 
     return build
@@ -325,7 +325,7 @@ def trained_with(momentum):
     trained_with(1.0),
     says="Build it with a momentum from 0.9 to 0.999 and train again",
     symptom=distance,
-    limit=2,
+    limit=4,
 )
 def built_with_a_momentum(model, given):
     return trained_with(0.9)()
@@ -394,6 +394,20 @@ def kernel_of_numbers():
 @trial("not-finite", "sound")
 def weights_that_are_large():
     return damaged("kernel", 1e30), {}
+
+
+@trial("not-finite", "sound")
+def weights_too_large_for_single_precision():
+    double = chain(layers.Dense(4, dtype="float64"), BN(), layers.Dense(1))
+    double.layers[0].kernel.assign(np.full((8, 4), 1e300))
+    return double, {}
+
+
+@trial("not-finite", "sick", "error")
+def kernel_in_bfloat16():
+    model = chain(layers.Dense(4, dtype="bfloat16"), BN(), layers.Dense(1))
+    model.layers[0].kernel.assign(np.full((8, 4), np.inf))
+    return model, {}
 
 
 @trial("not-finite", "sound")
@@ -548,7 +562,7 @@ def variance_lost(model, given):
     data = tf.data.Dataset.from_tensor_slices((x, labels(x)))
     whole = given["train_size"] % given["batch_size"] == 0
     model.optimizer.learning_rate = 0.0
-    model.fit(data.batch(64, drop_remainder=whole), epochs=8, shuffle=False, verbose=0)
+    model.fit(data.batch(64, drop_remainder=whole), epochs=5, shuffle=False, verbose=0)
     bn = model.get_layer("bn")
     inputs = keras.Model(model.inputs, bn.input).predict(x, verbose=0)
     return float(1 - np.mean(bn.moving_variance.numpy() / inputs.var(axis=0)))

@@ -303,4 +303,4 @@ def forgotten_training(case: Case) -> Iterator[Finding]:
             )
 
 
-_HAND_ON = "Let every call that leads to it hand the argument training on"
+_HAND_ON = "Let every call that leads to it take the argument training and hand it on"

@@ -84,8 +84,8 @@ def pytorch_momentum(case: Case) -> Iterator[Finding]:
         yield Finding(
             "warning",
             where,
-            f"{where} has momentum {momentum:g}: each update replaces {1 - momentum:.0%} of the "
-            "moving statistics.",
+            f"{where} has momentum {momentum:g}: each update replaces "
+            f"{100 * (1 - momentum):.3g}% of the moving statistics.",
             "In Keras momentum is the weight of the old value, in PyTorch that of the new one; at "
             f"this setting inference follows {follows}.",
             f"{build}, then {_recalibrate([layer], case)}. If inference is to follow the last "
@@ -100,7 +100,7 @@ def _not_finite(variable: keras.Variable) -> int:
     """How many values are NaN or infinite."""
     if not keras.backend.is_float_dtype(variable.dtype):
         return 0
-    return int(np.sum(~np.isfinite(values(variable).astype("float32"))))
+    return int(np.sum(~np.isfinite(values(variable))))
 
 
 def _broken(case: Case) -> dict[str, list[tuple[keras.Variable, int]]]:

@@ -265,43 +265,40 @@ def always_training(case: Case) -> Iterator[Finding]:
         for layer in case.layers
         if layer.trainable and any(call.training for call in case.graph.of(layer))
     ]
-    unseen = [layer for layer in case.layers if layer.trainable and not case.graph.of(layer)]
-    if not fixed and not (unseen and case.runs):
+    # What a `call` of the user's own does with training, as its default too, shows when it runs.
+    runs = case.runs and (case.graph.followed or case.graph.unwalked)
+    if not fixed and not runs:
         return
     in_predict, in_call = (_follows_batch(case, fixed, training) for training in (False, None))
-    for parent, layers in case.by_parent([*fixed, *unseen]).items():
-        layers = [layer for layer in layers if layer in in_predict or layer in in_call]
-        if not layers:
-            continue
-        bad = [layer for layer in layers if layer in in_predict]
-        names = listing(map(case.path, layers))
-        how = "predict and evaluate" if bad else "m(x)"
-        why = "called with training=True" if layers[0] in fixed else "told to follow the batch"
-        alone = [layer for layer in bad if case.positions(layer) == 1]
+    for parent, layers in case.by_parent(dict.fromkeys([*in_predict, *in_call])).items():
+        told = "called with training=True" if layers[0] in fixed else "made to follow the batch"
+        one = len(layers) == 1
+        predicted = [layer for layer in layers if layer in in_predict]
+        alone = [layer for layer in predicted if case.positions(layer) == 1]
+        if predicted:
+            does = "predict and evaluate normalize by the batch at hand and overwrite"
+            why = "What the model says of a row depends on the rows beside it and on earlier calls."
+        else:
+            does = "m(x) normalizes by the batch at hand and overwrites"
+            why = (
+                "What m(x) says of a row depends on the rows beside it and on earlier calls; "
+                f"predict and evaluate pass training=False, which Keras {keras.__version__} lets "
+                "override the argument, and say something else."
+            )
+        if alone:
+            why += f" For a row by itself {case.path(alone[0])} gives beta whatever the input."
         yield Finding(
             "error" if alone else "warning",
-            case.path(layers[0]) if len(layers) == 1 else parent,
-            f"{names} {'is' if len(layers) == 1 else 'are'} {why}, whatever the model is told: "
-            f"{how} {'normalize' if bad else 'normalizes'} by the batch at hand and "
-            f"{'overwrite' if bad else 'overwrites'} the moving statistics"
-            f"{_one_by_one(case, False if bad else None)}.",
-            (
-                f"For a row by itself {case.path(alone[0])} gives beta whatever the input."
-                if alone
-                else "What the model says of a row depends on the rows beside it, and on how often "
-                "it was asked before."
-            )
-            + (
-                ""
-                if bad
-                else f" predict and evaluate pass training=False, which Keras {keras.__version__} "
-                "lets override the argument: they answer otherwise than m(x)."
-            ),
-            "Leave training=True out of the call, build the model anew and load its weights: fit "
-            "passes it by itself. Or use the model as it is, with the statistics that it has. "
-            + freeze(case, layers)
-            + " If inference is to follow the batch on purpose (pix2pix, adaptation at test time), "
-            "keep it, and never ask for rows one by one.",
+            case.path(layers[0]) if one else parent,
+            f"{listing(map(case.path, layers))} {'is' if one else 'are'} {told}, whatever the "
+            f"model is told: {does} the moving statistics"
+            f"{_one_by_one(case, False if predicted else None)}.",
+            why,
+            "Leave training=True out of the call, and out of the defaults of call, build the model "
+            "anew and load its weights: fit passes it by itself. Or use the model as it is, with "
+            f"the statistics that it has. {freeze(case, layers)} If inference is to follow the "
+            "batch on purpose (pix2pix, adaptation at test time), keep it, and never ask for rows "
+            "one by one.",
         )
 
 
