@@ -1062,6 +1062,25 @@ def test_noise_without_a_seed_of_keras_cannot_be_proved():
     assert not fold(model, prove=False).left
 
 
+class Keyed(layers.Dense):
+    """Finds its own kernel by its identity, which no copy has."""
+
+    def build(self, shape):
+        """Note the kernel."""
+        super().build(shape)
+        self.known = {id(self.kernel): 2.0}
+
+    def call(self, inputs, training=None):
+        """Look it up."""
+        return self.known[id(self.kernel)] * super().call(inputs, training=training)
+
+
+def test_a_layer_whose_copy_cannot_run_is_named():
+    model = functional((4,), layers.Dense(3, name="d"), bn(), Keyed(2, name="keyed"))
+    with pytest.raises(RuntimeError, match=r"expected keyed \(Keyed\) and its copy .* KeyError"):
+        fold(model)
+
+
 class Insists(keras.Model):
     """Tells a layer `training=True` in its own call."""
 

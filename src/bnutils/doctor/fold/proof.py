@@ -228,8 +228,15 @@ class _Track:
         args, kwargs = concrete_arguments(call, self.values)
         if "training" in inspect.signature(layer.call).parameters:
             kwargs["training"] = False  # as `predict` does, whatever was recorded
-        with self._scope, self._context:
-            return tree.flatten(layer(*args, **kwargs))
+        try:
+            with self._scope, self._context:
+                return tree.flatten(layer(*args, **kwargs))
+        except Exception as error:
+            # A copy may miss what a foreign layer keeps outside of itself.
+            raise RuntimeError(
+                f"expected {call.path} ({type(layer).__name__}) and its copy to run by themselves, "
+                f"but one of them raised {cause(error)}"
+            ) from error
 
     def forget(self, tensor: Tensor) -> None:
         self.values.pop(tensor, None)
