@@ -40,12 +40,17 @@ def _places(
 
 
 _KEPT = "fit keeps the function that it traced before the flag was changed."
-_ANEW = "Compile the model again, with a new optimizer: the old one knows the weights of then."
-_GAN = (
-    "If they are meant to {} for another model only, as the discriminator of a GAN is frozen in "
-    "the combined model and learns by itself: keep it so. If they are meant to {} here: compile "
-    "the model again, with a new optimizer."
-)
+_STOP = "compile the model again."
+_LEARN = "compile the model again, with a new optimizer: the old one knows the weights of then."
+
+
+def _asked(purpose: str, repair: str) -> str:
+    """The repair, for one of two things that a GAN and a fine-tuned model have in common."""
+    return (
+        f"If they are meant to {purpose} for another model only, as the discriminator of a GAN is "
+        "frozen in the combined model and learns by itself: keep it so. If they are meant to "
+        f"{purpose} here: {repair}"
+    )
 
 
 @rule(
@@ -66,7 +71,7 @@ def stale_compile(case: Case) -> Iterator[Finding]:
             f"{names} say trainable=False, yet the next step of fit changes their "
             f"{frozen.of(layers)}.",
             _KEPT,
-            _GAN.format("stand still", "stand still") if whole else _ANEW,
+            _asked("stand still", _STOP) if whole else _STOP.capitalize(),
         )
     asleep = _asleep(case)
     for path, names, layers in _places(case, asleep.layers):
@@ -77,7 +82,7 @@ def stale_compile(case: Case) -> Iterator[Finding]:
             f"{names} say trainable=True, yet the next step of fit leaves their "
             f"{asleep.of(layers)} as they are.",
             _KEPT,
-            _GAN.format("learn", "learn") if last else _ANEW,
+            _asked("learn", _LEARN) if last else _LEARN.capitalize(),
         )
 
 
@@ -185,7 +190,7 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             f"{names} say trainable=False, yet a training step changes their {_changed(steps)}.",
             "A frozen layer should stay as it is.",
             f"Let {types} ask self.trainable before it follows the batch, as BatchNormalization "
-            "does, or call it with training=False.",
+            "does.",
         )
     recorded = {call.layer for call in case.bn_calls if call.training is False and call.recorded}
     awake = [
@@ -198,6 +203,8 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
         for step in awake
         if step.statistics_moved and step.layer.weights and _parameters_frozen(step.layer)
     ]
+    suspects = _amid_frozen(case, [step for step in awake if step not in alone])
+    found = [step.layer for step in (*alone, *suspects)]
     for path, names, steps in _grouped(case, alone):
         yield Finding(
             "warning",
@@ -206,9 +213,8 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             "statistics.",
             "Freezing weights does not freeze statistics: only the layer's own trainable=False "
             "does.",
-            freeze(case, [step.layer for step in steps]),
+            freeze(case, [step.layer for step in steps], found),
         )
-    suspects = _amid_frozen(case, [step for step in awake if step not in alone])
     others = [
         layer
         for layer in _leaves(case)
@@ -224,8 +230,8 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
             "function."
             if others
             else "Nothing but batch normalization trains here; that can be a method.",
-            f"{freeze(case, [step.layer for step in steps])} If you adapt batch normalization on "
-            "purpose, leave it.",
+            f"{freeze(case, [step.layer for step in steps], found)} If you adapt batch "
+            "normalization on purpose, leave it.",
         )
 
 

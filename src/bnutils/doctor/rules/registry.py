@@ -68,13 +68,18 @@ def rule(
     return register
 
 
-def freeze(case: Any, layers: Iterable[Any]) -> str:
+def freeze(case: Any, layers: Iterable[Any], found: Iterable[Any]) -> str:
     """How to freeze some of the batch normalization layers, in a sentence.
 
     `freeze_bn` freezes all of them; others that learn may be meant to.
+
+    Args:
+        case: the model under audit.
+        layers: the layers of one finding.
+        found: the layers of all findings of the rule.
     """
-    layers = list(layers)
-    others = [layer for layer in case.learners if not any(layer is each for each in layers)]
+    found = list(found)
+    others = [layer for layer in case.learners if not any(layer is each for each in found)]
     if not others:
         return (
             "Call freeze_bn(model): it sets trainable=False, has fit, evaluate and predict traced "

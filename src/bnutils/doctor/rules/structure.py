@@ -250,7 +250,7 @@ def ignored_training_argument(case: Case) -> Iterator[Finding]:
             f"Keras {keras.__version__} drops that in fit, as an experiment has just shown.",
             "fit normalizes by the batch and overwrites the statistics that the call was meant to "
             "protect.",
-            freeze(case, layers),
+            freeze(case, layers, ignored),
         )
 
 
@@ -270,7 +270,8 @@ def always_training(case: Case) -> Iterator[Finding]:
     if not fixed and not runs:
         return
     in_predict, in_call = (_follows_batch(case, fixed, training) for training in (False, None))
-    for parent, layers in case.by_parent(dict.fromkeys([*in_predict, *in_call])).items():
+    follows = list(dict.fromkeys([*in_predict, *in_call]))
+    for parent, layers in case.by_parent(follows).items():
         told = "called with training=True" if layers[0] in fixed else "made to follow the batch"
         one = len(layers) == 1
         predicted = [layer for layer in layers if layer in in_predict]
@@ -296,9 +297,9 @@ def always_training(case: Case) -> Iterator[Finding]:
             why,
             "Leave training=True out of the call, and out of the defaults of call, build the model "
             "anew and load its weights: fit passes it by itself. Or use the model as it is, with "
-            f"the statistics that it has. {freeze(case, layers)} If inference is to follow the "
-            "batch on purpose (pix2pix, adaptation at test time), keep it, and never ask for rows "
-            "one by one.",
+            f"the statistics that it has. {freeze(case, layers, follows)} If inference is to "
+            "follow the batch on purpose (pix2pix, adaptation at test time), keep it, and never "
+            "ask for rows one by one.",
         )
 
 
