@@ -338,22 +338,27 @@ def _rows(case: Case, rows: slice) -> Any:
 
 
 def _one_by_one(case: Case, training: bool | None) -> str:
-    """How far answers for single rows are from those in a batch, in words; "" without data."""
+    """How far answers for single rows are from those in a batch, in words; "" if none can be had.
+
+    An output that has no row for each row of the inputs cannot be compared.
+    """
     if case.runs is None:
         return ""
+    rows = min(TRIED, case.rows)
     with keras.StatelessScope():
-        whole = _call(case.model, _rows(case, slice(0, TRIED)), training)
-        single = [
-            _call(case.model, _rows(case, slice(i, i + 1)), training) for i in range(len(whole[0]))
-        ]
-    gap, spread = 0.0, 1e-12
+        whole = _call(case.model, _rows(case, slice(0, rows)), training)
+        single = [_call(case.model, _rows(case, slice(i, i + 1)), training) for i in range(rows)]
+    far = []
     for together, *alone in zip(whole, *single, strict=True):
-        together = np.asarray(together, "float64")
-        gap = max(gap, float(np.sqrt(np.mean((np.concatenate(alone) - together) ** 2))))
-        spread = max(spread, float(together.std(axis=0).mean()))
+        together, alone = np.asarray(together, "float64"), np.concatenate(alone)
+        if together.shape == alone.shape:
+            gap = np.sqrt(np.mean((alone - together) ** 2))
+            far.append(gap / (together.std(axis=0).mean() + 1e-12))
+    if not far:
+        return ""
     return (
-        f"; the outputs for {count(len(whole[0]), 'row')} one by one are {short(gap / spread)} sd "
-        "away from those in one batch"
+        f"; the outputs for {count(rows, 'row')} one by one are {short(max(far))} sd away from "
+        "those in one batch"
     )
 
 
@@ -385,8 +390,8 @@ def lost_mask(case: Case) -> Iterator[Finding]:
             where,
             f"The mask of {maker.path} ends at {loser.path} ({type(loser.layer).__name__}), so "
             f"{where} takes padded positions into its mean and variance{told}.",
-            "The statistics then depend on how long the rows are padded, in training and at "
-            "inference.",
+            "The statistics then depend on how long the rows are padded, and rows that are padded "
+            "otherwise are normalized by statistics that are not theirs.",
             f"Give the mask by hand, {call.layer.name}(x, mask=mask), or put {where} before "
             f"{loser.path}; LayerNormalization takes each position by itself.",
         )
