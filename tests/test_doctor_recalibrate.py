@@ -693,13 +693,15 @@ def test_only_moving_statistics_change():
     keras.utils.set_random_seed(0)
     model = trained()
     x = rng().normal(1, 2, (ROWS, 4)).astype("float32")
+    model(x)
+    losses = [loss.numpy() for loss in model.losses]
     before = state(model)
     recalibrate(model, x, batch_size=8)
     changed = {one for one, two in zip(before, state(model), strict=True) if one != two}
     assert {path.split("/")[-1] for path, _ in changed} == {"moving_mean", "moving_variance"}
     assert len(changed) == 4
     assert hooks_left(model) == []
-    assert all(isinstance(loss.numpy(), np.generic | np.ndarray) for loss in model.losses)
+    np.testing.assert_array_equal(losses, model.losses)
     model.fit(x, np.zeros(ROWS), verbose=0)  # training goes on
 
 
@@ -785,12 +787,39 @@ def test_what_does_not_fit_into_float16_is_refused():
     assert state(model) == before
 
 
+def frozen():
+    model = stack()
+    model.trainable = False
+    return model
+
+
+class Parts(keras.Model):
+    """Trained through its parts: it has no call."""
+
+    def __init__(self):
+        """Make a part."""
+        super().__init__()
+        self.encoder = stack()
+
+
 REFUSED = {
     "no BN": (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(1)]), {}, "has none"),
     "no BN, not built": (lambda: keras.Sequential([layers.Dense(1)]), {}, "calls none"),
     "method": (stack, {"method": "exact"}, "'exact'"),
     "batch size": (stack, {"batch_size": 0}, "batch_size"),
     "no model": (lambda: "model.keras", {}, "got str"),
+    "keep": (stack, {"keep": "no"}, "keep to be one of"),
+    "memory": (stack, {"memory": 0.5}, "number of bytes"),
+    "frozen": (
+        lambda: frozen(),
+        {},
+        r"all 3 layers .* trainable=False.*layers=\['bn0', 'bn1', 'bn2'\]",
+    ),
+    "path": (stack, {"layers": "bn9"}, "'bn0', 'bn1' and 'bn2', got 'bn9'"),
+    "no BN in it": (stack, {"layers": ["dense0"]}, "got 'dense0'"),
+    "no names": (stack, {"layers": []}, "at least one"),
+    "no layers": (stack, {"layers": 3}, "got 3"),
+    "no call": (lambda: Parts(), {}, r"call recalibrate\(model.encoder, ...\), each"),
 }
 
 
@@ -852,6 +881,115 @@ def test_it_mends_the_trap_of_stale_statistics():
     stale = model.evaluate(x, y, verbose=0)
     recalibrate(model, x)
     assert model.evaluate(x, y, verbose=0) < stale / 2
+
+
+# --- before and after ----------------------------------------------------------------------------
+
+
+def fitted():
+    """A model that meets its targets exactly with the statistics that it has."""
+    model = stack(depth=2)
+    model.compile("sgd", "mse", metrics=["mae"])
+    return model, model(X).numpy() + rng(9).normal(0, 0.01, (ROWS, 5)).astype("float32")
+
+
+@pytest.mark.parametrize("method", ["layerwise", "one-pass"])
+def test_what_would_become_worse_is_left_as_it_was(method):
+    model, y = fitted()
+    before = state(model)
+    done = recalibrate(model, (X, y), method=method)
+    assert (done.kept, done.verdict) == (False, "worse")
+    assert state(model) == before
+    assert "left as it was" in str(done)
+    assert 'keep="always"' in str(done)
+    loss, mae = done.comparison.scores
+    assert (loss.name, loss.verdict, mae.name) == ("loss", "worse", "mae")
+    assert loss.before == pytest.approx(np.mean((model(X).numpy() - y) ** 2), rel=1e-4)
+    recalibrate(model, (X, y), method=method, keep="always")
+    assert loss.after == pytest.approx(np.mean((model(X).numpy() - y) ** 2), rel=1e-3)
+    assert mae.after == pytest.approx(np.mean(np.abs(model(X).numpy() - y)), rel=1e-3)
+
+
+def test_keep_never_only_measures():
+    model = stack(depth=2)
+    before = state(model)
+    done = recalibrate(model, X, keep="never")
+    assert (done.kept, done.verdict, len(done.moved)) == (False, None, 2)
+    assert state(model) == before
+    done.undo()
+    assert state(model) == before
+
+
+def test_undo_gives_the_old_statistics_back():
+    model, _ = fitted()
+    model.add(BatchNormalization(renorm=True))
+    scramble(model)
+    before = state(model)
+    done = recalibrate(model, X)
+    assert state(model) != before
+    done.undo()
+    assert state(model) == before
+
+
+def test_better_is_kept_and_told():
+    model, y = fitted()
+    scrambled = recalibrate(model, X)
+    y = model(X).numpy()
+    scrambled.undo()
+    done = recalibrate(model, (X, y))
+    assert (done.kept, done.verdict) == (True, "better")
+    (change,) = done.comparison.changes
+    assert (change.kind, change.decisions) == ("values", 0)  # by the loss it is a regression
+    assert (done.comparison.rows, done.comparison.whole) == (ROWS, True)
+    told = done.to_dict()
+    assert told["comparison"]["scores"][0]["after"] < 1e-6
+    assert "_restore" not in told
+
+
+def test_fine_tuning_with_a_frozen_base_survives():
+    # The head was trained on what the frozen layer makes with statistics of other data.
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,))
+    base = scramble(keras.Sequential([keras.Input((4,)), BatchNormalization(name="base")]))
+    base.trainable = False
+    x = BatchNormalization(momentum=0.999, name="head")(layers.Dense(8, "relu")(base(inputs)))
+    model = keras.Model(inputs, layers.Dense(2, "softmax")(x))
+    x = rng(3).normal(5, 3, (512, 4)).astype("float32")
+    y = (x[:, 0] > 5).astype(int)
+    model.compile(
+        keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(x, y, epochs=6, batch_size=128, verbose=0)
+    done = recalibrate(model, (x, y))
+    assert [each.what.split("/")[-1] for each in done.skipped] == ["base"]
+    assert (done.kept, done.verdict) == (True, "better")
+    assert model.evaluate(x, y, verbose=0)[1] > 0.95
+
+
+def test_rows_are_compared_from_all_over_the_data():
+    model = stack(depth=1)
+    x = np.repeat(X, 100, axis=0)
+    for data, first in [(x, False), (sliced(x), False), (lambda: np.split(x, 650), True)]:
+        comparison = recalibrate(model, data, method="one-pass").comparison
+        assert 900 < comparison.rows < 1200
+        assert (comparison.first, comparison.whole) == (first, False)
+        where = "the first" if first else "from all over the data"
+        assert where in comparison.sentences()[0]
+
+
+def test_targets_of_several_outputs():
+    inputs = keras.Input((4,))
+    x = BatchNormalization()(inputs)
+    heads = {name: layers.Dense(2, name=name)(x) for name in ("b", "a")}
+    model = keras.Model(inputs, heads)
+    model.compile("sgd", {"a": "mse", "b": "mae"}, metrics={"a": ["mae"]})
+    y = {"a": np.zeros((ROWS, 2)), "b": np.ones((ROWS, 2))}
+    comparison = recalibrate(model, (X, y), keep="always").comparison
+    expected = model.evaluate(X, y, verbose=0, return_dict=True)
+    after = {score.name: score.after for score in comparison.scores}
+    assert after["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert after["a_mae"] == pytest.approx(expected["a_mae"], rel=1e-5)
+    assert [change.output for change in comparison.changes] == ["a", "b"]
 
 
 # --- the probe's modes --------------------------------------------------------------------------

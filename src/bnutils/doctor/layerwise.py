@@ -15,17 +15,17 @@ import math
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from bnutils._keras import graph_inputs, keras, mask_of, recorded_graph, tf, with_mask
+from bnutils._keras import OneCall, graph_inputs, keras, mask_of, recorded_graph, tf, with_mask
 from bnutils.doctor.batches import Batches
 from bnutils.doctor.graph import Call, Graph, Tensor, walk
-from bnutils.doctor.probe import Moments, Statistics, as_value_error, channel_moments, hooked
+from bnutils.doctor.probe import Moments, Statistics, as_value_error, channel_moments
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
 
@@ -35,7 +35,7 @@ _BN = keras.layers.BatchNormalization
 
 #: Bytes of the largest activation of a batch up to which batches are joined: fewer and larger
 #: ones spend less time in Python, but beyond this they only take more memory.
-BATCH_BYTES = 2**26
+BATCH_BYTES = 2**27
 #: What the temporary files leave free on their disk: a tenth of it, and a gigabyte.
 DISK_SHARE, DISK_BYTES = 0.1, 2**30
 PROOF_ROWS = 2
@@ -183,6 +183,12 @@ class Walk:
         self._subject = subject
         self._graph = graph
         self._whole = _levels(graph, ())[0]
+        #: What each call is told of training at inference: a recorded graph overrides its own.
+        self._training = {
+            call: bool(call.training) and not call.recorded
+            for call in graph.calls
+            if _takes_training(call.layer)
+        }
         self._fixed_rows = any(tensor.shape[0] is not None for tensor in graph.inputs)
         self._largest = self.row_bytes = 1.0  # bytes of one row
         called = {call.layer for call in graph.calls if isinstance(call.layer, _BN)}
@@ -231,7 +237,7 @@ class Walk:
         Returns:
             NumPy arrays in the model's own structure.
         """
-        with _at_inference(statistics or {}):
+        with _at_inference(_feeds(statistics or {})):
             env = self._given(x)
             self._run(self._whole, env)
             return self._packed(env)
@@ -265,10 +271,9 @@ class Walk:
         levels = _levels(self._graph, layers)
         if levels is None:
             return None
-        pooled, sizes, sampled = {}, [], {}
+        pooled, sizes, sampled, known = {}, [], {}, []
         with _Store(memory) as store:
             for depth, level in enumerate(levels):
-                statistics = {layer: (each.mean, each.variance) for layer, each in pooled.items()}
                 final = depth == len(levels) - 1
                 if depth == 0:
                     entries = self._first_level(data, sample, sizes, sampled)
@@ -276,7 +281,7 @@ class Walk:
                     numbers = sampled if final else range(len(sizes))
                     entries = ((number, store.load(level.loads, number)) for number in numbers)
                 for number, env in entries:
-                    with _at_inference(statistics):
+                    with _at_inference(known):
                         self._run(level, env)
                         for call in level.measured:
                             moments = self._measured(call, env, sizes[number])
@@ -291,6 +296,10 @@ class Walk:
                         progress.total = _total(levels, data, sizes, sampled)
                     progress.update(len(level.calls))
                 store.drop(level.loads)
+                ready = dict.fromkeys(call.layer for call in level.measured)
+                known += _feeds(
+                    {each: (pooled[each].mean, pooled[each].variance) for each in ready}
+                )
         return pooled
 
     def _first_level(
@@ -303,7 +312,7 @@ class Walk:
             if rows is not None:
                 sampled[number] = rows
                 sample.before(rows_of(y, rows), self.outputs(rows_of(x, rows)))
-            with _at_inference({}):
+            with _at_inference(()):
                 env = self._given(x)
             yield number, env
 
@@ -332,7 +341,10 @@ class Walk:
 
     def _run(self, level: _Level, env: dict[Tensor, Any], watch: Callable | None = None) -> None:
         for call, dead in zip(level.calls, level.dead, strict=True):
-            made = _called(call, env)
+            args, kwargs = call.arguments(env)
+            if call in self._training:
+                kwargs["training"] = self._training[call]
+            made = keras.tree.flatten(call.layer(*args, **kwargs))
             if watch is not None:
                 watch(call, made)
             env.update(zip(call.outputs, made, strict=True))
@@ -342,25 +354,18 @@ class Walk:
     def _measured(
         self, call: Call, env: dict[Tensor, Any], batches: list[tuple[int, int]]
     ) -> Moments:
-        """The moments of what a call of a layer is given: in its dtype, with its mask."""
-        caught = {}
-        signature = inspect.signature(call.layer.call)
-
-        def catch(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            caught["x"] = next(iter(bound.arguments.values()))
-            caught["mask"] = bound.arguments.get("mask")
-            return caught["x"]
-
-        with hooked({call.layer: catch}):
-            _called(call, env)
-        x, axis = caught["x"], call.layer.axis
-        if caught["mask"] is None:
-            found = _compiled_moments(len(x.shape), x.dtype, axis)(x)
+        """The moments of what a call of a layer is given, in its dtype and with its mask."""
+        layer = call.layer
+        args, kwargs = call.arguments(env)
+        given = args[0] if args else next(iter(kwargs.values()))
+        mask = kwargs.get("mask", mask_of(given) if len(args) < 3 else args[2])
+        x = layer.dtype_policy.convert_input(given, layer.autocast, layer.input_dtype)
+        if mask is None:
+            found = _compiled_moments(len(x.shape), x.dtype, layer.axis)(x)
         else:
-            found = channel_moments(x, caught["mask"], axis)
+            found = channel_moments(x, mask, layer.axis)
         moments = Moments(*(each.numpy() for each in found))
-        check_finite(moments, self._subject.path(call.layer), lambda: _where(x, batches))
+        check_finite(moments, self._subject.path(layer), lambda: _where(x, batches))
         return moments
 
     def _is_plain(self) -> bool:
@@ -395,36 +400,35 @@ class Walk:
             for tensor in made:
                 self._count(_bytes(tensor) / max(1, tensor.shape[0]))
 
-        with _at_inference(statistics):
+        feeds = _feeds(statistics)
+        with _at_inference(feeds):
             env = self._given(few)
             masked |= any(mask_of(leaf) is not None for leaf in keras.tree.flatten(x))
             self._run(self._whole, env, watch)
             mine = self._packed(env)
+        with _at_inference(feeds):  # again from the same random state
             its = self._subject.model(few, training=False)
         return not (masked and nested) and _agree(mine, its)
-
-
-def _called(call: Call, env: dict[Tensor, Any]) -> list:
-    """Make a call as the model makes it at inference."""
-    args, kwargs = call.arguments(env)
-    if _takes_training(call.layer):
-        kwargs["training"] = bool(call.training) and not call.recorded
-    return keras.tree.flatten(call.layer(*args, **kwargs))
 
 
 def _takes_training(layer: Any) -> bool:
     return isinstance(layer, keras.Layer) and "training" in inspect.signature(layer.call).parameters
 
 
-@contextmanager
-def _at_inference(statistics: Statistics) -> Iterator[None]:
-    """Let layers normalize by given statistics, and nothing be assigned; interrupts wait."""
-    mapping = [
+def _feeds(statistics: Statistics) -> list[tuple[keras.Variable, tf.Tensor]]:
+    """What moving statistics are to be taken for."""
+    return [
         (variable, tf.cast(value, variable.dtype))
         for layer, pair in statistics.items()
         for variable, value in zip((layer.moving_mean, layer.moving_variance), pair, strict=True)
     ]
-    with as_value_error(), restored(), keras.StatelessScope(state_mapping=mapping):
+
+
+@contextmanager
+def _at_inference(feeds: Sequence[tuple[keras.Variable, tf.Tensor]]) -> Iterator[None]:
+    """Let variables have given values, and nothing be assigned; interrupts wait."""
+    stateless = keras.StatelessScope(state_mapping=feeds)
+    with as_value_error(), restored(), stateless, OneCall(training=False):
         yield
 
 

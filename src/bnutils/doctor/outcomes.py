@@ -288,6 +288,19 @@ class Scores:
             found.append((float(self._loss(part, made)), _rows(made)))
         return tuple(np.array(each) for each in zip(*found, strict=True))
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a loss: `losses` needs one."""
+        return self._loss is not None
+
+    def targets(self, y: Any, outputs: Any) -> list[Any]:
+        """The target of each output, in the order of `keras.tree.flatten`; None if it has none."""
+        names = _names(self._model, outputs)
+        if isinstance(y, dict):
+            return [y.get(name) for name in names]
+        flat = keras.tree.flatten(y)
+        return flat if len(flat) == len(names) else [None] * len(names)
+
     def metrics(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
         """Compute the compiled metrics over batches `(y, outputs)`."""
         if self._metrics is None:
@@ -308,12 +321,12 @@ class Scores:
         names = _names(self._model, outputs)
         losses = _losses(self._model, names)
         decided = decisions(self._model, [outputs])
-        flat = zip(decided, keras.tree.flatten(y), keras.tree.flatten(outputs), strict=True)
+        flat = zip(decided, self.targets(y, outputs), keras.tree.flatten(outputs), strict=True)
         for decision, wanted, made in flat:
             name = _loss_name(losses.get(decision.output))
-            wanted, made = np.asarray(wanted), np.asarray(made)
-            if "crossentropy" not in name:
+            if "crossentropy" not in name or wanted is None:
                 continue
+            wanted, made = np.asarray(wanted), np.asarray(made)
             if decision.kind == "classes":
                 wanted = wanted if name.startswith("sparse") else np.argmax(wanted, axis=-1)
             else:

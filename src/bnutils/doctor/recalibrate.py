@@ -9,6 +9,7 @@ that precise batch normalization.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -223,7 +224,8 @@ def recalibrate(
     subject.require_call("recalibrate")
     if model.built and not subject.layers:
         raise ValueError(f"expected a model with batch normalization, {model.name!r} has none")
-    with LOCK:
+    with LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Keras remarks of a model, it has told its author
         return _Work(subject, batches(data, batch_size=batch_size, model=model), layers).done(
             method, keep, memory, progress
         )
