@@ -572,3 +572,47 @@ def test_a_call_that_is_particular_about_training_is_followed_too():
     model = Particular()
     model(np.zeros((1, 6, 6, 3), "float32"))
     assert [call.training for call in walk(model).calls] == [None] * 3
+
+
+class Doubled(keras.Model):
+    """Has a call of its own around the graph that it records."""
+
+    def __init__(self):
+        """Record the graph."""
+        inputs = image()
+        super().__init__(inputs, layers.BatchNormalization(name="bn")(inputs), name="doubled")
+
+    def call(self, inputs, training=None):
+        """Add the outputs to themselves."""
+        x = super().call(inputs, training=training)
+        return layers.add([x, x])
+
+
+def test_a_call_around_a_recorded_graph_is_followed():
+    graph = walk(Doubled())
+    assert [path.split("_")[0] for path in paths(graph)][-2:] == ["bn", "add"]
+    assert graph.inputs[0].shape == (None, 6, 6, 3)
+
+
+class Cell(layers.Layer):
+    """A recurrent cell with batch normalization."""
+
+    def __init__(self, **options):
+        """Make the part."""
+        super().__init__(**options)
+        self.bn, self.state_size = layers.BatchNormalization(name="bn"), 3
+
+    def build(self, shape):
+        """Build the part."""
+        self.bn.build(shape)
+
+    def call(self, inputs, states):
+        """Normalize."""
+        return self.bn(inputs), states
+
+
+def test_a_loop_over_steps_is_told_as_what_it_is():
+    inputs = keras.Input((5, 3))
+    (missed,) = walk(keras.Model(inputs, layers.RNN(Cell(), name="rnn")(inputs))).unwalked
+    assert missed.path == "rnn"
+    assert missed.reason == "it calls what it holds step by step, in a graph of its own"

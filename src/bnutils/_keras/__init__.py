@@ -45,12 +45,14 @@ from bnutils._keras.graphs import (  # noqa: E402
     mask_of,
     operation_class,
     recorded_graph,
+    recorded_inputs,
     shorten_records,
     with_mask,
 )
 from bnutils._keras.optimizers import decays, known_variables, optimizer_books, teach  # noqa: E402
 from bnutils._keras.process import global_seeds, random_state, replicas, scopes  # noqa: E402
 from bnutils._keras.training import (  # noqa: E402
+    STEP_FUNCTIONS,
     accepts,
     collected_losses,
     fresh_scores,
@@ -59,14 +61,17 @@ from bnutils._keras.training import (  # noqa: E402
     metrics_of,
     note_flags,
     one_replica,
+    plain_functions,
     prepare_step,
     takes_training,
+    trace_anew,
     traced_form,
     traced_steps,
     written_by,
 )
 
 __all__ = [
+    "STEP_FUNCTIONS",
     "OneCall",
     "RecordedGraph",
     "accepts",
@@ -89,15 +94,18 @@ __all__ = [
     "one_replica",
     "operation_class",
     "optimizer_books",
+    "plain_functions",
     "prepare_step",
     "random_state",
     "recorded_graph",
+    "recorded_inputs",
     "replicas",
     "scopes",
     "shorten_records",
     "takes_training",
     "teach",
     "tf",
+    "trace_anew",
     "traced_form",
     "traced_steps",
     "with_mask",

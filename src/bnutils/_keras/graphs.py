@@ -22,6 +22,7 @@ __all__ = [
     "mask_of",
     "operation_class",
     "recorded_graph",
+    "recorded_inputs",
     "shorten_records",
     "with_mask",
 ]
@@ -69,6 +70,14 @@ def recorded_graph(layer: keras.Layer) -> RecordedGraph | None:
 def children(layer: keras.Layer) -> list[keras.Layer]:
     """List the layers that a layer or a model holds, in its own order."""
     return [child for child in layer._layers if isinstance(child, keras.Layer)]
+
+
+def recorded_inputs(model: keras.Model) -> Any:
+    """Give the structure of Keras tensors that a Functional model takes; None for other models.
+
+    Also for a subclass with a `call` of its own around the recorded graph.
+    """
+    return model._inputs_struct if isinstance(model, Functional) else None
 
 
 def built_shapes(model: keras.Model) -> dict:

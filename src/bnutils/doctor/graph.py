@@ -23,8 +23,10 @@ from bnutils._keras import (
     keras,
     maker,
     recorded_graph,
+    recorded_inputs,
     shorten_records,
 )
+from bnutils.doctor import kinds
 from bnutils.doctor.words import cause
 
 __all__ = ["Call", "Graph", "Tensor", "Unwalked", "batch_norms", "joined", "layer_paths", "walk"]
@@ -356,6 +358,9 @@ class _Walker:
     ) -> list[Tensor] | None:
         """Run the `call` of a composite layer on symbolic tensors, and walk what it did."""
         unbuilt = [path for child, path in layer_paths(layer).items() if not child.built]
+        if kinds.kind(layer).role == "recurrent" or isinstance(layer, keras.layers.Bidirectional):
+            self.give_up(scope, "it calls what it holds step by step, in a graph of its own")
+            return None
         if unbuilt or not layer.built:
             name = unbuilt[0] if unbuilt else layer.name
             self.give_up(scope, f"{name} is not built yet: call the model on data first")
@@ -481,6 +486,8 @@ def _given_inputs(model: keras.Model, inputs: Any) -> Any:
             return keras.KerasTensor((None, *value.shape[1:]), dtype)
 
         return tree.map_structure(like, inputs)
+    if recorded_inputs(model) is not None:
+        return recorded_inputs(model)
     shapes = built_shapes(model)
     if len(shapes) != 1:
         return None

@@ -208,7 +208,7 @@ _LAYERS: tuple[tuple[str, Kind], ...] = (
 )
 _OPERATIONS: tuple[tuple[str, Kind], ...] = (
     ("StopGradient Copy", Kind("identity", **_through, identity=True, **_op)),
-    ("Cast Pad", Kind("resizing", **_through, **_op)),
+    ("Cast ConvertToTensor Pad", Kind("resizing", **_through, **_op)),
     ("MaxPool AveragePool", Kind("pooling", **_through, **_op)),
     (
         "Reshape Ravel Transpose Moveaxis Swapaxes Squeeze ExpandDims GetItem",
