@@ -44,6 +44,7 @@ def test_a_rule_that_grows_worse_is_said_again(capsys):
     model = net()
     look.set_model(model)
     look.set_params({"epochs": 9})
+    model.optimizer.learning_rate = 0.03  # only of a model that has learnt something can it be told
     fit(model, epochs=20)
     look.on_epoch_end(0)
     bn = model.layers[1]

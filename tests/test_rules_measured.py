@@ -20,6 +20,7 @@ from doctor_trials import (
 )
 
 from bnutils._keras import keras, tf
+from bnutils.doctor.audit import audit
 from bnutils.doctor.rules import outputs, ranges, statistics
 
 trial = Trials(outputs, ranges, statistics)
@@ -184,6 +185,14 @@ def two_outputs_with_a_loss_of_ones_own():
 
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return two_heads({"kind": crossentropy, "size": off})
+
+
+@trial("modes-disagree", "sick", "error")
+def two_outputs_and_a_target_for_one():
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model, given = two_heads({"kind": crossentropy})
+    x, targets = given["data"]
+    return model, {"data": (x, {"kind": targets["kind"]})}
 
 
 def segmenter(channels, activation):
@@ -855,6 +864,91 @@ def stochastic_depth():
     x = layers.Dense(1)(layers.GlobalAveragePooling2D()(layers.ReLU()(x)))
     data = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
     return keras.Model(inputs, x), {"data": data}
+
+
+# Sound models, whatever rows they are given
+
+MINE = {rule.name for rule in trial.rules}
+
+
+def alarms(model, **given):
+    report = audit(model, **given)
+    assert not [each for each in report.skipped if "crashed" in each.reason]
+    return [each for each in report.diagnoses if each.level != "note" and each.rule in MINE]
+
+
+def some(rows_of):
+    x, y = task()
+    return x[rows_of], y[rows_of]
+
+
+def as_dataset(order, size, targets=True):
+    x, y = some(order)
+    return tf.data.Dataset.from_tensor_slices((x, y) if targets else x).batch(size)
+
+
+RANDOM = np.random.default_rng(0).permutation(512)
+FORMS = {
+    "few rows": lambda: {"data": some(slice(9))},
+    "few rows without targets": lambda: {"data": some(slice(16))[0]},
+    "one class": lambda: {"data": some(task()[1] == 0)},
+    "nine in ten of one class": lambda: {
+        "data": some(np.r_[np.flatnonzero(task()[1] == 0), np.flatnonzero(task()[1])[:28]])
+    },
+    "sorted arrays in batches of 8": lambda: {
+        "data": some(np.argsort(task()[1])),
+        "batch_size": 8,
+    },
+    "sorted batches": lambda: {"data": as_dataset(np.argsort(task()[1]), 16)},
+    "mixed batches without targets": lambda: {"data": as_dataset(RANDOM, 16, targets=False)},
+    "batches of two": lambda: {"data": task(), "batch_size": 2},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_sound_model_stays_sound_on_any_rows(form):
+    assert alarms(trained(0.9, 10), **form()) == []
+
+
+@functools.cache
+def convolutional_net():
+    keras.utils.set_random_seed(0)
+    model = chain(
+        layers.RandomFlip(),
+        layers.GaussianNoise(0.2),
+        layers.Conv2D(8, 3, use_bias=False),
+        BN(momentum=0.9),
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, activation="softmax"),
+        shape=(8, 8, 1),
+    )
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 256)
+    x = rng.normal(size=(256, 8, 8, 1)) * np.where(y == 1, 2.0, 1.0)[:, None, None, None]
+    x, y = x.astype("float32"), y.astype("int32")
+    train(model, x, y, batch_size=8, epochs=5)
+    return model, x, y
+
+
+@pytest.mark.parametrize("targets", [True, False])
+def test_small_batches_of_images_with_noise_are_no_fault(targets):
+    model, x, y = convolutional_net()
+    data = (x, y) if targets else x
+    assert alarms(model, data=data, batch_size=8) == []
+
+
+def test_a_report_does_not_depend_on_how_often_the_model_was_called():
+    model, given = dropped()
+    weights, before = model.get_weights(), str(audit(model, **given))
+    for _ in range(3):
+        model(given["data"], training=True)
+    model.set_weights(weights)
+    for layer in model.layers:
+        if isinstance(layer, layers.Dropout):
+            layer.seed_generator.next()
+    assert str(audit(model, **given)) == before
 
 
 @pytest.mark.parametrize("each", trial.parameters)

@@ -71,6 +71,8 @@ class Modes:
         self._model, self._runs = model, runs
         self._scores = Scores(model)
         self.lacking = "no targets were given" if runs.sample.y is None else self._scores.lacking
+        if self.lacking is None and not self._scores.has_loss:
+            self.lacking = "the model computes its loss by itself"
         if self.lacking is None:
             try:
                 self.loss(runs.pooled)
@@ -116,8 +118,19 @@ class Modes:
 
         Two modes of guessing are alike too, and show nothing.
         """
-        alike = self.judged and not self.stale.level and not self.apart.level
-        return alike and (self.guess is None or self.against_guess(self._runs.inference).better)
+        return self.judged and not self.harm and self._skilled(self._runs.inference)
+
+    @functools.cached_property
+    def harm(self) -> bool:
+        """Whether the targets show that inference does worse than batch mode."""
+        if not self.judged:
+            return False
+        if self.stale.level or self.apart.level:
+            return True
+        return self._skilled(self._runs.pooled) and not self._skilled(self._runs.inference)
+
+    def _skilled(self, run: Run) -> bool:
+        return self.guess is None or self.against_guess(run).better
 
     @functools.cached_property
     def finite(self) -> bool:
@@ -142,15 +155,16 @@ class Modes:
         """A model that does not look at its inputs: all classes alike, or the mean of the targets.
 
         Classes that are rare in these rows may be frequent elsewhere, so they are not counted.
-        None where an output has no target of its own.
+        None where no output has a target of its own.
         """
-        made, found = keras.tree.flatten(self._runs.pooled.outputs), []
-        wanted = keras.tree.flatten(self._runs.targets(self._runs.pooled))
-        if len(made) != len(wanted):
+        run, found = self._runs.pooled, []
+        made = keras.tree.flatten(run.outputs)
+        wanted = self._scores.targets(self._runs.targets(run), run.outputs)
+        if all(y is None for y in wanted):
             return None
         for decision, outputs, y in zip(self.decisions, made, wanted, strict=True):
-            answer = 0.0  # logits
-            if decision.kind == "values":
+            answer = 0.0  # logits, or an output without a loss
+            if decision.kind == "values" and y is not None:
                 y = np.asarray(y, "float64")
                 if y.size != outputs.size:
                     return None

@@ -91,10 +91,9 @@ def _weighed(case: Case, layer: BN, level: str, evidence: str) -> Finding:
             "Nothing to mend.",
         )
     modes = case.modes
-    harm = modes.judged and (modes.stale.level or modes.apart.level)
-    if harm and not modes.curable:
+    if modes.harm and not modes.curable:
         repair = "See modes-disagree: the statistics of all rows would do no better."
-    elif harm or early or case.averages_weights:
+    elif modes.harm or early or case.averages_weights:
         repair = f"Call recalibrate(model, x_train){more}."
     else:
         # Nobody has said what is right: the model may be wrong, or the rows.
