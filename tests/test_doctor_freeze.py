@@ -496,6 +496,54 @@ def test_every_bit_is_left_as_it_was(kind):
     assert ends[0] == ends[1]
 
 
+def test_a_train_step_that_is_a_tf_function_goes_on_to_train():
+    class Own(OwnStep):
+        train_step = tf.function(OwnStep.train_step)
+
+    source = plain()
+    model = Own(source.inputs, source.outputs)
+    model.compile("sgd")
+    for looked_at in (1, 2):
+        assert learns(dry(model, X, Y)) == ALL
+        before = bits(model)
+        model.train_step((tf.constant(X), tf.constant(Y)))
+        after = bits(model)
+        assert sum(new != old for new, old in zip(after, before, strict=True)) >= 8, looked_at
+
+
+class Optimizers(OwnStep):
+    """Several optimizers, where no attribute is one."""
+
+    def compile(self, keep):
+        super().compile()
+        both = [optimizers.Adam(), optimizers.SGD(momentum=0.9)]
+        self.kept, self.closed = (both, None) if keep else (None, lambda: both)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+        weights = self.trainable_variables
+        pairs = list(zip(tape.gradient(loss, weights), weights, strict=True))
+        for part, optimizer in zip((pairs[:2], pairs[2:]), self.kept or self.closed(), strict=True):
+            optimizer.apply_gradients(part)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_optimizers_in_a_list_are_seen_and_hidden_ones_by_what_they_move(keep):
+    source = plain()
+    model = Optimizers(source.inputs, source.outputs)
+    model.compile(keep)
+    before = bits(model)
+    run = dry(model, X, Y)
+    assert learns(run) == ALL
+    assert len(run.trained) == 6
+    assert bits(model) == before
+    if keep:
+        assert all(int(each.iterations) == 0 and not each.built for each in model.kept)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_everything_is_put_back_after_an_interruption(error):
     class Interrupted(OwnStep):
@@ -748,6 +796,28 @@ def test_models_inside_that_were_compiled_and_traced_themselves_trace_anew():
     assert unfreeze_bn(outer).retraced == ("", inner.name)
     fit(inner, X, Y)
     assert all(new != old for new, old in zip(bn_bits(outer), before, strict=True))
+
+
+class Traced(Subclass):
+    """Its call is a tf.function, which keeps what it has traced."""
+
+    @tf.function
+    def call(self, x, training=None):
+        return super().call(x, training=training)
+
+
+def test_a_tf_function_inside_does_not_keep_the_old_flags():
+    model = Traced()
+    model(X[:2])
+    model.compile("sgd", "mse")
+    fit(model, X, Y)
+    freeze_bn(model, (X, Y))
+    before = bn_bits(model)
+    fit(model, X, Y)
+    assert bn_bits(model) == before
+    unfreeze_bn(model, (X, Y))
+    fit(model, X, Y)
+    assert bn_bits(model) != before
 
 
 def test_it_can_be_called_in_the_middle_of_a_fit():

@@ -1,5 +1,6 @@
 """How models are compiled and trained: losses, metrics, optimizers, traced steps."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from tensorflow.python.framework import auto_control_deps_utils
 from bnutils._keras import keras, tf
 
 __all__ = [
+    "STEP_FUNCTIONS",
     "accepts",
     "collected_losses",
     "fresh_scores",
@@ -18,8 +20,10 @@ __all__ = [
     "metrics_of",
     "note_flags",
     "one_replica",
+    "plain_functions",
     "prepare_step",
     "takes_training",
+    "trace_anew",
     "traced_form",
     "traced_steps",
     "written_by",
@@ -96,6 +100,55 @@ def prepare_step(model: keras.Model, data: Any, eagerly: bool) -> None:
 
 
 # What `fit`, `evaluate` and `predict` have traced
+
+
+#: What `fit`, `evaluate` and `predict` call, and keep.
+STEP_FUNCTIONS = ("train_function", "test_function", "predict_function")
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced_methods(kind: type) -> tuple[str, ...]:
+    names = {name: None for each in kind.__mro__ for name in vars(each)}
+    return tuple(name for name in names if _is_traced(inspect.getattr_static(kind, name)))
+
+
+def _is_traced(value: Any) -> bool:
+    return isinstance(value, tf.types.experimental.GenericFunction)
+
+
+def _traced_attributes(layer: keras.Layer) -> list[str]:
+    return [n for n, v in vars(layer).items() if _is_traced(v) and n not in STEP_FUNCTIONS]
+
+
+def plain_functions(layer: keras.Layer) -> dict[str, Callable]:
+    """Give the Python functions behind the `tf.function`s among a layer's methods and attributes.
+
+    What a `tf.function` has traced once it keeps, whatever changes in the layer.
+    """
+    methods = {
+        name: inspect.getattr_static(type(layer), name).python_function.__get__(layer)
+        for name in _traced_methods(type(layer))
+    }
+    return methods | {n: vars(layer)[n].python_function for n in _traced_attributes(layer)}
+
+
+def trace_anew(layer: keras.Layer) -> Callable[[], None]:
+    """Let the `tf.function`s of a layer forget what they traced; give a function that undoes it."""
+    attributes = {name: vars(layer)[name] for name in _traced_attributes(layer)}
+    for name, value in attributes.items():
+        vars(layer)[name] = value._clone(value.python_function)
+    # A method keeps one function for each object.
+    methods = [inspect.getattr_static(type(layer), n) for n in _traced_methods(type(layer))]
+    kept = [(cache, cache.pop(layer, None)) for cache in (m._descriptor_cache for m in methods)]
+
+    def put_back() -> None:
+        vars(layer).update(attributes)
+        for cache, value in kept:
+            cache.pop(layer, None)
+            if value is not None:
+                cache[layer] = value
+
+    return put_back
 
 
 def traced_steps(model: keras.Model, function: str = "train_function") -> list:

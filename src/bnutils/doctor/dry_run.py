@@ -23,8 +23,10 @@ from bnutils._keras import (
     made_to_train,
     metrics_of,
     one_replica,
+    plain_functions,
     prepare_step,
     random_state,
+    replicas,
     tf,
     traced_form,
     traced_steps,
@@ -322,14 +324,18 @@ class _Trial:
         self.forms = list(map(traced_form, traces))
         self.traces = [] if anew else traces
         undo(_reset, vars(self.model), dict(vars(self.model)))
-        for holder, name, value in subject.optimizers():
-            undo(vars(holder).__setitem__, name, value)
+        for layer in (self.model, *subject.paths):
+            for name, function in plain_functions(layer).items():
+                _swap(undo, layer, name, function)
+        optimizers = list(subject.optimizers())
+        for holder, name, _ in optimizers:
+            _swap(undo, holder, name, self._recording(vars(holder)[name]))
         if not subject.built:  # it has no call
-            self._record()
             data = next(self._data())
             tf.function(self.model.train_step).get_concrete_function(data)
             subject.forget()
-        _put_back(undo, subject, traces)
+        variables = _variables(subject, optimizers, traces)
+        self.before = _put_back(undo, subject, variables)
         self.assigned = _assigned(undo, [v for bn in subject.layers for v in _statistics(bn)])
 
     def run(self, inference: bool) -> DryRun:
@@ -352,7 +358,6 @@ class _Trial:
             reason: see `DryRun`.
         """
         subject = self.subject
-        before = [_bits(_statistics(layer)) for layer in subject.layers]
         trains, connected, assigns = take()
         trainable = set(map(id, self.model.trainable_variables))
         made = {id(v) for each in (self.model, *subject.paths) for v in made_to_train(each)}
@@ -360,12 +365,12 @@ class _Trial:
             LayerStep(
                 layer,
                 subject.path(layer),
-                _bits(_statistics(layer)) != old,
-                any(map(assigns, _statistics(layer))),
+                any(map(self._moved, _statistics(layer))),
+                any(assigns(v) or self._moved(v) for v in _statistics(layer)),
                 None if layer.gamma is None else trains(layer.gamma),
                 None if layer.beta is None else trains(layer.beta),
             )
-            for layer, old in zip(subject.layers, before, strict=True)
+            for layer in subject.layers
         )
         weights = tuple(
             WeightStep(
@@ -427,7 +432,7 @@ class _Trial:
                 written |= written_by(trace)
 
             def assigns(variable: keras.Variable) -> bool:
-                return any(id(part.handle) in written for part in _parts(variable))
+                return any(id(part.handle) in written for part in replicas(variable))
 
             return assigns, lambda variable: None, assigns
 
@@ -442,7 +447,6 @@ class _Trial:
                 self.model.train_function(iter([data]))
 
             self.data = data
-            self._record()
             return self._taken(run)
 
         for data in self._data():
@@ -476,10 +480,13 @@ class _Trial:
 
         return self._report("gradient", lambda: self._taken(run), reason)
 
-    def _record(self) -> None:
-        """Put a recorder in the place of each optimizer."""
-        for holder, name, _ in self.subject.optimizers():
-            vars(holder)[name] = _Recorder(self._note)
+    def _recording(self, held: Any) -> Any:
+        """Recorders in the place of the optimizers in an attribute."""
+        if isinstance(held, dict):
+            return {key: self._recording(each) for key, each in held.items()}
+        if isinstance(held, list | tuple):
+            return [self._recording(each) for each in held]
+        return _Recorder(self._note) if isinstance(held, keras.optimizers.Optimizer) else held
 
     def _note(self, variable: Any, connected: bool) -> None:
         before = self.handed.get(id(variable), (variable, False))[1]
@@ -509,7 +516,18 @@ class _Trial:
         def assigns(variable: keras.Variable) -> bool:
             return id(variable) in self.assigned
 
-        return lambda variable: bool(connected(variable)), connected, assigns
+        def trains(variable: keras.Variable) -> bool:
+            # Moved by an optimizer that is kept out of sight: it was not replaced.
+            return bool(connected(variable)) or self._moved(variable)
+
+        return trains, connected, assigns
+
+    def _moved(self, variable: keras.Variable) -> bool:
+        """Whether a variable has another value than before the step."""
+        return any(
+            part.numpy().tobytes() != self.before[id(part)].numpy().tobytes()
+            for part in replicas(variable)
+        )
 
     def _forget_notes(self) -> None:
         self.handed.clear()
@@ -543,20 +561,14 @@ class _OneDeviceOnlyError(Exception):
     """An eager step runs on one device only."""
 
 
-def _put_back(undo: Callable, subject: Subject, traces: Iterable) -> None:
-    """Put everything back that a training step changes in variables and random states."""
-    layers = [subject.model, *subject.paths]
-    for layer in layers:
-        undo(collected_losses(layer))
-    undo(random_state())
-    undo(random.setstate, random.getstate())
-    undo(np.random.set_state, np.random.get_state())  # noqa: NPY002
+def _variables(subject: Subject, optimizers: Iterable, traces: Iterable) -> list[tf.Variable]:
+    """Every TensorFlow variable that a training step may write to."""
     variables = [*subject.model.variables]
     for metric in metrics_of(subject.model):
         variables += metric.variables
-    for _, _, optimizer in subject.optimizers():
+    for _, _, optimizer in optimizers:
         variables += optimizer.variables
-    for layer in layers:
+    for layer in (subject.model, *subject.paths):
         for value in vars(layer).values():
             value = value.state if isinstance(value, tf.random.Generator) else value
             variables += [value] if isinstance(value, tf.Variable) else []
@@ -564,13 +576,36 @@ def _put_back(undo: Callable, subject: Subject, traces: Iterable) -> None:
         variables += trace.variables
     seeds = global_seeds()
     variables += [seeds.state] if seeds is not None else []
-    parts = {id(part): part for variable in variables for part in _parts(variable)}
-    for part in parts.values():
-        undo(part.assign, tf.identity(part))
+    parts = {id(part): part for variable in variables for part in replicas(variable)}
+    return list(parts.values())
+
+
+def _put_back(
+    undo: Callable, subject: Subject, variables: Iterable[tf.Variable]
+) -> dict[int, tf.Tensor]:
+    """Put variables back, and what else a step changes; give the values by the variables' ids."""
+    for layer in (subject.model, *subject.paths):
+        undo(collected_losses(layer))
+    undo(random_state())
+    undo(random.setstate, random.getstate())
+    undo(np.random.set_state, np.random.get_state())  # noqa: NPY002
+    before = {id(variable): tf.identity(variable) for variable in variables}
+    for variable in variables:
+        undo(variable.assign, before[id(variable)])
+    return before
+
+
+def _swap(undo: Callable, holder: Any, name: str, value: Any) -> None:
+    """Set an attribute; not through setattr, which would track it."""
+    attributes = vars(holder)
+    if name in attributes:
+        undo(attributes.__setitem__, name, attributes[name])
+    else:
+        undo(attributes.pop, name, None)
+    attributes[name] = value
 
 
 def _reset(mapping: dict, before: dict) -> None:
-    # Not through setattr, which would track what is only put back.
     mapping.update(before)
     for name in mapping.keys() - before.keys():
         del mapping[name]
@@ -590,23 +625,12 @@ def _assigned(undo: Callable, variables: Iterable[keras.Variable]) -> set[int]:
         return noted
 
     for variable in variables:
-        undo(vars(variable).pop, "assign", None)
-        vars(variable)["assign"] = noting(variable)
+        _swap(undo, variable, "assign", noting(variable))
     return found
 
 
 def _statistics(layer: keras.layers.BatchNormalization) -> list[keras.Variable]:
     return [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
-
-
-def _parts(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
-    """The TensorFlow variables behind a variable: one, or one for each replica."""
-    variable = variable.value if isinstance(variable, keras.Variable) else variable
-    return tuple(getattr(variable, "values", (variable,)))
-
-
-def _bits(variables: Iterable[keras.Variable]) -> list[bytes]:
-    return [part.numpy().tobytes() for variable in variables for part in _parts(variable)]
 
 
 def _learning_rate(model: keras.Model) -> float | None:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from bnutils._keras import keras, known_variables, note_flags, optimizer_books, teach
+from bnutils._keras import (
+    STEP_FUNCTIONS,
+    keras,
+    known_variables,
+    note_flags,
+    optimizer_books,
+    teach,
+    trace_anew,
+)
 from bnutils.doctor.dry_run import DryRun, LayerStep, dry_run
 from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.restoring import LOCK, restored
@@ -127,7 +135,7 @@ def freeze_bn(model: keras.Model, data: Any = None) -> Freezing:
         learning = [step for step in now.layers if step.learns or step.statistics_written]
         if learning or now.inference:
             raise RuntimeError(_still_learning(learning, now.inference or ()))
-        retraced = _trace_anew(subject)
+        retraced = _drop_traces(undo, subject)
         known = _flags_before.setdefault(model, WeakKeyDictionary())
         for layer in subject.layers:
             # A second call must not take the frozen state for the one to go back to.
@@ -184,7 +192,7 @@ def unfreeze_bn(model: keras.Model, data: Any = None) -> Freezing:
                 "for a call with training=False in a subclass, or a train_step that leaves its "
                 "gamma and beta out. The model is as it was"
             )
-        retraced = _trace_anew(subject)
+        retraced = _drop_traces(undo, subject)
         _flags_before.pop(model, None)
         return _freezing("unfreeze", subject, before, now, retraced)
 
@@ -243,9 +251,9 @@ def _still_learning(learning: Sequence[LayerStep], inference: Sequence[str]) -> 
     if statistics:
         parts.append(
             f"The moving statistics of {listing(map(repr, statistics))} still move with "
-            "trainable=False: its own call updates them whatever trainable says, or a tf.function "
-            "inside the model keeps what it traced before. Let it ask `training and "
-            "self.trainable`, as keras.layers.BatchNormalization does, or use that layer."
+            "trainable=False: its own call updates them whatever trainable says. Let it ask "
+            "`training and self.trainable`, as keras.layers.BatchNormalization does, or use that "
+            "layer."
         )
     if trained:
         parts.append(
@@ -274,23 +282,22 @@ def _set_flags(flags: dict) -> None:
             variable.trainable = trainable
 
 
-_FUNCTIONS = ("train_function", "test_function", "predict_function")
-
-
 def _models(subject: Subject) -> list[keras.Model]:
     """The model and those inside it, each of which may be compiled and traced by itself."""
     return [each for each in (subject.model, *subject.paths) if isinstance(each, keras.Model)]
 
 
-def _trace_anew(subject: Subject) -> tuple[str, ...]:
+def _drop_traces(undo: Callable, subject: Subject) -> tuple[str, ...]:
     """Let `fit`, `evaluate` and `predict` trace anew, and the optimizers follow the flags.
 
     Returns:
         The paths of the models that had traced something.
     """
     retraced = []
+    for layer in (subject.model, *subject.paths):
+        undo(trace_anew(layer))
     for model in _models(subject):
-        for name in _FUNCTIONS:
+        for name in STEP_FUNCTIONS:
             if getattr(model, name) is not None:
                 # A new one, since a `fit` that is under way calls what stands here.
                 setattr(model, name, None)
@@ -306,7 +313,9 @@ def _note(undo: Callable, subject: Subject) -> None:
     for layer in subject.layers:
         undo(_set_flags, _flags(layer))
     for model in _models(subject):
-        kept = {name: vars(model).get(name) for name in (*_FUNCTIONS, "_compiled_trainable_state")}
+        kept = {
+            name: vars(model).get(name) for name in (*STEP_FUNCTIONS, "_compiled_trainable_state")
+        }
         undo(vars(model).update, {name: v for name, v in kept.items() if name in vars(model)})
     undo(_remember, _flags_before, subject.model, _copy(_flags_before.get(subject.model)))
     for _, _, optimizer in subject.optimizers():

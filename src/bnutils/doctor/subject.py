@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 from bnutils._keras import keras
 from bnutils.doctor.graph import batch_norms, layer_paths
@@ -75,11 +76,15 @@ class Subject:
         return built and all(layer.built for layer in self.layers)
 
     def optimizers(self) -> Iterator[tuple[keras.Layer, str, keras.optimizers.Optimizer]]:
-        """Every optimizer that the model or a layer holds: (holder, attribute, optimizer)."""
+        """Every optimizer that the model or a layer holds: (holder, attribute, optimizer).
+
+        The attribute may be a list, a tuple or a dict of optimizers, and then comes with each.
+        """
         for holder in (self.model, *self.paths):
             for name, value in vars(holder).items():
-                if isinstance(value, keras.optimizers.Optimizer):
-                    yield holder, name, value
+                for _, each in _held(value):
+                    if isinstance(each, keras.optimizers.Optimizer):
+                        yield holder, name, each
 
     # Models that are trained through their parts
 
@@ -96,14 +101,7 @@ class Subject:
         """
         found = {}
         for name, value in vars(self.model).items():
-            inside = (
-                value.items()
-                if isinstance(value, dict)
-                else enumerate(value if isinstance(value, list | tuple) else ())
-            )
-            named = [(f"model.{name}", value)]
-            named += [(f"model.{name}[{key!r}]", each) for key, each in inside]
-            for expression, each in named:
+            for key, each in _held(value):
                 if (
                     isinstance(each, keras.Model)
                     and not name.startswith("_")
@@ -111,7 +109,7 @@ class Subject:
                     and batch_norms(each)
                     and each not in found.values()
                 ):
-                    found[expression] = each
+                    found[f"model.{name}{key}"] = each
         return found
 
     def require_call(self, function: str, *, with_data: bool = True) -> None:
@@ -134,3 +132,12 @@ class Subject:
             f"call method: call {instead}"
             + (", each with the data that it is given in training" if with_data else "")
         )
+
+
+def _held(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an attribute holds: itself, or what is in its list, tuple or dict, with the index."""
+    yield "", value
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", each) for key, each in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"[{place}]", each) for place, each in enumerate(value))
