@@ -460,7 +460,8 @@ def replica_batch(case: Case) -> Iterator[Finding]:
         evidence,
         "The batch of batch normalization is what one replica sees, not what fit is given. Each "
         "replica keeps statistics of its own; a saved file holds those of the first.",
-        "Build with BatchNormalization(synchronized=True), or give each replica more rows.",
+        "Build with BatchNormalization(synchronized=True), or give each replica more rows; "
+        "recalibrate(model, x_train) then gives all replicas the same statistics.",
     )
 
 
