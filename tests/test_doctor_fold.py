@@ -1198,6 +1198,7 @@ def test_a_saved_model_inside_is_told_of(tmp_path):
     assert [(each.what, "whose inside nobody can see" in each.reason) for each in folding.left] == [
         ("hidden", True)
     ]
+    assert str(folding).startswith("1 of 1 batch normalization layer folded.")
 
 
 def needs_77_steps():
@@ -1246,6 +1247,8 @@ def test_the_result_prints_and_becomes_json():
         "base/bn1  folded  into base/conv1",
         "bn<2>     left    it reads an input",
     ]
+    two = Folding(None, result.folded * 2, (left,))
+    assert str(two).startswith("2 of 3 batch normalization layers fold.")
     assert "<td" in result._repr_html_()
     assert "bn&lt;2&gt;" in result._repr_html_()
     said = json.loads(result.to_json())

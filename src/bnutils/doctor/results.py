@@ -36,7 +36,8 @@ class Skipped(NamedTuple):
         what: the path of a layer or of a part of the model ("" is the model itself), or the name
             of a rule.
         reason: why, in half a sentence.
-        kind: "part" of a model, or "rule" of the audit.
+        kind: "part" of a model, "rule" of the audit, or, of `fold`, its "proof" and what is
+            "unseen".
         needs: the argument that would let it be done, such as "data"; None if it could not be
             done with what was given.
     """

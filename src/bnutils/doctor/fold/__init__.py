@@ -56,16 +56,17 @@ class Folding(Result):
 
     @property
     def left(self) -> tuple[Skipped, ...]:
-        """The batch normalization layers that stay, and parts that may hold some."""
-        return tuple(each for each in self.skipped if each.kind == "part")
+        """The batch normalization layers that stay, and saved models that may hold some."""
+        return tuple(each for each in self.skipped if each.kind != "proof")
 
     def _shown(self) -> Iterator[str | Table]:
-        total = len(self.folded) + len(self.left)
-        if not total:
-            yield "There is no batch normalization to fold."
+        done = len(self.folded)
+        total = done + sum(each.kind == "part" for each in self.skipped)
+        if total:
+            verb = "folded" if self.model is not None else "folds" if done == 1 else "fold"
+            yield f"{done} of {count(total, 'batch normalization layer')} {verb}."
         else:
-            text = f"{len(self.folded)} of {count(total, 'batch normalization layer')} "
-            yield text + ("folds" if self.model is None else "folded") + "."
+            yield "There is no batch normalization to fold."
         if self.error is not None:
             yield f"Outputs differ by {self.error:.1e} of the largest" + (
                 ", no more than the last digits of the model's own weights make of them."
@@ -80,7 +81,7 @@ class Folding(Result):
             ],
         )
         yield from skipped_lines(
-            [each for each in self.skipped if each.kind != "part"], "Not compared"
+            [each for each in self.skipped if each.kind == "proof"], "Not compared"
         )
 
 

@@ -70,9 +70,8 @@ def plan(subject: Subject, inputs: Any = None) -> Plan:
         if layer in norms and not graph.of(layer):
             left[layer] = Skipped(path, _why_hidden(graph, layer, path, kept_whole))
         elif isinstance(layer, keras.layers.TFSMLayer):
-            left[layer] = Skipped(
-                path, "it is a TFSMLayer: a SavedModel, whose inside nobody can see or fold"
-            )
+            reason = "it is a TFSMLayer: a SavedModel, whose inside nobody can see or fold"
+            left[layer] = Skipped(path, reason, kind="unseen")
     planner.plan.skipped = tuple(left.values())
     return planner.plan
 
