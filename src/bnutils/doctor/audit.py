@@ -146,8 +146,10 @@ def _diagnosis(rule: Rule, finding: Finding) -> Diagnosis:
 def _lacking(case: Case, need: str) -> tuple[str, str | None] | None:
     """Why something that a rule needs is not there, and the argument that would bring it."""
     if need == "built":
-        unbuilt = "the model is not built yet: call it on data first", None
-        return None if case.subject.built else unbuilt
+        if case.subject.built:
+            return None
+        what = "the model" if case.subject.has_call else "a part of the model"
+        return f"{what} is not built yet: call it on data first", None
     if need == "data" and not case.subject.has_call:
         return "needs the data of each part: " + listing(
             f"audit({expression}, data)" for expression in case.subject.parts
