@@ -1,5 +1,7 @@
 """How models and layers are made up, and what they make of data."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """What an optimizer keeps, and how it can be told of other variables."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from bnutils._keras import keras

@@ -1,5 +1,7 @@
 """State that Keras and TensorFlow keep for the whole process or thread."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from keras.src.backend.common import global_state

@@ -1,5 +1,7 @@
 """How models are compiled and trained: losses, metrics, optimizers, traced steps."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Callable
