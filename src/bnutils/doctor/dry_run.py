@@ -6,7 +6,6 @@ Flags do not tell. `fit` keeps the decision it made when it traced its train fun
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,15 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bnutils._keras import (
-    collected_losses,
-    global_seeds,
     keras,
     made_to_train,
-    metrics_of,
     one_replica,
     plain_functions,
     prepare_step,
-    random_state,
     replicas,
     tf,
     traced_form,
@@ -34,7 +29,7 @@ from bnutils._keras import (
 )
 from bnutils.doctor.batches import batches
 from bnutils.doctor.drawing import NothingToDrawError, call, draw_inputs, draw_like, with_target
-from bnutils.doctor.restoring import restored
+from bnutils.doctor.restoring import put_back_attributes, put_back_values, restored, swap
 from bnutils.doctor.subject import Subject
 from bnutils.doctor.words import cause
 
@@ -323,19 +318,19 @@ class _Trial:
         traces = traced_steps(self.model)
         self.forms = list(map(traced_form, traces))
         self.traces = [] if anew else traces
-        undo(_reset, vars(self.model), dict(vars(self.model)))
+        optimizers = list(subject.optimizers())
+        put_back_attributes(undo, subject)
         for layer in (self.model, *subject.paths):
             for name, function in plain_functions(layer).items():
-                _swap(undo, layer, name, function)
-        optimizers = list(subject.optimizers())
+                swap(undo, layer, name, function)
         for holder, name, _ in optimizers:
-            _swap(undo, holder, name, self._recording(vars(holder)[name]))
+            swap(undo, holder, name, self._recording(vars(holder)[name]))
         if not subject.built:  # it has no call
             data = next(self._data())
             tf.function(self.model.train_step).get_concrete_function(data)
             subject.forget()
-        variables = _variables(subject, optimizers, traces)
-        self.before = _put_back(undo, subject, variables)
+        kept = [*(each for _, _, each in optimizers), *traces]
+        self.before = put_back_values(undo, subject, kept)
         self.assigned = _assigned(undo, [v for bn in subject.layers for v in _statistics(bn)])
 
     def run(self, inference: bool) -> DryRun:
@@ -455,7 +450,7 @@ class _Trial:
             except Exception:
                 if self.y is not None or not self.subject.has_call:
                     raise
-                continue  # a target of another form may suit this train_step
+                self._rewind()  # a target of another form may suit this train_step
         return self._run_gradient("no target was given and none is known for its loss")
 
     def _run_gradient(self, reason: str) -> DryRun:
@@ -501,10 +496,9 @@ class _Trial:
         try:
             if self.model.distribute_strategy.num_replicas_in_sync > 1:
                 raise _OneDeviceOnlyError
-            self._forget_notes()
             run(True)
         except Exception:
-            self._forget_notes()
+            self._rewind()
             run(False)
 
         def connected(variable: keras.Variable) -> bool | None:
@@ -524,14 +518,15 @@ class _Trial:
 
     def _moved(self, variable: keras.Variable) -> bool:
         """Whether a variable has another value than before the step."""
-        return any(
-            part.numpy().tobytes() != self.before[id(part)].numpy().tobytes()
-            for part in replicas(variable)
-        )
+        pairs = [self.before[id(part)] for part in replicas(variable) if id(part) in self.before]
+        return any(part.numpy().tobytes() != value.numpy().tobytes() for part, value in pairs)
 
-    def _forget_notes(self) -> None:
+    def _rewind(self) -> None:
+        """Undo a try that failed on its way."""
         self.handed.clear()
         self.assigned.clear()
+        for part, value in self.before.values():
+            part.assign(value)
 
     def _inference(self) -> dict:
         """Which layers `predict` and `evaluate` assign to, by their steps; fields of `DryRun`."""
@@ -561,56 +556,6 @@ class _OneDeviceOnlyError(Exception):
     """An eager step runs on one device only."""
 
 
-def _variables(subject: Subject, optimizers: Iterable, traces: Iterable) -> list[tf.Variable]:
-    """Every TensorFlow variable that a training step may write to."""
-    variables = [*subject.model.variables]
-    for metric in metrics_of(subject.model):
-        variables += metric.variables
-    for _, _, optimizer in optimizers:
-        variables += optimizer.variables
-    for layer in (subject.model, *subject.paths):
-        for value in vars(layer).values():
-            value = value.state if isinstance(value, tf.random.Generator) else value
-            variables += [value] if isinstance(value, tf.Variable) else []
-    for trace in traces:
-        variables += trace.variables
-    seeds = global_seeds()
-    variables += [seeds.state] if seeds is not None else []
-    parts = {id(part): part for variable in variables for part in replicas(variable)}
-    return list(parts.values())
-
-
-def _put_back(
-    undo: Callable, subject: Subject, variables: Iterable[tf.Variable]
-) -> dict[int, tf.Tensor]:
-    """Put variables back, and what else a step changes; give the values by the variables' ids."""
-    for layer in (subject.model, *subject.paths):
-        undo(collected_losses(layer))
-    undo(random_state())
-    undo(random.setstate, random.getstate())
-    undo(np.random.set_state, np.random.get_state())  # noqa: NPY002
-    before = {id(variable): tf.identity(variable) for variable in variables}
-    for variable in variables:
-        undo(variable.assign, before[id(variable)])
-    return before
-
-
-def _swap(undo: Callable, holder: Any, name: str, value: Any) -> None:
-    """Set an attribute; not through setattr, which would track it."""
-    attributes = vars(holder)
-    if name in attributes:
-        undo(attributes.__setitem__, name, attributes[name])
-    else:
-        undo(attributes.pop, name, None)
-    attributes[name] = value
-
-
-def _reset(mapping: dict, before: dict) -> None:
-    mapping.update(before)
-    for name in mapping.keys() - before.keys():
-        del mapping[name]
-
-
 def _assigned(undo: Callable, variables: Iterable[keras.Variable]) -> set[int]:
     """A set in which the ids of those variables appear that Python code assigns to from now on."""
     found = set()
@@ -625,7 +570,7 @@ def _assigned(undo: Callable, variables: Iterable[keras.Variable]) -> set[int]:
         return noted
 
     for variable in variables:
-        _swap(undo, variable, "assign", noting(variable))
+        swap(undo, variable, "assign", noting(variable))
     return found
 
 

@@ -6,15 +6,29 @@ leaves one of its scopes. So inside `restored` an interrupt waits for the end.
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bnutils._keras import scopes
+import numpy as np
 
-__all__ = ["LOCK", "restored"]
+from bnutils._keras import (
+    collected_losses,
+    global_seeds,
+    metrics_of,
+    random_state,
+    replicas,
+    scopes,
+    tf,
+)
+
+if TYPE_CHECKING:
+    from bnutils.doctor.subject import Subject
+
+__all__ = ["LOCK", "put_back_attributes", "put_back_values", "restored", "swap"]
 
 LOCK = threading.RLock()
 """Held by each public function of the doctor while it looks at a model.
@@ -196,3 +210,66 @@ def _is_closing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+# What a training step changes
+
+
+def swap(undo: Callable, holder: Any, name: str, value: Any) -> None:
+    """Set an attribute for as long as a context is open; not through setattr, which may track it.
+
+    Args:
+        undo: what `restored` gave.
+        holder: the object.
+        name: the attribute.
+        value: what it is to be meanwhile.
+    """
+    attributes = vars(holder)
+    if name in attributes:
+        undo(attributes.__setitem__, name, attributes[name])
+    else:
+        undo(attributes.pop, name, None)
+    attributes[name] = value
+
+
+def put_back_attributes(undo: Callable, subject: Subject) -> None:
+    """Put back the attributes of a model, what its layers have collected, and random states."""
+    undo(_reset, vars(subject.model), dict(vars(subject.model)))
+    for layer in (subject.model, *subject.paths):
+        undo(collected_losses(layer))
+    undo(random_state())
+    undo(random.setstate, random.getstate())
+    undo(np.random.set_state, np.random.get_state())  # noqa: NPY002
+
+
+def _reset(mapping: dict, before: dict) -> None:
+    mapping.update(before)
+    for name in mapping.keys() - before.keys():
+        del mapping[name]
+
+
+def put_back_values(
+    undo: Callable, subject: Subject, kept: Iterable[Any]
+) -> dict[int, tuple[tf.Variable, tf.Tensor]]:
+    """Put back the value of every variable that a training step may write to.
+
+    Args:
+        undo: what `restored` gave.
+        subject: the model.
+        kept: what else has `variables`: optimizers, traced steps.
+
+    Returns:
+        For the id of each variable of TensorFlow the variable and its value.
+    """
+    seeds = global_seeds()
+    variables = [*subject.model.variables, *([] if seeds is None else [seeds.state])]
+    for each in (*metrics_of(subject.model), *kept):
+        variables += each.variables
+    for layer in (subject.model, *subject.paths):
+        for value in vars(layer).values():
+            value = value.state if isinstance(value, tf.random.Generator) else value
+            variables += [value] if isinstance(value, tf.Variable) else []
+    before = {id(part): (part, tf.identity(part)) for each in variables for part in replicas(each)}
+    for part, value in before.values():
+        undo(part.assign, value)
+    return before
