@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnutils._keras import keras, tf
-from bnutils.doctor import layerwise
+from bnutils.doctor import before_after, layerwise
 from bnutils.doctor.graph import batch_norms, layer_paths
 from bnutils.doctor.probe import Moments, Probe
 from bnutils.doctor.recalibrate import recalibrate
@@ -968,13 +968,24 @@ def test_fine_tuning_with_a_frozen_base_survives():
 
 def test_rows_are_compared_from_all_over_the_data():
     model = stack(depth=1)
-    x = np.repeat(X, 100, axis=0)
-    for data, first in [(x, False), (sliced(x), False), (lambda: np.split(x, 650), True)]:
+    x = np.repeat(X, 30, axis=0)
+    for data, first in [(x, False), (sliced(x), False), (lambda: np.split(x, 195), True)]:
         comparison = recalibrate(model, data, method="one-pass").comparison
         assert 900 < comparison.rows < 1200
         assert (comparison.first, comparison.whole) == (first, False)
         where = "the first" if first else "from all over the data"
         assert where in comparison.sentences()[0]
+
+
+@pytest.mark.parametrize("method", ["layerwise", "one-pass"])
+def test_a_model_of_fixed_rows_gets_no_other(method, monkeypatch):
+    monkeypatch.setattr(before_after, "COMPARED_ROWS", 10)
+    inputs = keras.Input(batch_shape=(13, 4))
+    fixed = layers.Lambda(lambda x: keras.ops.reshape(x, (13, 2, 2)))(inputs)
+    model = keras.Model(inputs, layers.Flatten()(BatchNormalization()(fixed)))
+    done = recalibrate(model, X, batch_size=13, method=method)
+    assert_statistics(model.layers[2], X.reshape(-1, 2))
+    assert done.comparison.rows == 13
 
 
 def test_targets_of_several_outputs():

@@ -18,18 +18,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from bnutils._keras import OneCall, graph_inputs, keras, mask_of, recorded_graph, tf, with_mask
 from bnutils.doctor.batches import Batches
+from bnutils.doctor.before_after import BeforeAfter, rows_of
 from bnutils.doctor.graph import Call, Graph, Tensor, walk
 from bnutils.doctor.probe import Moments, Statistics, as_value_error, channel_moments
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
 
-__all__ = ["NoRoomError", "Sample", "Walk", "check_finite", "rows_of"]
+__all__ = ["NoRoomError", "Walk", "check_finite"]
 
 _BN = keras.layers.BatchNormalization
 
@@ -43,24 +44,6 @@ PROOF_ROWS = 2
 
 class NoRoomError(Exception):
     """The activations between two levels do not fit on the disk."""
-
-
-class Sample(Protocol):
-    """Takes the outputs of some rows, before and after."""
-
-    def pick(self, rows: int) -> slice | None:
-        """Choose rows of the next batch, which has so many; None for no row."""
-
-    def before(self, y: Any, outputs: Any) -> None:
-        """Take the targets of the rows that were picked, and what the model makes of them."""
-
-    def after(self, outputs: Any) -> None:
-        """Take what comes out with the new statistics, in the same order."""
-
-
-def rows_of(part: Any, rows: slice) -> Any:
-    """Some rows of the arrays in a structure."""
-    return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf[rows], part)
 
 
 def check_finite(moments: Moments, path: str, batch: Callable[[], str]) -> None:
@@ -248,7 +231,7 @@ class Walk:
         layers: Iterable[_BN],
         *,
         memory: int,
-        sample: Sample,
+        sample: BeforeAfter,
         progress: Any,
     ) -> dict[_BN, Moments] | None:
         """Measure layers, each behind those before it normalizing by what was measured.
@@ -303,7 +286,7 @@ class Walk:
         return pooled
 
     def _first_level(
-        self, data: Batches, sample: Sample, sizes: list, sampled: dict[int, slice]
+        self, data: Batches, sample: BeforeAfter, sizes: list, sampled: dict[int, slice]
     ) -> Iterator[tuple[int, dict]]:
         """Give the inputs of each batch, and let the sample have what comes out as it is."""
         for number, (x, y, batches) in enumerate(self._joined(data)):

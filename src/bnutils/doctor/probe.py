@@ -31,7 +31,6 @@ __all__ = [
     "as_value_error",
     "build",
     "channel_moments",
-    "hooked",
 ]
 
 Mode = Literal["inference", "batch", "training"]
@@ -148,7 +147,7 @@ class Probe:
         """
         if mode not in MODES:
             raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
-        self._subject = subject if isinstance(subject, Subject) else Subject(subject)
+        self._subject = subject
         self._mode = mode
         self._by_batch = frozenset(map(id, by_batch))
         self._traces = {}
@@ -302,7 +301,7 @@ class _Trace:
             )
             return self._fetches(range(len(self.captured)), outputs=True)
 
-        with hooked(self._hooks(subject)):
+        with _hooked(self._hooks(subject)):
             self._function = tf.compat.v1.wrap_function(forward, self._specs)
         self._feeds = list(self._function.graph.inputs[: len(self._specs)])
         self.upstream = self._dependencies()
@@ -455,7 +454,7 @@ def build(subject: Subject, x: Any) -> None:
 
 
 @contextmanager
-def hooked(calls: Mapping[keras.Layer, Callable]) -> Iterator[None]:
+def _hooked(calls: Mapping[keras.Layer, Callable]) -> Iterator[None]:
     """Let layers do something else when they are called, as long as the context is open.
 
     Args:

@@ -8,7 +8,6 @@ that precise batch normalization.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from tqdm import tqdm
 
 from bnutils._keras import keras, replicas
 from bnutils.doctor.batches import Batches, batches
-from bnutils.doctor.layerwise import NoRoomError, Walk, check_finite, rows_of
-from bnutils.doctor.outcomes import Comparison, Pair
+from bnutils.doctor.before_after import BeforeAfter, rows_of
+from bnutils.doctor.layerwise import NoRoomError, Walk, check_finite
+from bnutils.doctor.outcomes import Comparison
 from bnutils.doctor.probe import Moments, Probe, Unreached, build
 from bnutils.doctor.restoring import LOCK, restored
 from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
@@ -36,13 +36,6 @@ KEEP = get_args(Keep)
 _BN = keras.layers.BatchNormalization
 
 MEMORY = 2**30
-#: Rows on which the model is compared before and after, and bytes of outputs.
-COMPARED_ROWS, COMPARED_BYTES = 1024, 2**28
-#: With so many bytes of activations a forward pass takes its time: then a quarter of the rows is
-#: compared, but not less than `LEAST_COMPARED`.
-HEAVY_BYTES, LEAST_COMPARED = 2**28, 32
-#: Up to so many batches rows are picked out of each; of more, whole batches are taken.
-FEW_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -261,7 +254,7 @@ class _Work:
             _check_count(pooled[layer].count.min(), path)
         new = [pair for layer, path in paths.items() for pair in _new(layer, pooled[layer], path)]
         moved = [_moved(layer, pooled[layer], path, calls[layer]) for layer, path in paths.items()]
-        comparison = sample.comparison(self.subject.model)
+        comparison = sample.comparison()
         verdict = comparison.verdict
         kept = keep == "always" or (keep == "unless-worse" and verdict != "worse")
         restore = _set(new) if kept else lambda: None
@@ -281,7 +274,7 @@ class _Work:
         """Measure along the graph; None if that cannot be done."""
         if self.walk is None:
             return None
-        sample = _Sample(self.data, self.walk.row_bytes)
+        sample = BeforeAfter(self.subject.model, self.data, self.walk.row_bytes)
         try:
             pooled = self.walk.measure(
                 self.data, self.layers, memory=memory, sample=sample, progress=bar
@@ -308,7 +301,8 @@ class _Work:
     def in_rounds(self, rounds: list, bar: tqdm) -> tuple:
         """Measure by going through all data for each round, from the inputs on."""
         pooled, calls, kept = {}, {}, []
-        sample = _Sample(self.data, 0 if self.walk is None else self.walk.row_bytes)
+        row_bytes = 0 if self.walk is None else self.walk.row_bytes
+        sample = BeforeAfter(self.subject.model, self.data, row_bytes)
         bar.total = None if self.data.steps is None else self.data.steps * len(rounds)
         for turn, (layers, by_batch) in enumerate(rounds):
             probe = Probe(self.subject, by_batch=by_batch) if by_batch else self.probe
@@ -330,70 +324,6 @@ class _Work:
             sample.before(y, runner.outputs(x))
             sample.after(runner.outputs(x, known))
         return pooled, calls, len(rounds), sample
-
-
-class _Sample:
-    """The outputs of some rows before and after; see `layerwise.Sample`."""
-
-    def __init__(self, data: Batches, row_bytes: float) -> None:
-        """Prepare to take rows of data, each of which makes activations of so many bytes."""
-        self._data = data
-        self._row_bytes = row_bytes
-        self._before = []  # (y, outputs)
-        self._after = []
-        self._seen = self._picked = self._rows = self._bytes = 0
-        self._gap = 0.0  # rows from the start of one batch that is taken to that of the next
-        self._stride = 1
-        self._wanted = COMPARED_ROWS
-        self._from_start = True
-
-    def pick(self, rows: int) -> slice | None:
-        """Choose rows: a few of each batch if there are few batches, whole batches if many."""
-        if not self._seen:
-            self._plan(rows)
-        due = self._seen >= self._picked * self._gap
-        self._seen += rows
-        if not due or self._rows >= self._wanted or self._bytes >= COMPARED_BYTES:
-            return None
-        self._picked += 1
-        self._rows += math.ceil(rows / self._stride)
-        return slice(None, None, self._stride)
-
-    def _plan(self, rows: int) -> None:
-        total = self._data.rows or (self._data.steps or 0) * rows
-        if not total:
-            return  # it is not known: the first rows are taken
-        self._from_start = False
-        if total * self._row_bytes > HEAVY_BYTES:
-            self._wanted = min(COMPARED_ROWS, max(LEAST_COMPARED, total // 4))
-        step = max(1.0, total / self._wanted)
-        if total <= FEW_BATCHES * rows:
-            self._stride = math.ceil(step)
-        else:
-            self._gap = rows * step
-
-    def hold(self, part: Any) -> None:
-        """Count what is held in memory for the comparison."""
-        self._bytes += sum(np.asarray(leaf).nbytes for leaf in keras.tree.flatten(part))
-
-    def before(self, y: Any, outputs: Any) -> None:
-        """Take the targets of the rows that were picked, and what the model makes of them."""
-        self.hold(outputs)
-        self._before.append((y, outputs))
-
-    def after(self, outputs: Any) -> None:
-        """Take the outputs that come in the place of those."""
-        self._after.append(outputs)
-
-    def comparison(self, model: keras.Model) -> Comparison:
-        """Compare what was taken."""
-        pairs = [
-            Pair(y, before, after)
-            for (y, before), after in zip(self._before, self._after, strict=True)
-        ]
-        whole = self._rows == self._data.rows
-        first = not whole and (self._from_start or self._bytes >= COMPARED_BYTES)
-        return Comparison.of(model, pairs, rows=self._rows, whole=whole, first=first)
 
 
 def _chosen(
