@@ -78,7 +78,7 @@ class WeightStep:
         trained: whether the step trains it. In a traced step the flags of the day of tracing
             decide.
         connected: False if the step hands it to the optimizer without a gradient, since the loss
-            does not depend on it; None if the step was traced: then it cannot be seen.
+            does not depend on it; None where that cannot be seen: only in a "train_step".
     """
 
     layer: keras.Layer
@@ -95,9 +95,9 @@ class DryRun:
 
     Attributes:
         step: which step was taken: "traced", the one that `fit` had traced, with the flags of that
-            day; "train_step" of the compiled model; or "gradient", a gradient step on
-            mean(output**2) that stands in for it.
-        reason: why "gradient" stands in; None for the others.
+            day; "train_step" of the compiled model; or "forward", a call in training mode that
+            stands in for it: then the flags tell what would train.
+        reason: why "forward" stands in; None for the others.
         layers: one record for each batch normalization layer, in the order of the model.
         weights: one record for each weight of the model that was made to be trained.
         learning_rate: that of the model's own optimizer now; None if there is none to ask.
@@ -106,7 +106,7 @@ class DryRun:
         inference_failure: why it could not be tried.
     """
 
-    step: Literal["traced", "train_step", "gradient"]
+    step: Literal["traced", "train_step", "forward"]
     reason: str | None
     layers: tuple[LayerStep, ...]
     weights: tuple[WeightStep, ...]
@@ -120,7 +120,7 @@ class DryRun:
         return {
             "traced": "train_step of the compiled model, as fit has traced it",
             "train_step": "train_step of the compiled model",
-            "gradient": f"a gradient step on mean(output**2), since {self.reason}",
+            "forward": f"a call in training mode, since {self.reason}",
         }[self.step]
 
     @property
@@ -162,8 +162,8 @@ def dry_run(
     - If the model is compiled and nothing is traced yet, its own `train_step` runs, with an
       optimizer that notes what it is asked to train instead of training it. That is what a model
       without a `call` needs, too.
-    - If the model is not compiled, or no target is known for its loss, the gradient of
-      mean(output**2) with `training=True` stands in.
+    - If the model is not compiled, or no target is known for its loss, a call with
+      `training=True` stands in, and the flags tell what would train.
 
     A weight counts as trained when the step hands it to the optimizer with a gradient, or its
     graph writes to it. A learning rate of 0 in a warm-up, a gradient that happens to be 0 or an
@@ -340,7 +340,7 @@ class _Trial:
         elif self.model.compiled:
             run = self._run_train_step()
         else:
-            run = self._run_gradient("the model is not compiled")
+            run = self._run_forward("the model is not compiled")
         return replace(run, **self._inference()) if inference else run
 
     def _report(self, step: str, take: Callable[[], tuple], reason: str | None = None) -> DryRun:
@@ -451,29 +451,25 @@ class _Trial:
                 if self.y is not None or not self.subject.has_call:
                     raise
                 self._rewind()  # a target of another form may suit this train_step
-        return self._run_gradient("no target was given and none is known for its loss")
+        return self._run_forward("no target was given and none is known for its loss")
 
-    def _run_gradient(self, reason: str) -> DryRun:
-        """Take a gradient step on mean(output**2)."""
+    def _run_forward(self, reason: str) -> DryRun:
+        """Only call the model in training mode. A gradient that nobody needs can be expensive."""
         model = self.model
         if not self.subject.has_call:
             raise _no_step(self.subject, reason)
         x = self.data = draw_inputs(model) if self.x is None else self.x
 
-        def gradient(x: Any) -> None:
-            variables = model.trainable_variables
-            with tf.GradientTape() as tape:
-                outputs = [tf.cast(y, tf.float32) for y in tree.flatten(call(model, x, True))]
-                loss = tf.add_n([tf.reduce_mean(y**2) for y in outputs])
-            gradients = tape.gradient(loss, variables)
-            for variable, each in zip(variables, gradients, strict=True):
-                self._note(variable, each is not None)
+        def forward(x: Any) -> None:
+            call(model, x, True)
+            for variable in model.trainable_variables:
+                self._note(variable, None)
 
         def run(eagerly: bool) -> None:
-            take = partial(model.distribute_strategy.run, gradient, (x,))
+            take = partial(model.distribute_strategy.run, forward, (x,))
             take() if eagerly else tf.function(take)()
 
-        return self._report("gradient", lambda: self._taken(run), reason)
+        return self._report("forward", lambda: self._taken(run), reason)
 
     def _recording(self, held: Any) -> Any:
         """Recorders in the place of the optimizers in an attribute."""
@@ -483,7 +479,7 @@ class _Trial:
             return [self._recording(each) for each in held]
         return _Recorder(self._note) if isinstance(held, keras.optimizers.Optimizer) else held
 
-    def _note(self, variable: Any, connected: bool) -> None:
+    def _note(self, variable: Any, connected: bool | None) -> None:
         before = self.handed.get(id(variable), (variable, False))[1]
         self.handed[id(variable)] = variable, before or connected
 
@@ -511,8 +507,9 @@ class _Trial:
             return id(variable) in self.assigned
 
         def trains(variable: keras.Variable) -> bool:
-            # Moved by an optimizer that is kept out of sight: it was not replaced.
-            return bool(connected(variable)) or self._moved(variable)
+            handed = any(id(each) in self.handed for each in (variable, variable.value))
+            # What moves was trained by an optimizer that is kept out of sight, and not replaced.
+            return (handed and connected(variable) is not False) or self._moved(variable)
 
         return trains, connected, assigns
 
