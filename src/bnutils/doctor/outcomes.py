@@ -94,7 +94,7 @@ class Change:
 
     def __str__(self) -> str:
         """A sentence."""
-        moved = f"moved by {short(self.moved)} of their standard deviation"
+        moved = f"moved by {short(self.moved)} standard deviations"
         if self.kind == "values":
             return f"{self.output}: values {moved}."
         if self.kind == "classes":
