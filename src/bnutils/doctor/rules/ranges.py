@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bnutils._keras import keras
+from bnutils.doctor.probe import Moments
 from bnutils.doctor.rules.case import BN, Case, values
 from bnutils.doctor.rules.gaps import moving_gaps
 from bnutils.doctor.rules.registry import Finding, rule
@@ -106,10 +107,26 @@ def _unfinished(case: Case) -> Iterator[tuple[BN, int]]:
             yield layer, channels
 
 
-def _half(case: Case, layer: BN) -> bool:
+def _dtype(case: Case, layer: BN) -> str:
+    """The dtype of what reaches a layer."""
     calls = case.graph.of(layer)
-    dtype = calls[0].inputs[0].dtype if calls else layer.compute_dtype
-    return dtype == "float16"
+    return calls[0].inputs[0].dtype if calls else layer.compute_dtype
+
+
+def _half(case: Case, layer: BN) -> bool:
+    return _dtype(case, layer) == "float16"
+
+
+def _offset(layer: BN, moments: Moments) -> np.ndarray:
+    """How far from zero the inputs of each channel lie, in sd; 0 where they are constant."""
+    offset = np.abs(moments.mean) / np.sqrt(moments.variance + layer.epsilon)
+    return np.where(moments.variance > 1e-6 * layer.epsilon, offset, 0)
+
+
+def drowns(case: Case, layer: BN) -> bool:
+    """Whether rounding, for a large offset, is noise that counts in what reaches a layer."""
+    unit = ROUNDING.get(_dtype(case, layer), ROUNDING["float32"])
+    return bool(np.mean(_offset(layer, pooled(case.moments[layer])) * unit > NOISY) >= MANY)
 
 
 def _sound_weights(case: Case) -> bool:
@@ -128,10 +145,8 @@ def large_offset(case: Case) -> Iterator[Finding]:
         moments = pooled(case.moments[layer])
         if not np.all(np.isfinite(moments.mean + moments.variance)):
             continue
-        calls = case.graph.of(layer)
-        dtype = calls[0].inputs[0].dtype if calls else layer.compute_dtype
-        offset = np.abs(moments.mean) / np.sqrt(moments.variance + layer.epsilon)
-        offset = np.where(moments.variance > 1e-6 * layer.epsilon, offset, 0)  # constant channels
+        offset = _offset(layer, moments)
+        dtype = _dtype(case, layer)
         noise = offset * ROUNDING.get(dtype, ROUNDING["float32"])
         # The moving mean stands still when its steps are lost to rounding.
         lost = offset * ROUNDING["float32"] / max(1 - layer.momentum, 1e-9)
@@ -149,8 +164,8 @@ def large_offset(case: Case) -> Iterator[Finding]:
             f"from zero in {int(np.sum(noisy | stuck))} of {count(offset.size, 'channel')}: "
             f"{dtype} rounds it by up to {short(worst)} sd"
             f"{stop if np.any(stuck) else ''} ({case.rows:,} rows used).",
-            "At inference the layer computes x * a - b with two large products, and what is left "
-            "of their difference is rounding; statistics of the batch fare no better.",
+            "At inference the layer computes x * a - b with two large products, and their rounding "
+            "stays in what is left of the difference.",
             "Subtract the mean from the inputs before they become "
             f"{dtype}, in float64, and train again.",
         )

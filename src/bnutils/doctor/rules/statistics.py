@@ -11,6 +11,7 @@ from bnutils.doctor.probe import Moments
 from bnutils.doctor.rules.case import BN, Case, values
 from bnutils.doctor.rules.gaps import Gaps, gaps, moving, moving_gaps, noise
 from bnutils.doctor.rules.modes import LEVELS
+from bnutils.doctor.rules.ranges import drowns
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import SIGMAS, pooled
 from bnutils.doctor.words import count, listing, short
@@ -99,6 +100,8 @@ def _weighed(case: Case, layer: BN, level: str, evidence: str) -> Finding:
         # Nobody has said what is right: the model may be wrong, or the rows.
         level = "warning"
         repair = LIKE_TRAINING.format(more=more, unknown=modes.why_unknown)
+    if drowns(case, layer):
+        repair = f"Mend large-offset first; these statistics will be others then. {repair}"
     return Finding(level, case.path(layer), evidence, why, repair)
 
 
