@@ -508,8 +508,8 @@ def hostile_configs():
 
 
 @pytest.mark.parametrize("form", ["list", "typeless", "dict", "shape", "module"])
-@pytest.mark.parametrize("suffix", ["h5", "keras"])
-def test_nothing_in_a_hostile_file_runs(form, suffix, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("suffix", "version"), [("h5", "2.15.0"), ("h5", "3.15.1"), ("keras", "")])
+def test_nothing_in_a_hostile_file_runs(form, suffix, version, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {
         "class_name": "Sequential",
@@ -530,7 +530,7 @@ def test_nothing_in_a_hostile_file_runs(form, suffix, tmp_path, monkeypatch):
     path = tmp_path / f"m.{suffix}"
     if suffix == "h5":
         with h5py.File(path, "w") as file:
-            file.attrs["keras_version"] = "2.15.0"
+            file.attrs["keras_version"] = version
             file.attrs["model_config"] = json.dumps(config)
             file.create_group("model_weights").attrs["layer_names"] = []
     else:
@@ -793,6 +793,15 @@ def test_damaged_files_give_a_sentence_or_the_model(name, tmp_path):
                 broken[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(broken)
         assert name in refusal_of(open_model, path, otherwise=name)
+
+
+def test_a_list_of_texts_without_an_end_is_refused(tmp_path):
+    whole = bytearray(old("keras_2_15_nested.h5").read_bytes())
+    heap = whole.index(b"GCOL\1\0\0\0")
+    whole[heap + 16 : heap + 32] = bytes(16)  # free space of no size: HDF5 would never return
+    (tmp_path / "m.h5").write_bytes(whole)
+    with pytest.raises(ValueError, match="a list of texts in it does not end"):
+        open_model(tmp_path / "m.h5")
 
 
 # --- convert's proof ---

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import mmap
 import re
 import tempfile
 import textwrap
@@ -212,7 +213,29 @@ class _NotReadableError(Exception):
 # Reading
 
 
+def _check_heaps(path: Path) -> None:
+    """Refuse a file in whose lists of texts HDF5 would go round forever.
+
+    A heap ("Global Heap" in the HDF5 File Format Specification) is a row of objects, each with its
+    size; the library trusts that the size of free space is not zero.
+    """
+    signature = b"GCOL\1\0\0\0"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.find(signature)
+        while start >= 0:
+            end = start + int.from_bytes(data[start + 8 : start + 16], "little")
+            place = start + 16
+            while place + 16 <= min(end, len(data)):
+                free = data[place : place + 2] == b"\0\0"
+                size = int.from_bytes(data[place + 8 : place + 16], "little")
+                place += size if free else 16 + -(-size // 8) * 8
+                if place > end or (free and not size):
+                    raise _NotReadableError("is damaged: a list of texts in it does not end")
+            start = data.find(signature, start + 8)
+
+
 def _read_hdf5(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> ModelFile:
+    _check_heaps(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
