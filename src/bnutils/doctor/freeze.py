@@ -96,7 +96,8 @@ def freeze_bn(model: keras.Model, data: Any = None) -> Freezing:
     models inside it too, so that they are traced anew. The optimizer keeps its learning rate,
     iterations and the state of every other variable, bit for bit; the state of the frozen ones is
     set aside for `unfreeze_bn`. A training step, an evaluation and a prediction, all undone, are
-    the proof.
+    the proof. Out of reach is what holds the model from outside: another model around it that has
+    been trained, or a `tf.function` of your own, goes on with the flags of the day it was traced.
 
     Args:
         model: a Keras model, compiled or not. One without a `call` of its own, that is trained by
