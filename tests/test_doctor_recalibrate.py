@@ -810,17 +810,26 @@ REFUSED = {
     "no model": (lambda: "model.keras", {}, "got str"),
     "keep": (stack, {"keep": "no"}, "keep to be one of"),
     "memory": (stack, {"memory": 0.5}, "number of bytes"),
-    "frozen": (
-        lambda: frozen(),
-        {},
-        r"all 3 layers .* trainable=False.*layers=\['bn0', 'bn1', 'bn2'\]",
-    ),
     "path": (stack, {"layers": "bn9"}, "'bn0', 'bn1' and 'bn2', got 'bn9'"),
     "no BN in it": (stack, {"layers": ["dense0"]}, "got 'dense0'"),
     "no names": (stack, {"layers": []}, "at least one"),
     "no layers": (stack, {"layers": 3}, "got 3"),
     "no call": (lambda: Parts(), {}, r"call recalibrate\(model.encoder, ...\), each"),
 }
+
+
+def test_a_model_with_frozen_layers_alone_is_left_as_it_is_and_told_how_to_name_them():
+    model = frozen()
+    before = state(model)
+    done = recalibrate(model, X)
+    assert (done.kept, done.moved, done.verdict) == (False, (), None)
+    assert [each.what for each in done.skipped] == ["bn0", "bn1", "bn2"]
+    text = " ".join(str(done).split())
+    assert text.startswith("Nothing was recalibrated")
+    assert "layers=['bn0', ...])" in text
+    assert done.to_dict()["comparison"] is None
+    done.undo()
+    assert state(model) == before
 
 
 @pytest.mark.parametrize(("make", "options", "message"), REFUSED.values(), ids=REFUSED)

@@ -76,7 +76,8 @@ class Recalibration(Result):
         kept: whether the model has the new statistics. If not, it is as it was.
         verdict: whether the model became "better" or "worse" on the rows that were compared,
             "mixed" or "alike"; None if there were no targets or no compiled loss and metrics.
-        comparison: the model before and after: scores, and what its outputs decide.
+        comparison: the model before and after: scores, and what its outputs decide; None if there
+            was nothing to recalibrate.
         moved: one `Moved` for each layer, in the order of the model.
         skipped: layers that were left alone, and why.
     """
@@ -86,7 +87,7 @@ class Recalibration(Result):
     passes: int
     kept: bool
     verdict: str | None
-    comparison: Comparison
+    comparison: Comparison | None
     moved: tuple[Moved, ...]
     skipped: tuple[Skipped, ...] = ()
     _restore: Callable[[], None] = field(default=lambda: None, metadata=NOT_PLAIN)
@@ -97,6 +98,15 @@ class Recalibration(Result):
             self._restore()
 
     def _shown(self) -> Iterator[str | Table]:
+        if not self.moved:
+            yield (
+                "Nothing was recalibrated: every batch normalization layer that the model calls is "
+                "frozen. What stands behind a frozen layer was trained with its statistics. If you "
+                "mean these layers, name them: recalibrate(model, data, layers="
+                f"[{self.skipped[0].what!r}{', ...' if self.skipped[1:] else ''}])."
+            )
+            yield from skipped_lines(self.skipped, "Left alone")
+            return
         what = count(len(self.moved), "layer")
         passes = count(self.passes, "pass", "passes")
         if self.kept:
@@ -191,10 +201,9 @@ def recalibrate(
 
     Raises:
         ValueError: if an argument or the data are not what they should be; if the model cannot be
-            called, has no batch normalization layer, calls none, has frozen ones only, or hides
-            one in an inner graph, where its input cannot be seen; if a statistic is not finite,
-            or comes from fewer than 2 values. Whatever is raised, all statistics are then those
-            from before.
+            called, has no batch normalization layer, calls none, or hides one in an inner graph,
+            where its input cannot be seen; if a statistic is not finite, or comes from fewer than
+            2 values. Whatever is raised, all statistics are then those from before.
 
     Example:
         >>> bn = keras.layers.BatchNormalization(name="bn")
@@ -242,6 +251,8 @@ class _Work:
         self.layers, self.skipped = _chosen(subject, layers, called, unreached)
 
     def done(self, method: Method, keep: Keep, memory: int, progress: bool | None) -> Recalibration:
+        if not self.layers:
+            return Recalibration(method, 0, 0, False, None, None, (), self.skipped)
         disable = None if progress is None else not progress
         with tqdm(desc="recalibrate", unit="step", disable=disable) as bar:
             if method == "one-pass":
@@ -351,14 +362,6 @@ def _chosen(
     if wanted is None:
         frozen = [layer for layer in subject.layers if layer in known and not layer.trainable]
         chosen = [layer for layer in subject.layers if layer in known and layer.trainable]
-        if not chosen:
-            paths = [subject.path(layer) for layer in frozen]
-            raise ValueError(
-                "expected batch normalization that is not frozen, but all "
-                f"{count(len(frozen), 'layer')} of {name!r} that it calls have trainable=False, so "
-                "there is nothing to do; if you mean to recalibrate them, name them: "
-                f"recalibrate(model, data, layers={paths[:3]!r}{' + ...' if paths[3:] else ''})"
-            )
     else:
         frozen, chosen = [], _named(subject, wanted)
     lost = [layer for layer in chosen if layer in hidden]
@@ -370,7 +373,7 @@ def _chosen(
         )
     idle = [layer for layer in (subject.layers if wanted is None else chosen) if layer not in known]
     chosen = [layer for layer in chosen if layer not in idle]
-    if not chosen:
+    if not chosen and not frozen:
         raise ValueError(
             "expected layers that the model calls, but it never calls "
             f"{listing([subject.path(layer) for layer in idle])}"
