@@ -746,6 +746,9 @@ def test_no_file(tmp_path):
         open_model(tmp_path / "none.keras")
     with pytest.raises(ValueError, match=r"ends in \.keras"):
         convert(tmp_path / "none.keras", tmp_path / "new.h5")
+    small().save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="not the file that is read"):
+        convert(tmp_path / "m.keras", tmp_path / "m.keras")
 
 
 def test_weights_without_a_model(tmp_path):
@@ -813,8 +816,11 @@ def test_a_new_file_that_is_not_the_same_model_is_refused(tmp_path, monkeypatch)
     other = keras.models.clone_model(opened_once.model)
     answers = iter([opened_once, types.SimpleNamespace(model=other)])
     monkeypatch.setattr(files, "open_model", lambda *_, **__: next(answers))
+    (tmp_path / "n.keras").write_text("old")
     with pytest.raises(RuntimeError, match="a weight of the new file"):
         convert(tmp_path / "m.keras", tmp_path / "n.keras")
+    assert (tmp_path / "n.keras").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_outputs_that_cannot_be_compared_are_said(tmp_path):

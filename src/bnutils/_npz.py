@@ -74,7 +74,10 @@ def _check_directory(archive: zipfile.ZipFile) -> None:
         raise _NoArraysError("is damaged: its list of arrays is not as numpy.savez writes it")
     stored = sum(info.compress_size for info in archive.infolist())
     size = sum(info.file_size for info in archive.infolist())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # a system that does not tell
+        memory = math.inf
     if size > memory or size > max(BOMB_BYTES, BOMB_RATIO * stored):
         raise _NoArraysError(
             f"holds {stored:,} bytes that would unpack to {size:,}: more than a file of data does, "

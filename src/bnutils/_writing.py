@@ -152,7 +152,7 @@ def replace(target: Path, write: Callable[[Path], Any], signals: Signals) -> Non
 
     Raises:
         OSError: if it cannot be written, or is a device or a FIFO.
-        StoppedError: if a signal came meanwhile; the target is as it was.
+        StoppedError: if a signal came meanwhile; the target is as it was, or new and whole.
     """
     if is_stream(target):
         raise OSError("expected a file, got a device, a pipe or a folder")

@@ -180,13 +180,17 @@ def _convert(arguments: argparse.Namespace) -> Outcome:
     output = _checked_output(arguments, suffix=".keras")
     with _expected_refusals():
         file_kind(arguments.model)
-        converted = _doctor().convert(
-            arguments.model,
-            output,
-            trust=arguments.trust,
-            modules=_imported(arguments),
-            replace=lambda target, write: _replace(target, write, arguments),
-        )
+        modules = _imported(arguments)
+        try:
+            converted = _doctor().convert(
+                arguments.model,
+                output,
+                trust=arguments.trust,
+                modules=modules,
+                signals=arguments.signals,
+            )
+        except OSError as error:
+            raise RefusalError(f"cannot write {output}: {_in_a_line(error)}") from error
     return Outcome(converted)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from bnutils._formats import WEIGHTS_ONLY, file_kind
 from bnutils._keras import keras
+from bnutils._writing import Signals, replace
 from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.keras2 import (
     Translation,
@@ -153,7 +154,7 @@ def convert(
     *,
     trust: bool = False,
     modules: Iterable[ModuleType] = (),
-    replace: Callable[[Path, Callable[[Path], Any]], Any] | None = None,
+    signals: Signals | None = None,
 ) -> Conversion:
     """Write a model file anew as a .keras file of Keras 3, and prove that it is the same model.
 
@@ -165,19 +166,22 @@ def convert(
         output: the new file; its name ends in .keras.
         trust: as for `open_model`.
         modules: as for `open_model`.
-        replace: how the new file takes its place, `replace(output, write)`, where `write(path)`
-            writes and proves; by default `write(output)`.
+        signals: the shell's, which wait until the new file is there or cleared away.
 
     Returns:
         A `Conversion`.
 
     Raises:
-        ValueError: as `open_model` does, or if the name does not end in .keras.
-        RuntimeError: if the proof fails.
+        ValueError: as `open_model` does; or if the name does not end in .keras, or is that of the
+            file that is read.
+        OSError: if the new file cannot be written.
+        RuntimeError: if the proof fails. Whatever is raised, no file has changed.
     """
     output, modules = Path(output), tuple(modules)
     if output.suffix != ".keras":
         raise ValueError(f"expected an output that ends in .keras, got {output}")
+    if output.exists() and Path(path).exists() and output.samefile(path):
+        raise ValueError(f"expected an output that is not the file that is read, got {output}")
     opened = open_model(path, trust=trust, modules=modules)
     proof = {}
 
@@ -186,7 +190,7 @@ def convert(
         again = open_model(path, trust=trust, modules=modules)
         proof.update(_compared(opened.model, again.model))
 
-    (replace or (lambda target, write: write(target)))(output, write)
+    replace(output, write, signals or Signals())
     return Conversion(
         path=opened.path,
         written_by=opened.written_by,
@@ -480,6 +484,8 @@ def _in_a_line(error: BaseException) -> str:
     plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
     plain = plain.rsplit("Exception encountered:", 1)[-1]
     text = textwrap.shorten(plain, 400, placeholder=" ...")
+    if type(error) is ValueError and text:
+        return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
