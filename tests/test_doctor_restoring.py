@@ -287,10 +287,9 @@ def test_real_interrupts_leave_the_model_as_it_was(name):
             finished = True
         except KeyboardInterrupt:
             pass
-        while not sent.is_set():  # what comes late interrupts the waiting
-            with contextlib.suppress(KeyboardInterrupt):
-                sent.wait()
-                time.sleep(0.01)
+        for wait in (sent.wait, sent.wait, sent.wait, thread.join):
+            with contextlib.suppress(KeyboardInterrupt):  # what comes late interrupts the waiting
+                wait()
         if finished and name != "audit":
             return
         assert everything(model) == before
