@@ -448,6 +448,19 @@ def test_statistics_that_make_it_worse_are_not_written(at, monkeypatch, capfd):
     assert contents(at) == before
 
 
+def test_frozen_layers_are_left_alone_unless_they_are_named(at, keras, capfd):
+    model = keras.saving.load_model("model.keras")
+    model.get_layer("bn").trainable = False
+    model.save("frozen.keras")
+    before = contents(at)
+    words = "recalibrate frozen.keras --data data.npz --output mended.keras"
+    assert run(words) == 1
+    assert "frozen" in capfd.readouterr().out
+    assert contents(at) == before
+    assert run(f"{words} --layer bn") == 0
+    assert (at / "mended.keras").exists()
+
+
 def test_what_recalibrate_is_told(at, monkeypatch):
     told = {}
 

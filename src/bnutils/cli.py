@@ -62,9 +62,10 @@ Examples:
   bnutils recalibrate model.keras --data train.npz --in-place
 
 The model is compared before and after on these rows. If it would become worse, nothing is written.
+Frozen layers are left alone unless --layer names them.
 
-Exit status: 0 written, 1 not written because it would become worse, 2 could not; then no file has
-changed.
+Exit status: 0 written, 1 not written (worse, or all layers are frozen: the report says which),
+2 could not; then no file has changed.
 """,
     "fold": f"""\
 Examples:
