@@ -79,10 +79,12 @@ def audit(
 def _unoptimized() -> Iterator[None]:
     """Run graphs as they are: each runs once or twice, and to optimize it takes far longer."""
     options = tf.config.optimizer.get_experimental_options()
-    with restored() as undo:
-        undo(tf.config.optimizer.set_experimental_options, options)
+    try:
         tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": True})
         yield
+    finally:
+        with restored():
+            tf.config.optimizer.set_experimental_options(options)
 
 
 def _audit(case: Case) -> Report:
@@ -92,13 +94,14 @@ def _audit(case: Case) -> Report:
             filter(None, (_lacking(case, need) for need in ("built", *rule.needs))), None
         )
         if lacking is None:
-            try:
-                found += [_diagnosis(rule, finding) for finding in rule.check(case)]
-                checked.append(rule.name)
-                continue
-            except Exception as error:
-                # One rule that fails on a strange model must not keep the others from looking.
-                lacking = f"crashed: {cause(error)}", None
+            with restored():  # an interrupt waits for the end of a rule, not of them all
+                try:
+                    found += [_diagnosis(rule, finding) for finding in rule.check(case)]
+                    checked.append(rule.name)
+                    continue
+                except Exception as error:
+                    # One rule that fails on a strange model must not keep the others from looking.
+                    lacking = f"crashed: {cause(error)}", None
         reason, argument = lacking
         skipped.append(Skipped(rule.name, reason, "rule", argument))
     return Report(

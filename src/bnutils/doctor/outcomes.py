@@ -98,10 +98,10 @@ class Change:
         if self.kind == "values":
             return f"{self.output}: values {moved}."
         if self.kind == "classes":
-            return f"{self.output}: {self.changed:.1%} of {self.decisions:,} classes are others."
+            return f"{self.output}: {self.changed:.1%} of {self.decisions:,} classes changed."
         share = f"{self.changed:.1%} of {self.decisions:,} values"
         if self.kind == "signs":
-            return f"{self.output}: the sign of {share} is another; they {moved}."
+            return f"{self.output}: {share} changed sign; they {moved}."
         return (
             f"{self.output}: {share} cross {self.threshold:g}; {self.above_before:.1%} were above, "
             f"{self.above_after:.1%} are."
