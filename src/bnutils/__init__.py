@@ -20,6 +20,7 @@ Experiments and evidence:
 For the reader:
     checks: exercises that answer back.
     doctor: find and mend what is wrong with batch normalization in your own Keras model.
+    testing: assert in your own tests that a model is sound.
     cli: the doctor from a shell: `bnutils audit model.keras`.
 
 Example:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         plots,
         progress,
         studies,
+        testing,
     )
 
 __version__ = "0.1.0"
@@ -67,6 +69,7 @@ __all__ = [
     "plots",
     "progress",
     "studies",
+    "testing",
 ]
 
 
