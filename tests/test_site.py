@@ -136,3 +136,14 @@ def test_no_raw_markup_reaches_the_reader(page):
     for element in article.find_all(["pre", "code", "script"]):
         element.extract()
     assert not re.search(r"\{(cite|doc|ref|numref|eq)[:}]|```|:::|\$\$", article.get_text())
+
+
+def test_a_report_of_the_doctor_leads_to_the_chapter_that_it_names():
+    cells = read(HTML / "notebooks" / "12_audit.html").select(".bn-report td")
+    links = [link for cell in cells for link in cell.select("a") if link.text.startswith("chapter")]
+    assert links
+    assert not any(cell.select(".bn-chapter") for cell in cells)
+    for link in links:
+        number = int(re.match(r"chapter (\d+)", link.text)[1])
+        assert (HTML / "notebooks" / link["href"]).name.startswith(f"{number:02}_")
+        assert (HTML / "notebooks" / link["href"]).exists()
