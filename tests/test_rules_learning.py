@@ -11,6 +11,7 @@ from doctor_trials import (
     classifier,
     distance,
     fitted,
+    found,
     labels,
     layers,
     rows,
@@ -169,6 +170,112 @@ def frozen_layer_in_inference_mode():
     return model, {"data": (rows(16), rows(16, 1))}
 
 
+class Fixed(BN):
+    """A layer whose call fixes training=False, as in Mask R-CNN."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
+def with_fixed_bn():
+    stack = layers.Dense(4, use_bias=False), Fixed(name="bn"), layers.Dense(1)
+    return chain(*stack, loss="mse")
+
+
+@trial("never-updated", "sound", "note")
+def layer_of_its_own_kept_in_inference_mode():
+    return settle(with_fixed_bn(), rows(64)), {"data": (rows(64), rows(64, 1))}
+
+
+def test_a_layer_that_ignores_training_is_not_laid_to_the_step():
+    """Nor does the step count as what left statistics alone that no step could move."""
+    model = with_fixed_bn()
+    for trained in (False, True):
+        report = audit(model)
+        said = " ".join(found(report, "never-updated")[0].why for _ in range(1))
+        assert "without training=True" not in str(report)
+        assert ("in inference mode in training too" in said) or not trained
+        model.get_layer("bn").gamma.assign(np.linspace(0.5, 1.5, 4))
+    assert {each.level for each in found(report, "never-updated")} == {"error"}
+    assert "Fixed.call keeps it in inference mode in training too" in said
+
+
+# Parts that a step only calls
+
+
+class Distiller(keras.Model):
+    """A student that learns from a teacher."""
+
+    def __init__(self, training, average=None):  # noqa: D107
+        super().__init__()
+        self.teacher, self.student = (
+            chain(layers.Dense(4, use_bias=False), BN(name="bn"), layers.Dense(1), name=name)
+            for name in ("teacher", "student")
+        )
+        self.training, self.average = training, average
+
+    def train_step(self, data):
+        x, _ = data
+        wanted = self.teacher(x, training=self.training)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self.student(x, training=True) - wanted) ** 2)
+        weights = self.student.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        if self.average:
+            for mean, each in zip(self.teacher.trainable_variables, weights, strict=True):
+                mean.assign(self.average * mean + (1 - self.average) * each)
+        return {"loss": loss}
+
+
+def distiller(training, frozen=False, fit=False, **settings):
+    model = Distiller(training, **settings)
+    model.teacher.trainable = not frozen
+    model.compile("sgd")
+    data = rows(32, mean=3), rows(32, 1)
+    if fit:
+        model.fit(*data, verbose=0)
+    return model, {"data": data}
+
+
+@trial("frozen-but-learning", "sick", "warning")
+def teacher_called_in_training_mode():
+    return distiller(True)
+
+
+@trial("frozen-but-learning", "sick", "warning")
+def teacher_called_in_training_mode_by_a_traced_step():
+    return distiller(True, fit=True)
+
+
+@trial("frozen-but-learning", "sound")
+def teacher_that_is_frozen():
+    return distiller(True, frozen=True)
+
+
+@trial("frozen-but-learning", "sound")
+def teacher_that_is_the_average_of_its_student():
+    return distiller(True, average=0.99)
+
+
+@trial("frozen-but-learning", "sound")
+def teacher_that_is_the_average_of_its_student_in_a_traced_step():
+    return distiller(True, average=0.99, fit=True)
+
+
+@trial.followed(
+    "frozen-but-learning",
+    teacher_called_in_training_mode,
+    says="call it with training=False in the step",
+    symptom=lambda model, given: changed_by_a_step(
+        model, given, [model.teacher.get_layer("bn").moving_mean]
+    ),
+)
+def teacher_called_in_inference_mode(model, given):
+    new, given = distiller(False)
+    new.set_weights(model.get_weights())
+    return new, given
+
+
 # The whole model frozen, or asleep: a GAN has it so
 
 
@@ -311,9 +418,16 @@ def frozen_and_compiled():
     return compiled_again(model, {})
 
 
-@trial("nothing-trains", "sick", "warning")
-def all_frozen_and_compiled():
+@trial("nothing-trains", "sound", "note")
+def all_frozen_and_compiled_for_evaluate():
     return frozen_and_compiled()
+
+
+@trial("nothing-trains", "sound", "note")
+def trained_then_all_frozen_and_compiled_for_evaluate():
+    model = fitted(classifier())
+    model.trainable = False
+    return compiled_again(model, {})
 
 
 @trial("nothing-trains", "sick", "warning")

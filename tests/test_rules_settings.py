@@ -16,6 +16,7 @@ from doctor_trials import (
     classifier,
     constant_predictions,
     distance,
+    error_rate,
     fitted,
     found,
     labels,
@@ -24,11 +25,14 @@ from doctor_trials import (
     rows,
     settle,
     task,
+    train,
+    trained,
 )
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.recalibrate import recalibrate
 from bnutils.doctor.rules import settings
+from bnutils.doctor.rules.origin import retouched
 
 trial = Trials(settings)
 
@@ -499,6 +503,150 @@ trial.followed(
 )
 def frozen_base_recalibrated(model, given):
     return frozen_layer_recalibrated_by_name(model, given)
+
+
+def loaded_by_name(*lacking, data=False, **bn):
+    """A trained model of which some layers were not in the file."""
+    whole, model = trained(0.9, 6), classifier(**bn)
+    for layer, source in zip(model.layers, whole.layers, strict=True):
+        if layer.name != "bn" and layer not in [model.layers[n] for n in lacking]:
+            layer.set_weights(source.get_weights())
+    return model, {"data": task()} if data else {}
+
+
+@trial("never-updated", "sick", "warning")
+def bn_not_in_the_file():
+    return loaded_by_name()
+
+
+@trial("never-updated", "sick", "warning")
+def frozen_bn_not_in_the_file():
+    return loaded_by_name(trainable=False)
+
+
+@trial("never-updated", "sick", "error")
+def bn_not_in_the_file_and_data_that_show_it():
+    return loaded_by_name(data=True)
+
+
+@trial("never-updated", "mended")
+def all_in_the_file():
+    return trained(0.9, 6), {}
+
+
+@trial("never-updated", "sound", "note")
+def new_head_on_a_trained_base():
+    return loaded_by_name(-1, data=True)
+
+
+@trial("never-updated", "sound", "note")
+def new_stem_before_a_trained_head():
+    return loaded_by_name(0, data=True)
+
+
+@trial("never-updated", "sound", "note")
+def put_into_a_trained_model_that_goes_on_as_it_was():
+    x, y = task()
+    stack = layers.Dense(16), layers.ReLU(), layers.Dense(2, activation="softmax")
+    loss = "sparse_categorical_crossentropy"
+    plain = chain(*stack, loss=loss, optimizer=keras.optimizers.Adam(0.02))
+    train(plain, x, y, batch_size=32, epochs=6)
+    return chain(plain.layers[0], BN(epsilon=1e-6), *plain.layers[1:], loss=loss), {"data": (x, y)}
+
+
+@trial.followed(
+    "never-updated",
+    bn_not_in_the_file_and_data_that_show_it,
+    says="load or copy all of model.weights",
+    symptom=error_rate,
+    limit=0.2,
+)
+def all_copied(model, given):
+    model.set_weights(trained(0.9, 6).get_weights())
+    return model, given
+
+
+def test_initial_weights_never_count_as_trained():
+    """Whatever drew them, and after a way through get_weights too."""
+    names = "glorot_uniform he_normal random_uniform truncated_normal random_normal orthogonal"
+    for seed in range(4):
+        keras.utils.set_random_seed(seed)
+        for name in names.split():
+            for layer, shape in (
+                (layers.Dense(24, kernel_initializer=name), (30,)),
+                (layers.Conv2D(8, 3, kernel_initializer=name), (8, 8, 3)),
+                (layers.DepthwiseConv1D(3, depthwise_initializer=name), (8, 64)),
+            ):
+                layer.build((None, *shape))
+                copy = type(layer).from_config(layer.get_config())
+                copy.build((None, *shape))
+                copy.set_weights(layer.get_weights())
+                assert not retouched(layer)
+                assert not retouched(copy)
+                kernel = copy.weights[0]
+                noise = np.random.default_rng(seed).normal(0, 2 * np.std(kernel), kernel.shape)
+                kernel.assign(kernel + noise)
+                assert retouched(copy)
+
+
+# Few updates
+
+
+def few_steps(steps=6, momentum=0.99, rows_of_data=0):
+    """A model after few updates: the initial values weigh momentum**steps."""
+    model = classifier(momentum=momentum)
+    x, y = task()
+    train(model, x[: 8 * steps], y[: 8 * steps], batch_size=8)
+    return model, {"data": (x[:rows_of_data], y[:rows_of_data])} if rows_of_data else {}
+
+
+@trial("few-updates", "sick", "warning")
+def few_steps_and_no_data():
+    return few_steps()
+
+
+@trial("few-updates", "sick", "warning")
+def few_steps_and_few_rows():
+    return few_steps(rows_of_data=4)
+
+
+@trial("few-updates", "mended")
+def lower_momentum():
+    return few_steps(momentum=0.8)
+
+
+@trial("few-updates", "sound")
+def rows_enough_to_measure():
+    return few_steps(rows_of_data=64)
+
+
+@trial("few-updates", "sound")
+def few_steps_from_statistics_that_were_loaded():
+    """A channel has a variance that no six batches can have brought down from 1."""
+    model = trained(0.99, 1)
+    model.get_layer("bn").moving_variance.assign(np.linspace(0.1, 9, 16))
+    model.optimizer.iterations.assign(0)
+    x, y = task()
+    train(model, x[:48], y[:48], batch_size=8)
+    return model, {}
+
+
+@trial.followed(
+    "few-updates",
+    few_steps_and_few_rows,
+    says="Call recalibrate(model, x_train)",
+    symptom=distance,
+    limit=1,
+)
+def few_rows_recalibrated(model, given):
+    recalibrate(model, given["data"][0])
+    return model, given
+
+
+def test_few_updates_are_told_with_what_they_leave():
+    said = found(audit(few_steps()[0]), "few-updates")[0].evidence
+    assert "6 updates" in said
+    assert "94%" in said  # 0.99**6
 
 
 # Batches

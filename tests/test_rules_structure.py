@@ -308,6 +308,76 @@ def told_and_frozen():
     return model, {"data": (rows(), labels(rows()))}
 
 
+class Clinging(BN):
+    """A layer whose call fixes training=True."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=True, mask=mask)
+
+
+class Memoryless(BN):
+    """A layer that normalizes by the batch, always, and keeps no statistics."""
+
+    def call(self, inputs, training=None, mask=None):
+        mean, variance = tf.nn.moments(inputs, [0])
+        return (inputs - mean) / tf.sqrt(variance + self.epsilon)
+
+
+class HandingOn(BN):
+    """A layer that hands training on."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask)
+
+
+def with_own_bn(kind, data=True, **bn):
+    stack = layers.Dense(4, use_bias=False), kind(name="bn", **bn)
+    model = chain(*stack, layers.Dense(2, "softmax"), loss="sparse_categorical_crossentropy")
+    x = rows(64, mean=2)
+    return model, {"data": (x, labels(x))} if data else {}
+
+
+for kind in (Clinging, Memoryless):
+    for data in (False, True):
+
+        @trial("always-training", "sick", "error")
+        def told_by_a_layer_of_its_own(kind=kind, data=data):
+            return with_own_bn(kind, data)
+
+
+@trial("always-training", "mended")
+def handed_on_by_a_layer_of_its_own():
+    return with_own_bn(HandingOn)
+
+
+@trial("always-training", "sound")
+def layer_of_its_own_that_is_frozen():
+    return with_own_bn(Clinging, trainable=False)
+
+
+@trial.followed(
+    "always-training",
+    lambda: with_own_bn(Clinging),
+    says="Let Clinging.call hand on the training that it is given",
+    symptom=depends_on_the_batch,
+    limit=1e-4,
+)
+def handed_on(model, given):
+    new, given = with_own_bn(HandingOn)
+    new.set_weights(model.get_weights())
+    return new, given
+
+
+def test_a_layer_that_keeps_no_statistics_is_not_said_to_overwrite_them():
+    (memoryless, *_), (clinging, *_) = (
+        found(audit(with_own_bn(kind, data=False)[0]), "always-training")
+        for kind in (Memoryless, Clinging)
+    )
+    assert "made by Memoryless.call to follow the batch" in memoryless.evidence
+    assert "overwrite" not in memoryless.evidence
+    assert "overwrite the moving statistics" in clinging.evidence
+
+
 @trial.followed(
     "always-training",
     told_in_a_subclass,

@@ -79,6 +79,7 @@ class WeightStep:
             decide.
         connected: False if the step hands it to the optimizer without a gradient, since the loss
             does not depend on it; None where that cannot be seen: only in a "train_step".
+        assigned: whether the step assigns to it itself, as to the average of other weights.
     """
 
     layer: keras.Layer
@@ -87,6 +88,7 @@ class WeightStep:
     trainable: bool
     trained: bool
     connected: bool | None
+    assigned: bool
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,7 @@ class _Trial:
             subject.forget()
         kept = [*(each for _, _, each in optimizers), *traces]
         self.before = put_back_values(undo, subject, kept)
-        self.assigned = _assigned(undo, [v for bn in subject.layers for v in _statistics(bn)])
+        self.assigned = _assigned(undo, [v for _, v in subject.weights])
 
     def run(self, inference: bool) -> DryRun:
         """Take the step, and look at inference too if that is asked for."""
@@ -375,6 +377,7 @@ class _Trial:
                 id(variable) in trainable,
                 trains(variable),
                 connected(variable),
+                assigns(variable),
             )
             for layer, variable in subject.weights
             if id(variable) in made

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bnutils._keras import keras, tf
+from bnutils._keras import keras
 from bnutils.doctor import kinds
 from bnutils.doctor.batches import Batches, batches, mapped
 from bnutils.doctor.dry_run import DryRun, dry_run
 from bnutils.doctor.graph import Call, joined, walk
 from bnutils.doctor.rules import flow
+from bnutils.doctor.rules.alone import Alone, alone
 from bnutils.doctor.rules.modes import Modes
+from bnutils.doctor.rules.origin import is_initial, retouched, values
 from bnutils.doctor.rules.runs import Runs
 from bnutils.doctor.subject import Subject
-from bnutils.doctor.words import cause
+from bnutils.doctor.words import cause, count, listing
 
 __all__ = ["BN", "Case", "values"]
 
 
 BN = keras.layers.BatchNormalization
-
-
-def values(variable: keras.Variable) -> np.ndarray:
-    """The values of a Keras variable, of one replica if there are several."""
-    return tf.convert_to_tensor(variable).numpy()
 
 
 ROWS = 1024  # of the data, at most
@@ -74,6 +71,7 @@ class Case:
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
         self.subject = subject
+        self._alone = {}
         self.model = model = subject.model
         self.train_size = train_size
         self.batch_size = batch_size
@@ -146,13 +144,25 @@ class Case:
             groups.setdefault(self.path(layer).rpartition("/")[0], []).append(layer)
         return groups
 
+    def places(self, layers: Iterable[keras.Layer]) -> Iterator[tuple[str, str, list[keras.Layer]]]:
+        """(path, names, layers) for all layers that stand in one place."""
+        for parent, together in self.by_parent(layers).items():
+            names = f"{count(len(together), 'layer')} ({listing(map(self.path, together))})"
+            yield self.path(together[0]) if len(together) == 1 else parent, names, together
+
     # What is known without running the model
 
     def follows_batch(self, call: Call) -> bool:
         """Whether `fit` lets this call of a batch normalization layer follow the batch."""
         fixed = call.training is False
         obeyed = fixed and (not call.recorded or self.keras_obeys_recorded_training)
-        return call.layer.trainable and not obeyed
+        return call.layer.trainable and not obeyed and self.alone(call.layer).learns
+
+    def alone(self, layer: BN) -> Alone:
+        """What a layer by itself makes of the argument `training`."""
+        if layer not in self._alone:
+            self._alone[layer] = alone(layer)
+        return self._alone[layer]
 
     @property
     def learners(self) -> list:
@@ -237,10 +247,13 @@ class Case:
                     found[each] = None
         return list(found)
 
-    def has_bn_before(self, layer: BN) -> bool:
-        """Whether another batch normalization layer stands between the inputs and a layer."""
+    def scaled_before(self, layer: BN) -> bool:
+        """Whether weights, not the inputs, set the scale of what reaches a layer.
+
+        So it is behind another batch normalization layer, and behind an embedding.
+        """
         return any(
-            flow.is_bn(each)
+            flow.is_bn(each) or kinds.nearest(each.layer).role == "embedding"
             for call in self.graph.of(layer)
             for each in flow.upstream(self.graph, call.inputs[0], lambda each: True)
         )
@@ -248,7 +261,9 @@ class Case:
     def learns(self, layer: BN) -> bool:
         """Whether `fit` lets the layer follow the batch."""
         calls = self.graph.of(layer)
-        return layer.trainable and (not calls or any(map(self.follows_batch, calls)))
+        if calls:
+            return any(map(self.follows_batch, calls))
+        return layer.trainable and self.alone(layer).learns
 
     def fresh(self, layer: BN) -> bool:
         """Whether the moving statistics are exactly those of a new layer."""
@@ -256,17 +271,40 @@ class Case:
             (layer.moving_mean, layer.moving_mean_initializer),
             (layer.moving_variance, layer.moving_variance_initializer),
         )
-        return all(_initial(variable, initializer) for variable, initializer in pairs)
+        return all(is_initial(variable, initializer) for variable, initializer in pairs)
 
     def trained(self, layer: BN) -> bool:
         """Whether gamma or beta of a layer are not those of a new layer."""
         return any(
-            variable is not None and _initial(variable, initializer) is False
+            variable is not None and is_initial(variable, initializer) is False
             for variable, initializer in (
                 (layer.gamma, layer.gamma_initializer),
                 (layer.beta, layer.beta_initializer),
             )
         )
+
+    def neighbors(self, layer: BN) -> tuple[list[keras.Layer], list[keras.Layer]]:
+        """The nearest layers with a kernel before and after a layer."""
+
+        def open_way(call: Call) -> bool:
+            return not flow.has_weights(call)
+
+        before, after = [], []
+        for call in self.graph.of(layer):
+            behind = flow.upstream(self.graph, call.inputs[0], open_way)
+            before += [each.layer for each in behind if flow.has_weights(each)]
+            ahead = flow.downstream(self.graph, call.outputs[0], open_way)
+            after += [each.layer for each in ahead if flow.has_weights(each)]
+        return before, after
+
+    def amid_trained(self, layer: BN) -> list[keras.Layer]:
+        """The layers around a layer if all of them, before and after, have surely been trained.
+
+        A new head has trained layers before it alone, and a new stem behind it alone.
+        """
+        before, after = self.neighbors(layer)
+        around = list(dict.fromkeys([*before, *after]))
+        return around if before and after and all(map(retouched, around)) else []
 
     # What running the model shows
 
@@ -322,17 +360,6 @@ class Case:
 
 def _kernels(layer: keras.Layer) -> list[tuple[int, ...]]:
     return [tuple(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
-
-
-def _initial(variable: keras.Variable, initializer: Any) -> bool | None:
-    """Whether a variable has exactly its initial value; None if that value is random."""
-    if not isinstance(
-        initializer,
-        keras.initializers.Zeros | keras.initializers.Ones | keras.initializers.Constant,
-    ):
-        return None
-    first = initializer(variable.shape, dtype=variable.dtype)
-    return bool(np.array_equal(np.asarray(first), values(variable)))
 
 
 @functools.cache

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from bnutils._keras import keras, replicas, traced_steps, written_by
 from bnutils.doctor.dry_run import LayerStep, WeightStep, dry_run
-from bnutils.doctor.graph import Call
 from bnutils.doctor.rules import flow
+from bnutils.doctor.rules.alone import own_call
 from bnutils.doctor.rules.case import BN, Case
 from bnutils.doctor.rules.registry import Finding, freeze, rule
 from bnutils.doctor.words import count, listing
@@ -26,17 +26,8 @@ def _changed(steps: Iterable[LayerStep]) -> str:
 def _grouped(case: Case, steps: Iterable[LayerStep]) -> Iterator[tuple[str, str, list[LayerStep]]]:
     """(path, names, steps) for all steps of layers that stand in one place."""
     by_layer = {step.layer: step for step in steps}
-    for path, names, layers in _places(case, by_layer):
+    for path, names, layers in case.places(by_layer):
         yield path, names, [by_layer[layer] for layer in layers]
-
-
-def _places(
-    case: Case, layers: Iterable[keras.Layer]
-) -> Iterator[tuple[str, str, list[keras.Layer]]]:
-    """(path, names, layers) for all layers that stand in one place."""
-    for parent, together in case.by_parent(layers).items():
-        names = f"{count(len(together), 'layer')} ({listing(map(case.path, together))})"
-        yield case.path(together[0]) if len(together) == 1 else parent, names, together
 
 
 _KEPT = "fit keeps the function that it traced before the flag was changed."
@@ -64,7 +55,7 @@ def stale_compile(case: Case) -> Iterator[Finding]:
     frozen.add(step for step in case.dry.learning if not step.layer.trainable)
     # All of a model frozen after its training is how a GAN has its discriminator.
     whole = not case.model.trainable_weights
-    for path, names, layers in _places(case, frozen.layers):
+    for path, names, layers in case.places(frozen.layers):
         yield Finding(
             "warning" if whole else "error",
             "" if whole else path,
@@ -74,7 +65,7 @@ def stale_compile(case: Case) -> Iterator[Finding]:
             _asked("stand still", _STOP) if whole else _STOP.capitalize(),
         )
     asleep = _asleep(case)
-    for path, names, layers in _places(case, asleep.layers):
+    for path, names, layers in case.places(asleep.layers):
         last = not any(_learner_behind(case, layer) for layer in layers)
         yield Finding(
             "warning" if last else "error",
@@ -147,7 +138,7 @@ def stale_inference(case: Case) -> Iterator[Finding]:
             parts = (*replicas(layer.moving_mean), *replicas(layer.moving_variance))
             if not layer.trainable and any(id(part.handle) in written for part in parts):
                 stale.setdefault(layer, []).append(name)
-    for path, names, layers in _places(case, stale):
+    for path, names, layers in case.places(stale):
         which = sorted({name for layer in layers for name in stale[layer]})
         keep = listing(which) + (" keeps" if len(which) == 1 else " keep")
         yield Finding(
@@ -160,17 +151,21 @@ def stale_inference(case: Case) -> Iterator[Finding]:
         )
 
 
-@rule("nothing-trains", levels="warning", chapter="09_fine_tuning", needs=("compiled", "dry run"))
+@rule(
+    "nothing-trains", levels="warning note", chapter="09_fine_tuning", needs=("compiled", "dry run")
+)
 def nothing_trains(case: Case) -> Iterator[Finding]:
     """A compiled model in which no weight would train and no statistic would move."""
     if case.model.trainable_weights or case.dry.learning or case.dry.trained:
         return
+    fitted = case.dry.traced  # many a frozen model is compiled for evaluate alone
     yield Finding(
-        "warning",
+        "warning" if fitted else "note",
         "",
-        f"The model is compiled, yet all its {count(len(case.dry.weights), 'trainable weight')} "
-        "are frozen, and a training step changes no moving statistic either.",
-        "fit would run and change nothing.",
+        f"The model is compiled{' and fit has run' if fitted else ''}, yet all its "
+        f"{count(len(case.dry.weights), 'trainable weight')} are frozen, and a training step "
+        "changes no moving statistic either.",
+        f"fit {'runs and changes' if fitted else 'would run and change'} nothing.",
         "If it is to train, set trainable = True on what is to learn and compile the model again. "
         "If it is only evaluated, nothing to mend.",
     )
@@ -253,7 +248,7 @@ def _amid_frozen(case: Case, steps: list[LayerStep]) -> list:
     """The steps of layers whose neighbors, or all else in their nested model, are frozen."""
     amid = []
     for step in steps:
-        before, after = _neighbors(case, step.layer)
+        before, after = case.neighbors(step.layer)
         if before and after and all(map(_frozen, before + after)):
             amid.append(step)
     others = [layer for layer in _leaves(case) if not any(layer is bn for bn in case.layers)]
@@ -266,37 +261,69 @@ def _amid_frozen(case: Case, steps: list[LayerStep]) -> list:
             amid.append(step)
             continue
         # The last layer of a frozen base has the trainable head behind it.
-        before, _ = _neighbors(case, step.layer)
+        before, _ = case.neighbors(step.layer)
         kin = [each for each in amid if case.path(each.layer).rpartition("/")[0] == parent]
         if kin and before and all(map(_frozen, before)):
             amid.append(step)
     return amid
 
 
-def _neighbors(case: Case, layer: BN) -> tuple[list, list]:
-    """The nearest layers with weights before and after a layer."""
+@rule(
+    "frozen-but-learning", levels="warning", chapter="06_training_and_inference", needs=("dry run",)
+)
+def moved_by_others(case: Case) -> Iterator[Finding]:
+    """A part that the step only calls, as a teacher, whose statistics move all the same."""
+    if case.dry.step == "forward" or not case.dry.trained:
+        return  # the flags alone say what would train
+    expressions = {case.path(part): each for each, part in case.subject.parts.items()}
+    for part, steps in _only_called(case).items():
+        name = expressions.get(part, part)
+        yield Finding(
+            "warning",
+            part,
+            f"A training step trains no weight of {name}, yet it moves the moving statistics of "
+            f"{count(len(steps), 'layer')} in it ({listing(step.path for step in steps)}).",
+            f"It calls {name} with training=True while others learn: the weights stay and the "
+            "statistics follow these data.",
+            f"If {name} is to stay as it is, as a teacher, call it with training=False in the "
+            "step, or freeze it (trainable = False, then compile the model again); if its "
+            "statistics have drifted, recalibrate it on its own data. If another step trains it, "
+            "as in a GAN, or something outside the step sets its weights, nothing to mend.",
+        )
 
-    def open_way(call: Call) -> bool:
-        return not flow.has_weights(call)
 
-    before, after = [], []
-    for call in case.graph.of(layer):
-        behind = flow.upstream(case.graph, call.inputs[0], open_way)
-        before += [each.layer for each in behind if flow.has_weights(each)]
-        ahead = flow.downstream(case.graph, call.outputs[0], open_way)
-        after += [each.layer for each in ahead if flow.has_weights(each)]
-    return before, after
+def _only_called(case: Case) -> dict[str, list[LayerStep]]:
+    """The outermost parts of which a step trains nothing, with the layers whose statistics move."""
+    found = {}
+    for step in case.dry.layers:
+        if not (step.statistics_moved and step.layer.trainable):
+            continue
+        names = step.path.split("/")
+        for depth in range(1, len(names)):
+            part = "/".join(names[:depth])
+            inside = [each for each in case.dry.weights if f"{each.path}/".startswith(f"{part}/")]
+            if inside and all(each.trainable and not _set(each) for each in inside):
+                found.setdefault(part, []).append(step)
+                break
+    return found
 
 
-@rule("never-updated", levels="error", chapter="06_training_and_inference", needs=("dry run",))
+def _set(step: WeightStep) -> bool:
+    return step.trained or step.assigned
+
+
+@rule("never-updated", levels="error note", chapter="06_training_and_inference", needs=("dry run",))
 def forgotten_training(case: Case) -> Iterator[Finding]:
     """The step trains gamma or beta but calls the layer in inference mode."""
     own_step = type(case.model).train_step is not keras.Model.train_step
+    fixed = []
     for step in case.dry.layers:
         trained = step.gamma_moved or step.beta_moved
         if not trained or step.statistics_written:
             continue
-        if step.layer in case.learners and case.graph.of(step.layer):
+        if not case.alone(step.layer).learns:
+            fixed.append(step)
+        elif step.layer in case.learners and case.graph.of(step.layer):
             yield Finding(
                 "error",
                 step.path,
@@ -307,6 +334,19 @@ def forgotten_training(case: Case) -> Iterator[Finding]:
                 f"{'Call self(x, training=True) in train_step' if own_step else _HAND_ON}, and "
                 "train again.",
             )
+    new = [step for step in fixed if not (case.fresh(step.layer) and case.trained(step.layer))]
+    for path, names, steps in _grouped(case, new):
+        own = listing(sorted({own_call(step.layer) for step in steps}))
+        yield Finding(
+            "note",
+            path,
+            f"A training step trains {_changed(steps)} of {names}, whose own call ({own}) leaves "
+            "the moving statistics as they are.",
+            "The layer is in inference mode in training too. With statistics that fit, that is a "
+            "way to fine-tune; with those of a new layer it normalizes nothing.",
+            "Nothing to mend if the statistics come with loaded weights; to train from scratch, "
+            "let it hand training on.",
+        )
 
 
 _HAND_ON = "Let every call that leads to it take the argument training and hand it on"

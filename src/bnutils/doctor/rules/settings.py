@@ -9,11 +9,15 @@ import numpy as np
 
 from bnutils._keras import decays, keras, replicas, tf
 from bnutils.doctor.rules import flow
-from bnutils.doctor.rules.case import BN, Case, values
+from bnutils.doctor.rules.alone import own_call
+from bnutils.doctor.rules.case import BN, LEAST_ROWS, Case, values
+from bnutils.doctor.rules.gaps import moving_gaps
 from bnutils.doctor.rules.registry import Finding, rule
+from bnutils.doctor.rules.runs import pooled
 from bnutils.doctor.words import count, listing, short
 
 SMALL = 8  # values per channel below which the statistics of a batch are mostly noise
+MOST = 0.5  # of the moving statistics: more than all batches together
 FEW_BATCHES = 0.5  # a momentum below it gives the last batch more weight than all before
 LEAST_OF_PYTORCH = 1e-3  # no momentum of PyTorch is smaller: it would average over 1,000 batches
 HUGE = 1e6  # a variance; its square root is 1,000, and squares of such values leave float16
@@ -210,7 +214,7 @@ def bad_variance(case: Case) -> Iterator[Finding]:
 @rule("never-updated", levels="error warning note", chapter="06_training_and_inference")
 def never_updated(case: Case) -> Iterator[Finding]:
     """Moving statistics that are exactly those of a new layer."""
-    untrained = []
+    untrained, amid = [], {}
     for layer in case.layers:
         if not case.fresh(layer):
             continue
@@ -219,26 +223,20 @@ def never_updated(case: Case) -> Iterator[Finding]:
             signs.append("its gamma or beta have been trained")
         if case.updates:
             signs.append(f"the optimizer has made {count(case.updates, 'update')}")
-        if not signs:
-            untrained.append(layer)
-            continue
         where = case.path(layer)
-        frozen = not layer.trainable
-        again = f"call {_recalibrate([layer], case)}"
-        yield Finding(
-            "warning" if frozen and not case.trained(layer) else "error",
-            where,
-            f"The moving statistics of {where} are exactly the initial ones, though "
-            f"{' and '.join(signs)}.",
-            "It is frozen, so it neither learns nor normalizes."
-            if frozen
-            else "Inference normalizes with statistics that no data ever reached.",
-            f"Load the weights that belong to it, or {again}."
-            if frozen
-            else "If the training loop called the model without training=True, train again with "
-            "it: these weights fit a network that does not normalize. If only the statistics were "
-            f"lost, {again}.",
-        )
+        if signs:
+            yield Finding(
+                "warning" if not layer.trainable and not case.trained(layer) else "error",
+                where,
+                f"The moving statistics of {where} are exactly the initial ones, though "
+                f"{' and '.join(signs)}.",
+                *_without_statistics(case, [layer]),
+            )
+        elif (around := case.amid_trained(layer)) and not (_measured(case) and case.modes.sound):
+            amid[layer] = around
+        else:
+            untrained.append(layer)
+    yield from _amid_trained(case, amid)
     if untrained:
         one = len(untrained) == 1
         yield Finding(
@@ -250,6 +248,107 @@ def never_updated(case: Case) -> Iterator[Finding]:
             "Before training that is as it should be; after training it would be wrong.",
             f"Nothing to do before training; after it, {_recalibrate(untrained, case)}.",
         )
+
+
+def _amid_trained(case: Case, amid: dict[BN, list[keras.Layer]]) -> Iterator[Finding]:
+    """New layers between trained ones: only they can have been put there on purpose."""
+    harm = bool(amid) and _measured(case) and case.modes.harm
+    shown = f" {case.modes.numbers()} ({case.rows:,} rows used)." if harm else ""
+    meant = "" if harm else " If it was put into a trained model on purpose, train on with it."
+    for path, names, layers in case.places(amid):
+        around = dict.fromkeys(case.path(each) for layer in layers for each in amid[layer])
+        why, repair = _without_statistics(case, layers)
+        yield Finding(
+            "error" if harm else "warning",
+            path,
+            f"The moving statistics of {names} are exactly the initial ones, though the weights "
+            f"before and after ({listing(around)}) have been trained.{shown}",
+            why,
+            repair + meant,
+        )
+
+
+def _measured(case: Case) -> bool:
+    """Whether there are data enough to compare the two modes."""
+    return (case.rows or 0) >= LEAST_ROWS and case.modes.finite
+
+
+def _without_statistics(case: Case, layers: list[BN]) -> tuple[str, str]:
+    """Why a trained model has layers with initial statistics, and what to do about it."""
+    again = f"call {_recalibrate(layers, case)}"
+    lost = (
+        "If the weights come from a file or another model, the statistics did not come with them "
+        "(a load by name, a copy or an average of the trainable weights only): load or copy all "
+        f"of model.weights. If only the statistics were lost, {again}."
+    )
+    layer = layers[0]
+    if not layer.trainable:
+        return (
+            "A frozen layer with these statistics neither learns nor normalizes.",
+            f"Load the weights that belong to it, with the statistics, or {again}.",
+        )
+    if case.learns(layer):
+        return (
+            "Inference normalizes with statistics that no data ever reached.",
+            f"{lost} If the training loop called the model without training=True, train again with "
+            "it: these weights fit a network that does not normalize.",
+        )
+    by_itself = not case.alone(layer).learns
+    why = own_call(layer) if by_itself else "A call with training=False"
+    mend = f"let {why} hand training on" if by_itself else "leave training=False out of the call"
+    return (
+        f"{why} keeps it in inference mode in training too, so it normalizes in neither mode: with "
+        "these statistics it is a scale and a shift.",
+        f"If it is meant to keep the statistics of other weights, load those. If it is meant to "
+        f"normalize, {mend} and train again: these weights fit a network that does not normalize, "
+        "and other statistics would spoil it.",
+    )
+
+
+@rule("few-updates", levels="warning", chapter="06_training_and_inference")
+def few_updates(case: Case) -> Iterator[Finding]:
+    """So few updates that what was there before weighs more than all batches together."""
+    shares = {
+        layer: share
+        for layer in case.learners
+        if not case.fresh(layer)
+        and (share := _share_of_the_start(case, layer)) > MOST
+        and not _fits(case, layer)
+    }
+    if shares:
+        momenta = listing(sorted({f"{layer.momentum:g}" for layer in shares}))
+        yield Finding(
+            "warning",
+            case.path(next(iter(shares))) if len(shares) == 1 else "",
+            f"The optimizer has made {count(case.updates, 'update')}: at momentum {momenta} the "
+            f"values from before them still weigh {max(shares.values()):.0%} in the moving "
+            f"statistics of {count(len(shares), 'layer')} ({listing(map(case.path, shares))}).",
+            "If training began with them, inference normalizes by statistics that are mostly the "
+            "initial 0 and 1, whatever fit has shown.",
+            "Call recalibrate(model, x_train), or train longer or with a lower momentum. If the "
+            f"statistics came with loaded weights, or have been recalibrated since, {LEAST_ROWS} "
+            "rows of the training data or more, audit(model, x_train), show whether they fit.",
+        )
+
+
+def _share_of_the_start(case: Case, layer: BN) -> float:
+    """How much the initial values can still weigh in the moving statistics of a layer."""
+    if not 0 <= layer.momentum < 1:
+        return 0.0
+    share = case.old_share(layer) ** max(1, len(case.graph.of(layer)))
+    # No batch lowers a variance faster: one below that share did not begin with a 1.
+    from_one = isinstance(layer.moving_variance_initializer, keras.initializers.Ones)
+    lowest = float(values(layer.moving_variance).min())
+    return 0.0 if from_one and lowest < 0.99 * share else share
+
+
+def _fits(case: Case, layer: BN) -> bool:
+    """Whether data have been given that tell of the statistics, or a few rows that they suit."""
+    if layer not in case.moments:
+        return False
+    found = moving_gaps(layer, pooled(case.moments[layer]))
+    near = (np.abs(found.shift) < APART) & (np.abs(found.spread) < np.log(APART_RATIO))
+    return case.rows >= LEAST_ROWS or bool(np.mean(near) > 0.5)
 
 
 # Batches

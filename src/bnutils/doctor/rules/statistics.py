@@ -318,9 +318,10 @@ def vanishing_variance(case: Case) -> Iterator[Finding]:
         constant = variance < 1e-6 * layer.epsilon
         spread = float(np.sqrt(np.median(variance[low] / (variance[low] + layer.epsilon))))
         where = case.path(layer)
-        # Behind another normalization the weights set the scale, and training can raise it: so do
-        # depthwise convolutions start. Inputs of a tiny scale, or dead ones, stay as they are.
-        tiny = variance < layer.epsilon / 10 if not case.has_bn_before(layer) else constant
+        # Behind another normalization, or an embedding, the weights set the scale, and training
+        # can raise it: so do depthwise convolutions start. Inputs of a tiny scale, or dead ones,
+        # stay as they are.
+        tiny = variance < layer.epsilon / 10 if not case.scaled_before(layer) else constant
         many = np.mean(tiny) >= MANY
         yield Finding(
             "warning" if many else "note",

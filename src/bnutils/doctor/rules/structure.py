@@ -11,6 +11,7 @@ from bnutils._keras import graph_inputs, keras, takes_training, tf
 from bnutils.doctor import kinds
 from bnutils.doctor.graph import Call, Tensor
 from bnutils.doctor.rules import flow
+from bnutils.doctor.rules.alone import own_call
 from bnutils.doctor.rules.case import BN, Case
 from bnutils.doctor.rules.registry import Finding, freeze, rule
 from bnutils.doctor.words import count, listing, short
@@ -265,22 +266,33 @@ def always_training(case: Case) -> Iterator[Finding]:
         for layer in case.layers
         if layer.trainable and any(call.training for call in case.graph.of(layer))
     ]
+    clinging = [layer for layer in case.layers if case.alone(layer).clings]
     # What a `call` of the user's own does with training, as its default too, shows when it runs.
     runs = case.runs and (case.graph.followed or case.graph.unwalked)
-    if not fixed and not runs:
+    if not (fixed or clinging or runs):
         return
     in_predict, in_call = (_follows_batch(case, fixed, training) for training in (False, None))
+    in_predict = [layer for layer in case.layers if layer in clinging or layer in in_predict]
     follows = list(dict.fromkeys([*in_predict, *in_call]))
     for parent, layers in case.by_parent(follows).items():
-        told = "called with training=True" if layers[0] in fixed else "made to follow the batch"
+        own = sorted({own_call(layer) for layer in layers if layer in clinging})
+        mend = "Leave training=True out of the call, and out of the defaults of call"
+        if own:
+            told = f"made by {listing(own)} to follow the batch"
+            mend = f"Let {listing(own)} hand on the training that it is given"
+        else:
+            told = "called with training=True" if layers[0] in fixed else "made to follow the batch"
         one = len(layers) == 1
         predicted = [layer for layer in layers if layer in in_predict]
         alone = [layer for layer in predicted if case.positions(layer) == 1]
         if predicted:
-            does = "predict and evaluate normalize by the batch at hand and overwrite"
+            overwritten = not own or any(case.alone(layer).overwrites for layer in layers)
+            does = "predict and evaluate normalize by the batch at hand" + (
+                " and overwrite the moving statistics" if overwritten else ""
+            )
             why = "What the model says of a row depends on the rows beside it and on earlier calls."
         else:
-            does = "m(x) normalizes by the batch at hand and overwrites"
+            does = "m(x) normalizes by the batch at hand and overwrites the moving statistics"
             why = (
                 "What m(x) says of a row depends on the rows beside it and on earlier calls; "
                 f"predict and evaluate pass training=False, which Keras {keras.__version__} lets "
@@ -292,11 +304,11 @@ def always_training(case: Case) -> Iterator[Finding]:
             "error" if alone else "warning",
             case.path(layers[0]) if one else parent,
             f"{listing(map(case.path, layers))} {'is' if one else 'are'} {told}, whatever the "
-            f"model is told: {does} the moving statistics"
+            f"model is told: {does}"
             f"{_one_by_one(case, False if predicted else None)}.",
             why,
-            "Leave training=True out of the call, and out of the defaults of call, build the model "
-            "anew and load its weights: fit passes it by itself. Or use the model as it is, with "
+            f"{mend}, build the model anew and load its weights: fit passes it by itself. Or use "
+            "the model as it is, with "
             f"the statistics that it has. {freeze(case, layers, follows)} If inference is to "
             "follow the batch on purpose (pix2pix, adaptation at test time), keep it, and never "
             "ask for rows one by one.",
