@@ -38,6 +38,18 @@ def crashed(report):
     return [each for each in report.skipped if "crashed" in each.reason]
 
 
+def built(build):
+    keras.utils.set_random_seed(0)
+    return build()
+
+
+@functools.cache
+def reported(build):
+    """What the audit says of the model and arguments that a function gives."""
+    model, given = built(build)
+    return audit(model, **given)
+
+
 @dataclass(frozen=True)
 class Trial:
     """A function that gives `(model, arguments of audit)`, and what the rule says to that."""
@@ -48,9 +60,7 @@ class Trial:
     build: object
 
     def run(self):
-        keras.utils.set_random_seed(0)
-        model, given = self.build()
-        report = audit(model, **given)
+        report = reported(self.build)
         assert worst(report, self.rule) == self.level, report
         assert not crashed(report)
 
@@ -65,10 +75,9 @@ class Followed(Trial):
     limit: float
 
     def run(self):
-        keras.utils.set_random_seed(0)
-        model, given = self.sick()
-        repairs = [each.repair for each in found(audit(model, **given), self.rule)]
+        repairs = [each.repair for each in found(reported(self.sick), self.rule)]
         assert any(self.says in repair for repair in repairs), repairs
+        model, given = built(self.sick)
         before = self.symptom(model, given)
         mended, given = self.build(model, given)
         after = self.symptom(mended, given)

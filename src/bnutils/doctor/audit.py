@@ -47,11 +47,13 @@ def audit(
 
     Args:
         model: a built Keras model of any kind, compiled if you want to know what `fit` would do.
-        data: a sample of the training data, as the model takes them: arrays, `(x, y)`, or
-            anything else that `bnutils.doctor.batches.batches` takes. Up to 1,024 rows from
-            all over are used, for a large model fewer; of a long stream the first ones, and the
-            report says so. Give the targets too: then loss and accuracy are compared. Data that
-            come in batches should come as `fit` gets them: batch mode is measured in them.
+        data: training data, as the model takes them: arrays, `(x, y)`, or anything else that
+            `bnutils.doctor.batches.batches` takes. Give the targets too: then loss and accuracy
+            are compared. Data that come in batches should come as `fit` gets them: batch mode is
+            measured in them. A part of the rows is used, always the same: of arrays 1,024 drawn
+            at random; of batches whole ones from all over, about as many rows; of a stream too
+            long to go through its first batches, and the report says so. For a large model the
+            rows are fewer, down to 8. With fewer than 8 what needs data is left out.
         batch_size: rows in a batch of training, for arrays. If it is None batch mode is measured
             in batches of 32, as in `fit`.
         train_size: rows in the training set.
@@ -88,7 +90,7 @@ def _unoptimized() -> Iterator[None]:
 
 
 def _audit(case: Case) -> Report:
-    found, checked, skipped = [], [], [*_unseen(case)]
+    found, checked, undecided, skipped = [], [], [], [*_unseen(case)]
     for rule in RULES if case.layers else ():
         lacking = next(
             filter(None, (_lacking(case, need) for need in ("built", *rule.needs))), None
@@ -96,7 +98,11 @@ def _audit(case: Case) -> Report:
         if lacking is None:
             with restored():  # an interrupt waits for the end of a rule, not of them all
                 try:
-                    found += [_diagnosis(rule, finding) for finding in rule.check(case)]
+                    for made in rule.check(case):
+                        if isinstance(made, Skipped):
+                            undecided.append(made)
+                        else:
+                            found.append(_diagnosis(rule, made))
                     checked.append(rule.name)
                     continue
                 except Exception as error:
@@ -104,11 +110,12 @@ def _audit(case: Case) -> Report:
                     lacking = f"crashed: {cause(error)}", None
         reason, argument = lacking
         skipped.append(Skipped(rule.name, reason, "rule", argument))
+    skipped += undecided
     return Report(
         model=case.model.name,
         batch_norms=len(case.layers),
         diagnoses=found,
-        checked=checked,
+        checked=[name for name in checked if all(name != each.what for each in undecided)],
         rows=case.rows,
         rows_are_the_first=case.rows_are_the_first,
         skipped=tuple(dict.fromkeys(skipped)),

@@ -31,6 +31,7 @@ __all__ = [
     "as_value_error",
     "build",
     "channel_moments",
+    "dense",
 ]
 
 Mode = Literal["inference", "batch", "training"]
@@ -297,7 +298,8 @@ class _Trace:
             with keras.StatelessScope(state_mapping=[*feeds, *seeds]):
                 outputs = subject.model(inputs, training=mode != "inference")
             self.outputs = keras.tree.map_structure(
-                lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf, outputs
+                lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf,
+                keras.tree.map_structure(dense, outputs),
             )
             return self._fetches(range(len(self.captured)), outputs=True)
 
@@ -559,6 +561,11 @@ def channel_moments(
     squares = tf.math.divide_no_nan(total(tf.square(shifted)), count)
     mean = tf.cast(tf.reshape(shift, [-1]), tf.float64) + correction
     return count, mean, tf.maximum(squares - tf.square(correction), 0)
+
+
+def dense(output: Any) -> Any:
+    """An output with its zeros, if it comes without them."""
+    return tf.sparse.to_dense(output) if isinstance(output, tf.SparseTensor) else output
 
 
 def _rows(x: tf.Tensor, axes: list[int]) -> tf.Tensor:

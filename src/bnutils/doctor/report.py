@@ -88,11 +88,12 @@ class Report(Result):
         diagnoses: what was found; put in order, errors first.
         batch_norms: how many batch normalization layers the model has.
         checked: names of the rules that looked at the model.
-        rows: how many rows of data were used; None without data.
+        rows: how many rows of the data were used; None if none were given, or if the model has no
+            `call` that they could go through.
         rows_are_the_first: whether these rows are the beginning of longer data, and not drawn
             from all over.
         skipped: parts of the model that could not be looked into, and rules that could not be
-            tried, as `Skipped`.
+            tried or that these data do not let decide, as `Skipped`.
 
     Raises:
         ValueError: a field is not of its form.
@@ -158,8 +159,8 @@ class Report(Result):
     def sound(self) -> bool:
         """Whether there is no error and no warning, and nothing that could not be looked at.
 
-        A model that is neither `sound` nor `faulty` was not looked at in full. Without data the
-        all-clear is about what the model alone shows.
+        A model that is neither `sound` nor `faulty` could not be looked at in full, or the data do
+        not tell; see `skipped`. Without data the all-clear is about what the model alone shows.
         """
         return self.looked and not self.faulty
 

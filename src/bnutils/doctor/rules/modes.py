@@ -60,24 +60,48 @@ class Skill(NamedTuple):
 
 
 class Modes:
-    """The outputs of a model by its moving statistics, by the batch, and by all rows.
-
-    Attributes:
-        lacking: why the targets cannot tell which is better; None if they can.
-    """
+    """The outputs of a model by its moving statistics, by the batch, and by all rows."""
 
     def __init__(self, model: keras.Model, runs: Runs) -> None:
         """Take the model and its runs."""
         self._model, self._runs = model, runs
         self._scores = Scores(model)
-        self.lacking = "no targets were given" if runs.sample.y is None else self._scores.lacking
-        if self.lacking is None and not self._scores.has_loss:
-            self.lacking = "the model computes its loss by itself"
-        if self.lacking is None:
-            try:
-                self.loss(runs.pooled)
-            except Exception as error:  # whatever a foreign loss raises
-                self.lacking = f"the loss cannot be computed: {first_line(error)}"
+        self._lost, self._hit, self._cut = {}, {}, {}
+
+    @functools.cached_property
+    def lacking(self) -> str | None:
+        """Why the targets cannot tell which mode is better; None if they can."""
+        if self._runs.sample.y is None:
+            return "no targets were given"
+        if self._scores.lacking is not None:
+            return self._scores.lacking
+        if not self._scores.has_loss:
+            return "the model computes its loss by itself"
+        if len(self.comparable) < len(keras.tree.flatten(self._runs.pooled.outputs)):
+            return "not every output has a row for each row of the data"
+        try:
+            self.loss(self._runs.pooled)
+        except Exception as error:  # whatever a foreign loss raises
+            return f"the loss cannot be computed: {first_line(error)}"
+        return None
+
+    @functools.cached_property
+    def comparable(self) -> tuple[int, ...]:
+        """The numbers of the outputs that have a row for each row of the data in every run."""
+        runs = self._runs.pooled, self._runs.inference, self._runs.training, self._runs.parts[0]
+        leaves = [list(map(np.asarray, keras.tree.flatten(run.outputs))) for run in runs]
+        if len(set(map(len, leaves))) > 1:
+            return ()
+        return tuple(
+            number
+            for number, (whole, *others) in enumerate(zip(*leaves, strict=True))
+            if (whole.dtype.kind in "biufc" or whole.dtype.name == "bfloat16")
+            and whole.size
+            and all(
+                leaf.shape == (len(run.rows), *whole.shape[1:])
+                for run, leaf in zip(runs, (whole, *others), strict=True)
+            )
+        )
 
     @property
     def judged(self) -> bool:
@@ -139,11 +163,15 @@ class Modes:
 
     def loss(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
         """The compiled loss of parts of the rows of a run, and how many rows each part has."""
-        return self._scores.losses(self._runs.targets(run), run.outputs)
+        if run not in self._lost:  # a call of a loss costs more than a run of a small model
+            self._lost[run] = self._scores.losses(self._runs.targets(run), run.outputs)
+        return self._lost[run]
 
     def hits(self, run: Run) -> dict[str, np.ndarray]:
         """For each output with a crossentropy, the share of right decisions in each row."""
-        return self._scores.hits(self._runs.targets(run), run.outputs)
+        if run not in self._hit:
+            self._hit[run] = self._scores.hits(self._runs.targets(run), run.outputs)
+        return self._hit[run]
 
     @functools.cached_property
     def decisions(self) -> list[Decision]:
@@ -246,10 +274,19 @@ class Modes:
 
     def _compared(self, one: Run, two: Run) -> Verdict:
         """Whether `one` is worse than `two`, or, where nobody can tell, another."""
-        if one.rows is not two.rows:
-            same = keras.tree.map_structure(lambda leaf: leaf[two.rows], one.outputs)
-            one = Run(two.rows, same)
+        if not np.array_equal(one.rows, two.rows):
+            one = self._at(one, two)
         return self._worse(one, two) if self.judged else self._other(one, two)
+
+    def _at(self, run: Run, other: Run) -> Run:
+        """A run of all rows, in those of another."""
+        if (run, other) not in self._cut:
+            leaves = keras.tree.flatten(run.outputs)
+            for number in self.comparable:
+                leaves[number] = np.asarray(leaves[number])[other.rows]
+            outputs = keras.tree.pack_sequence_as(run.outputs, leaves)
+            self._cut[run, other] = Run(other.rows, outputs)
+        return self._cut[run, other]
 
     def _worse(self, one: Run, two: Run) -> Verdict:
         (lost, rows), (least, _) = self.loss(one), self.loss(two)
@@ -281,7 +318,8 @@ class Modes:
 
     def _other(self, one: Run, two: Run) -> Verdict:
         verdicts = []
-        for number, decision in enumerate(self.decisions):
+        for number in self.comparable:
+            decision = self.decisions[number]
             names = [keras.tree.flatten(run.outputs)[number] for run in (one, two)]
             share, evidence = _apart(decision, *map(np.asarray, names))
             noise = self._runs.noise(
@@ -291,7 +329,8 @@ class Modes:
             limits = (MOVED, VERY_MOVED) if decision.kind == "values" else (OTHERS, VERY_OTHERS)
             level = LEVELS[sum(share > max(limit, SIGMAS * noise) for limit in limits)]
             verdicts.append(Verdict(level, evidence))
-        return max(verdicts, key=lambda verdict: LEVELS.index(verdict.level))
+        none = Verdict("", "")
+        return max(verdicts, key=lambda verdict: LEVELS.index(verdict.level), default=none)
 
     def _part(self, part: Run, number: int) -> tuple[np.ndarray, np.ndarray]:
         whole = keras.tree.flatten(self._runs.pooled.outputs)[number]
@@ -301,9 +340,10 @@ class Modes:
 def _apart(decision: Decision, one: np.ndarray, two: np.ndarray) -> tuple[float, str]:
     """How far two outputs for the same rows are apart, and that in words."""
     if decision.kind == "values":
-        one, two = one.astype("float64"), two.astype("float64")
-        spread = np.sqrt(np.mean((two - two.mean(axis=0)) ** 2)) + 1e-12
-        share = float(np.sqrt(np.mean((one - two) ** 2)) / spread)
+        exact = "complex128" if two.dtype.kind == "c" else "float64"
+        one, two = one.astype(exact), two.astype(exact)
+        spread = np.sqrt(np.mean(np.abs(two - two.mean(axis=0)) ** 2)) + 1e-12
+        share = float(np.sqrt(np.mean(np.abs(one - two) ** 2)) / spread)
         return share, f"{decision.output} differs by {short(share)} of its own standard deviation"
     picked = decision.of(one), decision.of(two)
     changed = float(np.mean(picked[0] != picked[1]))

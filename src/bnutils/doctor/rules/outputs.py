@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bnutils.doctor.results import Skipped
 from bnutils.doctor.rules.case import Case
 from bnutils.doctor.rules.modes import LEVELS
+from bnutils.doctor.rules.outliers import outliers
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import Run, pooled
 from bnutils.doctor.rules.statistics import OLD
@@ -24,11 +26,18 @@ SETTLED = 100  # updates, before which a model need not predict better than by g
 @rule(
     "modes-disagree", levels="error warning", chapter="06_training_and_inference", needs=("data",)
 )
-def modes_disagree(case: Case) -> Iterator[Finding]:
+def modes_disagree(case: Case) -> Iterator[Finding | Skipped]:
     """Inference does worse than batch mode, by the targets, or decides otherwise."""
     if not case.learners or any(map(case.fresh, case.learners)) or not case.modes.finite:
         return  # of a model that is not trained no agreement is expected
     modes = case.modes
+    if not modes.comparable:
+        yield Skipped(
+            "modes-disagree",
+            "no output of the model has a row of numbers for each row of the data",
+            "rule",
+        )
+        return
     stale, apart, rest = modes.stale, modes.apart, modes.incurable
     if not modes.judged and not (case.batch_size and apart.level == "error"):
         apart = rest = stale  # batches of any size decide a little otherwise
@@ -51,10 +60,15 @@ def modes_disagree(case: Case) -> Iterator[Finding]:
         repairs.append("Call recalibrate(model, x_train) and look again.")
     if rest.level and apart is not stale:
         repairs.append(_other_cure(case, bool(repairs)))
+    evidence = f"{evidence} ({case.rows:,} rows used, dropout off)."
+    extreme = outliers(case, case.learners)
+    if extreme:
+        evidence += f" {extreme.evidence}"
+        repairs.insert(0, extreme.repair)
     yield Finding(
         level,
         "",
-        f"{evidence} ({case.rows:,} rows used, dropout off).",
+        evidence,
         "fit shows you the one mode, evaluate and predict use the other.",
         condition + " ".join(repairs),
     )
@@ -152,12 +166,15 @@ def _between(run: Run) -> dict:
 
 @rule(
     "no-better-than-guessing",
-    levels="warning note",
+    levels="note",
     chapter="06_training_and_inference",
     needs=("data",),
 )
-def no_better_than_guessing(case: Case) -> Iterator[Finding]:
-    """A trained model that predicts worse than one that does not look, in both modes."""
+def no_better_than_guessing(case: Case) -> Iterator[Finding | Skipped]:
+    """A trained model that predicts worse than one that does not look, in both modes.
+
+    Before training on new rows that is as it should be. Either way such rows give no all-clear.
+    """
     modes = case.modes
     trained = any(map(case.trained, case.layers)) and not 0 < (case.updates or 0) < SETTLED
     if not (modes.judged and trained and modes.finite) or modes.guess is None:
@@ -176,14 +193,21 @@ def no_better_than_guessing(case: Case) -> Iterator[Finding]:
     classes = any(skill.accuracy for skill in skills.values())
     fixed = skills["by the batch"].fixed
     yield Finding(
-        # Targets that are alike in these rows may differ elsewhere.
-        "warning" if classes else "note",
+        "note",
         "",
         f"The loss is {' and '.join(parts)}; to answer "
         f"{'all classes alike' if classes else 'the mean of these targets'} to every row loses "
         f"{fixed:.3g} ({case.rows:,} rows used).",
-        "So the moving statistics are not what is wrong, or not they alone.",
-        "Check that the weights are those that were trained and stand in their places, that inputs "
-        "are scaled and targets coded as in training, and that these rows are of the same kind; a "
-        "model that knows its training rows by heart does so too on others.",
+        "So these rows cannot tell whether the moving statistics fit the weights, or whether "
+        "anything else is wrong.",
+        "If the model is still to be trained on such rows, that is as it should be; to have its "
+        "statistics judged, audit it with rows like those of the training it has had. If it was "
+        "trained on such rows, check that the weights are those that were trained and stand in "
+        "their places, and that inputs are scaled and targets coded as in training.",
+    )
+    yield Skipped(
+        "modes-disagree",
+        "on these rows the model does no better than guessing in either mode, so that they cannot "
+        "tell",
+        "rule",
     )

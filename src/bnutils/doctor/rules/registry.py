@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bnutils.doctor.results import Skipped
 from bnutils.doctor.words import listing
 
 __all__ = ["RULES", "Finding", "Rule", "freeze", "rule"]
@@ -34,14 +35,15 @@ class Rule:
         levels: the levels at which it may report.
         chapter: the chapter that explains it.
         needs: what it cannot do without.
-        check: the function, from a `Case` to `Finding`s.
+        check: the function, from a `Case` to `Finding`s, and to a `Skipped` where the data do not
+            let a rule decide.
     """
 
     name: str
     levels: tuple[Level, ...]
     chapter: str
     needs: tuple[Need, ...]
-    check: Callable[[Any], Iterator[Finding]]
+    check: Callable[[Any], Iterator[Finding | Skipped]]
 
 
 #: In the order in which a report lists what is of equal level.

@@ -11,7 +11,7 @@ import numpy as np
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.batches import Sample, mapped
-from bnutils.doctor.probe import Moments, Probe, Seen
+from bnutils.doctor.probe import Moments, Probe, Seen, dense
 from bnutils.doctor.subject import Subject
 
 __all__ = ["SIGMAS", "Run", "Runs", "pooled"]
@@ -22,6 +22,9 @@ BN = keras.layers.BatchNormalization
 MOST_BATCHES = 100
 #: The rows are split into so many parts to tell the noise, of so many rows at least if there are.
 PARTS, PART_ROWS = 8, 32
+#: An outlier lies so many times as far from the medians as the row in the middle, and outliers are
+#: at most this share of the rows; of each row so many positions are looked at.
+OUTLYING, FEW_ROWS, POSITIONS = 5.0, 0.05, 256
 #: What is measured counts if it is larger by so many standard errors: by chance, one in 700 is.
 SIGMAS = 3.0
 
@@ -134,6 +137,27 @@ class Runs:
         return self._batched(self._split(self._all))
 
     @functools.cached_property
+    def distances(self) -> np.ndarray:
+        """How far each row of the inputs lies from the medians; 1 for the row in the middle."""
+        squares = np.zeros(self.sample.rows)
+        for leaf in keras.tree.flatten(self.sample.x):
+            if leaf.dtype.kind == "f" or leaf.dtype == np.uint8:  # other integers are names
+                squares += _squares(leaf)
+        middle = np.median(squares)
+        return np.sqrt(squares / middle) if middle > 0 else np.ones(len(squares))
+
+    @functools.cached_property
+    def outliers(self) -> np.ndarray:
+        """The numbers of the few rows that lie far from all others; often there are none."""
+        found = np.flatnonzero(~(self.distances < OUTLYING))
+        return found if len(found) <= FEW_ROWS * self.sample.rows else found[:0]
+
+    @functools.cached_property
+    def without_outliers(self) -> Run:
+        """As `pooled`, without `outliers`."""
+        return self._batched([np.delete(self._all, self.outliers)])
+
+    @functools.cached_property
     def mixed(self) -> Run:
         """The same with the rows dealt out to the batches at random."""
         if self.sample.shuffled:
@@ -164,12 +188,19 @@ class Runs:
             found, output = self.probe.run(x)
             outputs.append(output)
             seen.append(_by_layer(found))
-        joined = (
-            outputs[0]
-            if len(outputs) == 1
-            else keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *outputs)
-        )
-        return Run(np.concatenate(batches), joined, tuple(seen))
+        rows = np.concatenate(batches)
+        if len(outputs) == 1:
+            return Run(rows, outputs[0], tuple(seen))
+
+        def joined(*leaves: Any) -> Any:
+            """All rows; of an output that has none, and is compared with nothing, the first."""
+            by_row = all(
+                np.shape(leaf)[:1] == batch.shape
+                for leaf, batch in zip(leaves, batches, strict=True)
+            )
+            return np.concatenate(leaves) if by_row else leaves[0]
+
+        return Run(rows, keras.tree.map_structure(joined, *outputs), tuple(seen))
 
     def _called(self, statistics: dict[BN, Moments]) -> Any:
         """The outputs of the model itself, some layers with other statistics."""
@@ -181,7 +212,7 @@ class Runs:
         x = keras.tree.map_structure(tf.convert_to_tensor, self.sample.x)
         with keras.StatelessScope(state_mapping=mapping):
             outputs = self._model(x, training=False)
-        return keras.tree.map_structure(np.asarray, outputs)
+        return keras.tree.map_structure(lambda leaf: np.asarray(dense(leaf)), outputs)
 
 
 def _by_layer(seen: Iterable[Seen]) -> dict[BN, list[Moments]]:
@@ -189,3 +220,19 @@ def _by_layer(seen: Iterable[Seen]) -> dict[BN, list[Moments]]:
     for one in seen:
         found.setdefault(one.layer, []).append(one.moments)
     return found
+
+
+def _squares(leaf: np.ndarray) -> np.ndarray:
+    """For each row the mean square of its distances from the median of each feature.
+
+    In units of the median distance: the outliers themselves must not set the measure.
+    """
+    features = leaf.shape[-1] if leaf.ndim > 1 else 1
+    values = leaf.reshape(len(leaf), -1, features)
+    values = values[:, :: max(1, values.shape[1] // POSITIONS)].astype("float64")
+    off = np.abs(values - np.median(values, axis=(0, 1)))
+    unit = np.median(off, axis=(0, 1))
+    unit = np.where(unit > 0, unit, off.mean(axis=(0, 1)))
+    return (
+        np.mean((off[..., unit > 0] / unit[unit > 0]) ** 2, axis=(1, 2)) if any(unit > 0) else 0.0
+    )
