@@ -10,8 +10,10 @@ from doctor_trials import (
     chain,
     classifier,
     error_rate,
+    found,
     labels,
     layers,
+    reported,
     rows,
     settle,
     task,
@@ -337,13 +339,18 @@ def in_batches(mixed):
 def train_on_recordings(model, mixed, epochs):
     model.optimizer.learning_rate = 0.02
     model.fit(in_batches(mixed), epochs=epochs, shuffle=False, verbose=0)
-    return model
+    return model.get_weights()
 
 
 @functools.cache
 def weights_from_like_batches():
     keras.utils.set_random_seed(0)
-    return train_on_recordings(classifier(momentum=0.9), False, 12).get_weights()
+    return train_on_recordings(classifier(momentum=0.9), False, 12)
+
+
+@functools.cache
+def weights_after_mixed_batches():
+    return train_on_recordings(a_recording_in_each_batch()[0], True, 20)
 
 
 @trial("alike-batches", "sick", "warning")
@@ -379,7 +386,8 @@ def wrong_on_recordings(model, given):
     limit=0.15,
 )
 def rows_mixed_and_trained_on(model, given):
-    return train_on_recordings(model, True, 20), {"data": in_batches(True)}
+    model.set_weights(weights_after_mixed_batches())
+    return model, {"data": in_batches(True)}
 
 
 @trial("alike-batches", "mended")
@@ -402,12 +410,28 @@ def rows_sorted_for_the_audit_alone():
     return trained(0.9, 10), {"data": data}
 
 
-@trial("no-better-than-guessing", "sick", "warning")
+@trial("no-better-than-guessing", "sick", "note")
 def classes_exchanged():
     model = trained(0.9, 10)
     for variable in model.layers[-1].weights:
         variable.assign(-variable)
     return model, {"data": task()}
+
+
+@trial("no-better-than-guessing", "sick", "note")
+def about_to_be_trained_on_other_classes():
+    """A classifier of five classes that has been trained on two of them, and the other rows."""
+    model = chain(*trained(0.9, 10).layers[:-1], layers.Dense(5, activation="softmax"))
+    head = [np.pad(each, [(0, 0)] * (each.ndim - 1) + [(0, 3)]) for each in two_classes()]
+    head[1][2:] = -9
+    model.layers[-1].set_weights(head)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = task()
+    return model, {"data": (x, y + 2)}
+
+
+def two_classes():
+    return trained(0.9, 10).layers[-1].get_weights()
 
 
 @trial("no-better-than-guessing", "sick", "note")
@@ -417,6 +441,19 @@ def targets_in_other_units():
     made = settle(model, x).predict(x, verbose=0)
     model.layers[1].gamma.assign(np.linspace(1, 2, 8))
     return model, {"data": (x, made / 100)}
+
+
+UNDECIDED = classes_exchanged, about_to_be_trained_on_other_classes, targets_in_other_units
+
+
+@pytest.mark.parametrize("build", UNDECIDED, ids=lambda build: build.__name__)
+def test_rows_that_tell_nothing_give_neither_an_all_clear_nor_an_alarm(build):
+    report = reported(build)
+    assert (report.sound, report.faulty) == (False, False)
+    undecided = [each for each in report.skipped if each.needs is None]
+    assert [(each.what, each.kind) for each in undecided] == [("modes-disagree", "rule")]
+    assert "modes-disagree" not in report.checked
+    assert "stale-statistics" in report.checked
 
 
 @trial("no-better-than-guessing", "mended")
@@ -438,6 +475,50 @@ def stale_but_able():
 def rows_of_one_class():
     x, y = task()
     return trained(0.9, 10), {"data": (x[y == 1], y[y == 1])}
+
+
+# A few rows that carry the statistics
+
+
+def with_outliers(x, share=64):
+    x = x.copy()
+    x[::share] = x.mean() + (x[::share] - x.mean()) * 50
+    return x
+
+
+@trial("modes-disagree", "sick", "error")
+def a_recording_left_unscaled():
+    """Most batches of training hold no such row; the moving variance is the mean of all."""
+    x, y = task()
+    x = with_outliers(x)
+    return settle(trained(0.9, 10), x), {"data": (x, y), "batch_size": 16}
+
+
+@trial("stale-statistics", "sick", "warning")
+def outliers_that_were_not_there_in_training():
+    return trained(0.9, 10), {"data": with_outliers(task()[0])}
+
+
+RULES_OF_OUTLIERS = "stale-statistics", "modes-disagree"
+
+
+@pytest.mark.parametrize(
+    "build", [a_recording_left_unscaled, outliers_that_were_not_there_in_training]
+)
+def test_outliers_are_named(build):
+    told = [each for each in reported(build).diagnoses if each.rule in RULES_OF_OUTLIERS]
+    assert told
+    for each in told:
+        assert "8 of 512 rows are outliers" in each.evidence
+        assert "Look at these rows first" in each.repair
+
+
+def test_heavy_tails_are_no_outliers():
+    x = np.random.default_rng(0).lognormal(size=(512, 8)).astype("float32")
+    model = settle(chain(layers.Dense(8), BN(), layers.Dense(1)), x + 3)
+    report = audit(model, x)
+    assert report.faulty
+    assert "outlier" not in str(report)
 
 
 # What weights and numbers cannot be
@@ -531,7 +612,7 @@ def weights_of_centered():
     keras.utils.set_random_seed(0)
     model = input_bn()
     x, y = off_zero(np.float64)
-    train(model, (x - OFFSET).astype("float32"), y, batch_size=32, epochs=20)
+    train(model, (x - x.mean(axis=0)).astype("float32"), y, batch_size=32, epochs=20)
     return model.get_weights()
 
 
@@ -569,9 +650,8 @@ def moving_mean_that_cannot_go_on():
 )
 def mean_subtracted(model, given):
     x, y = off_zero(np.float64)
-    x = (x - x.mean(axis=0)).astype("float32")
-    train(model, x, y, batch_size=32, epochs=30)
-    return model, {"data": (x, y)}
+    model.set_weights(weights_of_centered())  # as after training on these
+    return model, {"data": ((x - x.mean(axis=0)).astype("float32"), y)}
 
 
 @trial("large-offset", "mended")
@@ -723,7 +803,7 @@ def spread_lost(model, given):
 
 
 @trial.followed(
-    "vanishing-variance", tiny_inputs, says="Scale the inputs", symptom=spread_lost, limit=0.1
+    "vanishing-variance", tiny_inputs, says="scale the inputs", symptom=spread_lost, limit=0.1
 )
 def inputs_scaled(model, given):
     return model, {"data": given["data"] / given["data"].std()}
@@ -745,6 +825,33 @@ def one_dead_channel():
     x = rows()
     x[:, 3] = 0
     return chain(BN(), layers.Dense(1)), {"data": x}
+
+
+@trial("vanishing-variance", "sound", "note")
+def trained_with_an_epsilon_that_outweighs_the_variance():
+    return chain(BN(), layers.Dense(1)), {"data": rows(sd=0.02)}
+
+
+def test_what_is_said_of_epsilon_where_it_outweighs_all_channels():
+    report = reported(trained_with_an_epsilon_that_outweighs_the_variance)
+    (told,) = found(report, "vanishing-variance")
+    assert "8 of 8 channels" in told.evidence
+    assert "set layer.epsilon to the one that they were trained with" in told.repair
+    assert "Nothing to mend" not in told.repair
+
+
+@trial("vanishing-variance", "sound", "note")
+def embedded_and_not_trained_yet():
+    stack = layers.Embedding(20, 8), layers.LSTM(8), BN(), layers.Dense(1)
+    tokens = np.random.default_rng(0).integers(0, 20, (64, 6))
+    return chain(*stack, shape=(6,)), {"data": tokens}
+
+
+def test_inputs_that_the_model_scales_itself_are_told_with_their_condition():
+    model = chain(layers.Rescaling(1 / 255), layers.Dense(8), BN(), layers.Dense(1))
+    (told,) = found(audit(model, rows()), "vanishing-variance")
+    assert told.level == "warning"
+    assert "If these rows are scaled as for training" in told.repair
 
 
 def siamese(second):
@@ -819,11 +926,10 @@ def dropout_first_without_data():
 def variance_off(model, given):
     """How far the moving variance of fit is from that of inference, as a share; the median."""
     x = given["data"]
-    model.compile("sgd", "mse")
-    model.optimizer.learning_rate = 0.0
     bn = next(layer for layer in model.layers if isinstance(layer, BN))
     bn.momentum = 0.8
-    model.fit(x, x[:, :1], epochs=8, verbose=0)
+    for _ in range(32):
+        model(x, training=True)  # what fit does for the statistics
     inputs = keras.Model(model.inputs, bn.input).predict(x, verbose=0)
     return float(np.median(np.abs(bn.moving_variance.numpy() / inputs.var(axis=0) - 1)))
 
@@ -864,6 +970,60 @@ def stochastic_depth():
     x = layers.Dense(1)(layers.GlobalAveragePooling2D()(layers.ReLU()(x)))
     data = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
     return keras.Model(inputs, x), {"data": data}
+
+
+# Outputs of any structure
+
+
+class Odd(keras.Model):
+    """A model whose outputs are what a function makes of three numbers for each row."""
+
+    def __init__(self, made):  # noqa: D107
+        super().__init__()
+        self.made = made
+        self.stack = [layers.Dense(6), BN(momentum=0.9), layers.Dense(3)]
+
+    def call(self, x, training=None):
+        for layer in self.stack[:-1]:
+            x = layer(x)
+        return self.made(self.stack[-1](x))
+
+
+STRUCTURES = {  # and whether they can be compared row by row
+    "scalar": (tf.reduce_mean, False),
+    "one row for all": (lambda h: tf.reduce_mean(h, 0, keepdims=True), False),
+    "transposed": (tf.transpose, False),
+    "two rows for each": (lambda h: tf.concat([h, h], 0), False),
+    "some rows": (lambda h: tf.boolean_mask(h, h[:, 0] > 0), False),
+    "distances": (lambda h: h @ tf.transpose(h), False),
+    "text": (tf.strings.as_string, False),
+    "nothing": (lambda h: (), False),
+    "no columns": (lambda h: h[:, :0], False),
+    "ragged": (tf.RaggedTensor.from_tensor, False),
+    "sparse": (tf.sparse.from_dense, True),
+    "with a scalar": (lambda h: {"h": h, "norm": tf.norm(h)}, True),
+    "with None and a number": (lambda h: (h, None, 1.5), True),
+    "nested": (lambda h: {"a": [h, (h,)], "b": {"c": h}}, True),
+    "whole numbers": (lambda h: tf.argmax(h, -1), True),
+    "complex": (lambda h: tf.complex(h, 2 * h), True),
+    "of rank 1 in bfloat16": (lambda h: tf.cast(h[:, 0], "bfloat16"), True),
+}
+
+
+@pytest.mark.parametrize(("made", "compared"), STRUCTURES.values(), ids=STRUCTURES)
+def test_outputs_of_any_structure(made, compared):
+    keras.utils.set_random_seed(0)
+    model = Odd(made)
+    x = rows(64, mean=3)
+    model(x[:2])
+    model.stack[1].moving_mean.assign_add(np.full(6, 0.1))
+    data = tf.data.Dataset.from_tensor_slices(x).batch(16)
+    report = audit(model, data)
+    assert {"stale-statistics", "alike-batches"} <= set(report.checked), report
+    reasons = [each.reason for each in report.skipped if each.what == "modes-disagree"]
+    assert reasons == (
+        [] if compared else ["no output of the model has a row of numbers for each row of the data"]
+    )
 
 
 # Sound models, whatever rows they are given

@@ -11,6 +11,7 @@ from bnutils.doctor.probe import Moments
 from bnutils.doctor.rules.case import BN, Case, values
 from bnutils.doctor.rules.gaps import Gaps, gaps, moving, moving_gaps, noise
 from bnutils.doctor.rules.modes import LEVELS
+from bnutils.doctor.rules.outliers import outliers
 from bnutils.doctor.rules.ranges import drowns
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import SIGMAS, pooled
@@ -100,6 +101,9 @@ def _weighed(case: Case, layer: BN, level: str, evidence: str) -> Finding:
         # Nobody has said what is right: the model may be wrong, or the rows.
         level = "warning"
         repair = LIKE_TRAINING.format(more=more, unknown=modes.why_unknown)
+    extreme = outliers(case, [layer])
+    if extreme:
+        evidence, repair = f"{evidence} {extreme.evidence}", f"{extreme.repair} {repair}"
     if drowns(case, layer):
         repair = f"Mend large-offset first; these statistics will be others then. {repair}"
     return Finding(level, case.path(layer), evidence, why, repair)
@@ -323,19 +327,38 @@ def vanishing_variance(case: Case) -> Iterator[Finding]:
         # stay as they are.
         tiny = variance < layer.epsilon / 10 if not case.scaled_before(layer) else constant
         many = np.mean(tiny) >= MANY
+        if many:
+            why = "Epsilon then outweighs the variance, and the layer hardly normalizes."
+            repair = (
+                "Scale the inputs, look for dead activations before the layer, or build it with a "
+                "smaller epsilon."
+            )
+            if layer in case.moments:
+                repair = (
+                    "If these rows are scaled as for training (some models divide by 255 "
+                    f"themselves): {repair[0].lower()}{repair[1:]}"
+                )
+        elif np.mean(low) >= MANY:
+            why = (
+                "Epsilon outweighs the variance there, so that the layer normalizes in part, and "
+                "by how much hangs on epsilon."
+            )
+            repair = (
+                "If the weights come from another library, set layer.epsilon to the one that they "
+                "were trained with (PyTorch: 1e-05) and compile the model again. If the model was "
+                "trained with this epsilon, leave it: the weights fit it."
+            )
+        else:
+            why = "A few silent channels are common, after relu above all, and do no harm."
+            repair = "Nothing to mend."
         yield Finding(
             "warning" if many else "note",
             where,
             f"{int(np.sum(low))} of {count(low.size, 'channel')} vary less than epsilon "
             f"({layer.epsilon:g}) {source}, {int(np.sum(constant))} not at all; such a channel "
             f"leaves with a spread of {short(spread)} (median) times gamma, not 1.",
-            "Epsilon then outweighs the variance, and the layer hardly normalizes."
-            if many
-            else "A few silent channels are common, after relu above all, and do no harm.",
-            "Scale the inputs, look for dead activations before the layer, or build it with a "
-            "smaller epsilon."
-            if many
-            else "Nothing to mend.",
+            why,
+            repair,
         )
 
 
