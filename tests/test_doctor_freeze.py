@@ -1097,7 +1097,7 @@ def test_a_layer_that_does_not_listen_is_named_and_nothing_changes(build, match,
 def test_models_without_bn_are_refused():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     for call in (freeze_bn, unfreeze_bn):
-        with pytest.raises(ValueError, match="expected a model with BatchNormalization"):
+        with pytest.raises(ValueError, match="expected a model with batch normalization"):
             call(model)
     with pytest.raises(ValueError, match="is not built"):
         freeze_bn(keras.Sequential([layers.BatchNormalization()]))

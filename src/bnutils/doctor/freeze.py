@@ -201,15 +201,9 @@ def unfreeze_bn(model: keras.Model, data: Any = None) -> Freezing:
 def _examined(model: keras.Model, data: Any) -> tuple[Subject, DryRun]:
     """The model, built, and what its next training step would change; nothing is changed."""
     subject = Subject(model)
-    if subject.built and not subject.layers:
-        raise ValueError(
-            f"expected a model with BatchNormalization layers, got {model.name!r} without one"
-        )
+    subject.require_batch_norm()
     before = dry_run(subject, data)
-    if not subject.layers:
-        raise ValueError(
-            f"expected a model with BatchNormalization layers, got {model.name!r} without one"
-        )
+    subject.require_batch_norm()  # it may have been built just now
     return subject, before
 
 
@@ -285,7 +279,7 @@ def _set_flags(flags: dict) -> None:
 
 def _models(subject: Subject) -> list[keras.Model]:
     """The model and those inside it, each of which may be compiled and traced by itself."""
-    return [each for each in (subject.model, *subject.paths) if isinstance(each, keras.Model)]
+    return [each for each in subject.holders if isinstance(each, keras.Model)]
 
 
 def _drop_traces(undo: Callable, subject: Subject) -> tuple[str, ...]:
@@ -295,7 +289,7 @@ def _drop_traces(undo: Callable, subject: Subject) -> tuple[str, ...]:
         The paths of the models that had traced something.
     """
     retraced = []
-    for layer in (subject.model, *subject.paths):
+    for layer in subject.holders:
         undo(trace_anew(layer))
     for model in _models(subject):
         for name in STEP_FUNCTIONS:
@@ -303,7 +297,7 @@ def _drop_traces(undo: Callable, subject: Subject) -> tuple[str, ...]:
                 # A new one, since a `fit` that is under way calls what stands here.
                 setattr(model, name, None)
                 getattr(model, f"make_{name}")()
-                retraced.append(subject.paths.get(model, ""))
+                retraced.append(subject.path(model))
         note_flags(model)
         _steer(Subject(model))
     return tuple(dict.fromkeys(retraced))

@@ -235,7 +235,7 @@ def swap(undo: Callable, holder: Any, name: str, value: Any) -> None:
 def put_back_attributes(undo: Callable, subject: Subject) -> None:
     """Put back the attributes of a model, what its layers have collected, and random states."""
     undo(_reset, vars(subject.model), dict(vars(subject.model)))
-    for layer in (subject.model, *subject.paths):
+    for layer in subject.holders:
         undo(collected_losses(layer))
     undo(random_state())
     undo(random.setstate, random.getstate())
@@ -265,10 +265,10 @@ def put_back_values(
     variables = [*subject.model.variables, *([] if seeds is None else [seeds.state])]
     for each in (*metrics_of(subject.model), *kept):
         variables += each.variables
-    for layer in (subject.model, *subject.paths):
-        for value in vars(layer).values():
-            value = value.state if isinstance(value, tf.random.Generator) else value
-            variables += [value] if isinstance(value, tf.Variable) else []
+    variables += subject.plain_variables
+    for holder in subject.holders:
+        generators = [v for v in vars(holder).values() if isinstance(v, tf.random.Generator)]
+        variables += [generator.state for generator in generators]
     before = {id(part): (part, tf.identity(part)) for each in variables for part in replicas(each)}
     for part, value in before.values():
         undo(part.assign, value)

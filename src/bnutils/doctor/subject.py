@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from bnutils._keras import keras
+from bnutils._keras import keras, tf
 from bnutils.doctor.graph import batch_norms, layer_paths
 
 __all__ = ["Subject"]
@@ -53,16 +53,27 @@ class Subject:
         return batch_norms(self.model)
 
     @property
+    def holders(self) -> tuple[keras.Layer, ...]:
+        """The model and every layer in it, parents before their children."""
+        return self.model, *self.paths
+
+    @property
     def weights(self) -> list[tuple[keras.Layer, keras.Variable]]:
         """Every weight of the model, each once, with the innermost layer that holds it."""
         held = {}
-        for holder in (self.model, *self.paths):  # parents come before their children
+        for holder in self.holders:
             held.update({id(variable): (holder, variable) for variable in holder.weights})
         return list(held.values())
 
+    @property
+    def plain_variables(self) -> list[tf.Variable]:
+        """The variables of TensorFlow that stand in attributes; Keras does not know of them."""
+        values = [value for holder in self.holders for value in vars(holder).values()]
+        return [value for value in values if isinstance(value, tf.Variable)]
+
     def path(self, layer: keras.Layer) -> str:
-        """The path of a layer in the model."""
-        return self.paths.get(layer, layer.name)
+        """The path of a layer in the model; "" for the model itself."""
+        return "" if layer is self.model else self.paths.get(layer, layer.name)
 
     def forget(self) -> None:
         """Let everything be worked out anew: the model has been built since."""
@@ -80,11 +91,22 @@ class Subject:
 
         The attribute may be a list, a tuple or a dict of optimizers, and then comes with each.
         """
-        for holder in (self.model, *self.paths):
+        for holder in self.holders:
             for name, value in vars(holder).items():
                 for _, each in _held(value):
                     if isinstance(each, keras.optimizers.Optimizer):
                         yield holder, name, each
+
+    def require_batch_norm(self) -> None:
+        """Refuse a model without batch normalization; one that is not built may get some yet.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.built and not self.layers:
+            raise ValueError(
+                f"expected a model with batch normalization, {self.model.name!r} has none"
+            )
 
     # Models that are trained through their parts
 
