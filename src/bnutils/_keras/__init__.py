@@ -50,7 +50,7 @@ from bnutils._keras.graphs import (  # noqa: E402
     with_mask,
 )
 from bnutils._keras.optimizers import decays, known_variables, optimizer_books, teach  # noqa: E402
-from bnutils._keras.process import global_seeds, random_state, replicas, scopes  # noqa: E402
+from bnutils._keras.process import global_seeds, random_state, scopes  # noqa: E402
 from bnutils._keras.training import (  # noqa: E402
     STEP_FUNCTIONS,
     accepts,
@@ -63,6 +63,7 @@ from bnutils._keras.training import (  # noqa: E402
     one_replica,
     plain_functions,
     prepare_step,
+    replicas,
     takes_training,
     trace_anew,
     traced_form,

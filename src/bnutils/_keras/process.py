@@ -9,9 +9,9 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-from bnutils._keras import keras, tf
+from bnutils._keras import keras
 
-__all__ = ["global_seeds", "random_state", "replicas", "scopes"]
+__all__ = ["global_seeds", "random_state", "scopes"]
 
 
 def scopes() -> Callable[[], None]:
@@ -62,9 +62,3 @@ def random_state() -> Callable[[], None]:
             eager.setstate(drawn)
 
     return put_back
-
-
-def replicas(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
-    """Give the TensorFlow variables behind a variable: one, or one for each replica."""
-    variable = variable.value if isinstance(variable, keras.Variable) else variable
-    return tuple(getattr(variable, "values", (variable,)))

@@ -24,6 +24,7 @@ __all__ = [
     "one_replica",
     "plain_functions",
     "prepare_step",
+    "replicas",
     "takes_training",
     "trace_anew",
     "traced_form",
@@ -34,14 +35,20 @@ __all__ = [
 # Models and layers
 
 
-def takes_training(model: keras.Model) -> bool:
-    """Whether a model's `call` has an argument `training`."""
-    return model._call_has_training_arg
+def takes_training(operation: keras.Operation) -> bool:
+    """Whether the `call` of a model, a layer or an operation has an argument `training`."""
+    return getattr(operation, "_call_has_training_arg", False)  # that of a layer
 
 
 def made_to_train(layer: keras.Layer) -> list[keras.Variable]:
     """List the variables of a layer itself that were made to be trained, frozen now or not."""
     return list(layer._trainable_variables)
+
+
+def replicas(variable: keras.Variable | tf.Variable) -> tuple[tf.Variable, ...]:
+    """Give the TensorFlow variables behind a variable: one, or one for each replica."""
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    return tuple(getattr(variable, "values", (variable,)))
 
 
 def metrics_of(model: keras.Model) -> list[keras.Metric]:
@@ -80,6 +87,31 @@ def given_losses(model: keras.Model) -> Any:
     return None if loss is None else loss._user_loss
 
 
+def fresh_scores(model: keras.Model) -> tuple[Callable | None, keras.Metric | None]:
+    """Make new the loss and the metrics with which a model was compiled.
+
+    The model's own metrics count what has been seen so far, and are built by their first use.
+
+    Returns:
+        `(loss, metrics)`: a function of (y, outputs) that gives the weighted loss of all outputs,
+        and a metric that holds all metrics; None for what the model was not compiled with.
+    """
+
+    def fresh(metric: object) -> object:
+        if isinstance(metric, keras.Metric):
+            return type(metric).from_config(metric.get_config())
+        return metric
+
+    names = getattr(model, "output_names", None)
+    loss, metrics = getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
+    if loss is not None:
+        loss = CompileLoss(loss._user_loss, loss._user_loss_weights, output_names=names)
+    if metrics is not None:
+        given = metrics._user_metrics, metrics._user_weighted_metrics
+        metrics = CompileMetrics(*keras.tree.map_structure(fresh, given), output_names=names)
+    return loss, metrics
+
+
 def accepts(loss: Any, y: Any, outputs: Any) -> bool:
     """Whether a loss, as given to `compile`, can be computed for these targets and outputs."""
     try:
@@ -102,7 +134,6 @@ def prepare_step(model: keras.Model, data: Any, eagerly: bool) -> None:
 
 
 # What `fit`, `evaluate` and `predict` have traced
-
 
 #: What `fit`, `evaluate` and `predict` call, and keep.
 STEP_FUNCTIONS = ("train_function", "test_function", "predict_function")
@@ -191,28 +222,3 @@ def written_by(trace: Any) -> set[int]:
         for handle, inside in trace.graph.captures
         if handle.dtype == tf.resource and inputs[id(inside)] not in read_only
     }
-
-
-def fresh_scores(model: keras.Model) -> tuple[Callable | None, keras.Metric | None]:
-    """Make new the loss and the metrics with which a model was compiled.
-
-    The model's own metrics count what has been seen so far, and are built by their first use.
-
-    Returns:
-        `(loss, metrics)`: a function of (y, outputs) that gives the weighted loss of all outputs,
-        and a metric that holds all metrics; None for what the model was not compiled with.
-    """
-
-    def fresh(metric: object) -> object:
-        if isinstance(metric, keras.Metric):
-            return type(metric).from_config(metric.get_config())
-        return metric
-
-    names = getattr(model, "output_names", None)
-    loss, metrics = getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
-    if loss is not None:
-        loss = CompileLoss(loss._user_loss, loss._user_loss_weights, output_names=names)
-    if metrics is not None:
-        given = metrics._user_metrics, metrics._user_weighted_metrics
-        metrics = CompileMetrics(*keras.tree.map_structure(fresh, given), output_names=names)
-    return loss, metrics

@@ -25,6 +25,7 @@ from bnutils._keras import (
     recorded_graph,
     recorded_inputs,
     shorten_records,
+    takes_training,
 )
 from bnutils.doctor import kinds
 from bnutils.doctor.words import cause
@@ -72,10 +73,10 @@ class Call:
     training: bool | None
     recorded: bool
     wrappers: tuple[str, ...]
-    _arguments: tuple = field(repr=False)
-    _tensors: dict[int, Tensor] = field(repr=False)
+    _arguments: _Arguments = field(repr=False)
+    _tensors: _Tensors = field(repr=False)
 
-    def arguments(self, values: dict[Tensor, Any]) -> tuple[tuple, dict]:
+    def arguments(self, values: dict[Tensor, Any]) -> _Arguments:
         """Give the arguments of this call with other values in the place of its tensors.
 
         Args:
@@ -168,19 +169,13 @@ def layer_paths(model: keras.Model) -> dict[keras.Layer, str]:
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """List every batch normalization layer of a model, nested and wrapped ones too, each once."""
-    return [layer for layer in layer_paths(model) if _is_bn(layer)]
-
-
-def _is_bn(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization)
+    return [
+        layer for layer in layer_paths(model) if isinstance(layer, keras.layers.BatchNormalization)
+    ]
 
 
 def _symbolic(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor)
-
-
-def _tensors_in(*structures: Any) -> list:
-    return [leaf for leaf in tree.flatten(structures) if _symbolic(leaf)]
 
 
 class _Caller:
@@ -240,12 +235,9 @@ class _Scope:
     def within(
         self, layer: keras.Layer, training: bool | None, wrapper: str | None = None
     ) -> _Scope:
-        return _Scope(
-            prefix=f"{self.prefix}{layer.name}/",
-            training=self.fixed(training)[0],
-            recorded=self.fixed(training)[1],
-            wrappers=self.wrappers if wrapper is None else (*self.wrappers, wrapper),
-        )
+        fixed, recorded = self.fixed(training)
+        wrappers = self.wrappers if wrapper is None else (*self.wrappers, wrapper)
+        return _Scope(f"{self.prefix}{layer.name}/", fixed, recorded, wrappers=wrappers)
 
     def fixed(self, training: bool | None) -> tuple[bool | None, bool]:
         """The `training` of a call inside, and whether it is recorded.
@@ -348,7 +340,7 @@ class _Walker:
         self, graph: RecordedGraph, given: Iterable[Tensor], scope: _Scope
     ) -> list[Tensor]:
         """Walk the graph that a Functional or Sequential model carries."""
-        scope = _Scope(scope.prefix, scope.training, scope.recorded, True, scope.wrappers)
+        scope = replace(scope, functional=True)
         tensors = {id(v): t for v, t in zip(graph.inputs, given, strict=True)}
         self.nodes(graph.nodes, tensors, scope)
         return [tensors[id(value)] for value in graph.outputs]
@@ -430,11 +422,10 @@ def _call_of(
     Returns:
         What it returns, the same flattened, and the nodes that made it.
     """
-    takes_training = "training" in inspect.signature(layer.call).parameters
     for training in (_CALLER, None):
         # What the call was given, the scope holds. A default in the signature does not count:
         # Keras always gives a value.
-        kwargs = {**kwargs, "training": training} if takes_training else kwargs
+        kwargs = {**kwargs, "training": training} if takes_training(layer) else kwargs
         try:
             with _without_traces(layer), OneCall(training):
                 returned = layer.call(*args, **kwargs)
@@ -453,7 +444,7 @@ def _match_inputs(graph: RecordedGraph, arguments: _Arguments) -> list:
     given = args[0] if args else next(iter(kwargs.values()))
     if isinstance(given, dict) and not isinstance(graph.input_structure, dict):
         return [given[value.name] for value in graph.inputs]
-    return _tensors_in(given)
+    return [leaf for leaf in tree.flatten(given) if _symbolic(leaf)]
 
 
 def _nodes_behind(outputs: list, starts: set[int]) -> list:
