@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from bnutils._keras import keras, tf
-from bnutils.doctor import layerwise, recalibrate
+from bnutils.doctor import activations, layerwise, recalibrate
+from bnutils.doctor.activations import NoRoomError
 from bnutils.doctor.batches import batches
 from bnutils.doctor.graph import batch_norms
-from bnutils.doctor.layerwise import NoRoomError, Walk
+from bnutils.doctor.layerwise import Walk
 from bnutils.doctor.subject import Subject
 
 layers = keras.layers
@@ -214,8 +215,8 @@ def test_past_the_limit_activations_go_to_a_file(make, monkeypatch):
         files.append(temporary.make())
         return files[-1]
 
-    temporary.make = layerwise.tempfile.TemporaryFile
-    monkeypatch.setattr(layerwise.tempfile, "TemporaryFile", temporary)
+    temporary.make = activations.tempfile.TemporaryFile
+    monkeypatch.setattr(activations.tempfile, "TemporaryFile", temporary)
     model.set_weights(before)
     recalibrate(model, x, batch_size=16, memory=0)
     assert files
@@ -231,7 +232,7 @@ def test_a_full_disk_means_more_passes(monkeypatch):
     expected = statistics(model)
     model.set_weights(before)
     usage = shutil.disk_usage("/")._replace(free=2**20)
-    monkeypatch.setattr(layerwise.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(activations.shutil, "disk_usage", lambda place: usage)
     done = recalibrate(model, X, memory=1000)
     assert done.passes > 1
     for one, two in zip(expected, statistics(model), strict=True):
@@ -256,21 +257,21 @@ class Nothing:
 
 def test_only_what_is_still_needed_is_kept(monkeypatch):
     kept, peak = {}, []
-    save, load = layerwise._Store.save, layerwise._Store.load
+    save, load = activations.Store.save, activations.Store.load
 
     def saving(self, values, number):
         save(self, values, number)
         kept.update(dict.fromkeys(self._held))
         peak.append(len(self._held))
 
-    monkeypatch.setattr(layerwise._Store, "save", saving)
+    monkeypatch.setattr(activations.Store, "save", saving)
     model = keras.Sequential([keras.Input((8, 8, 3))])
     for _ in range(5):
         model.add(layers.Conv2D(3, 1))
         model.add(BN())
     recalibrate(model, X, batch_size=70)
     assert max(peak) == 1  # the input of one layer
-    assert load is layerwise._Store.load
+    assert load is activations.Store.load
 
 
 def test_the_value_that_is_not_finite_is_traced_to_its_batch():

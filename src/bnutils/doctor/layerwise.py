@@ -10,40 +10,40 @@ however deep the model is.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-import pickle
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bnutils._keras import OneCall, graph_inputs, keras, mask_of, recorded_graph, tf, with_mask
+from bnutils._keras import (
+    OneCall,
+    graph_inputs,
+    keras,
+    mask_of,
+    recorded_graph,
+    takes_training,
+    tf,
+)
+from bnutils.doctor.activations import Store, bytes_of
 from bnutils.doctor.batches import Batches
 from bnutils.doctor.before_after import BeforeAfter, rows_of
 from bnutils.doctor.graph import Call, Graph, Tensor, walk
+from bnutils.doctor.order import Level, levels_of
 from bnutils.doctor.probe import Moments, Statistics, as_value_error, channel_moments
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
 
-__all__ = ["NoRoomError", "Walk", "check_finite"]
+__all__ = ["Walk", "check_finite"]
 
 _BN = keras.layers.BatchNormalization
 
 #: Bytes of the largest activation of a batch up to which batches are joined: fewer and larger
 #: ones spend less time in Python, but beyond this they only take more memory.
 BATCH_BYTES = 2**27
-#: What the temporary files leave free on their disk: a tenth of it, and a gigabyte.
-DISK_SHARE, DISK_BYTES = 0.1, 2**30
+#: Rows on which the walk is held against the model: the fewest that can be mixed up.
 PROOF_ROWS = 2
-
-
-class NoRoomError(Exception):
-    """The activations between two levels do not fit on the disk."""
 
 
 def check_finite(moments: Moments, path: str, batch: Callable[[], str]) -> None:
@@ -65,94 +65,6 @@ def check_finite(moments: Moments, path: str, batch: Callable[[], str]) -> None:
         )
 
 
-@dataclass
-class _Level:
-    """What is run between two measurements, for each batch.
-
-    Attributes:
-        calls: what is called, in order.
-        measured: the calls of layers whose input is measured at the end.
-        loads: the tensors that come from earlier levels, with whether no later level needs them.
-        keeps: the tensors that later levels need, with whether one of them measures.
-        dead: for each of the calls, what is not needed any more after it.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-    measured: list[Call] = field(default_factory=list)
-    loads: dict[Tensor, bool] = field(default_factory=dict)
-    keeps: dict[Tensor, bool] = field(default_factory=dict)
-    dead: list[list[Tensor]] = field(default_factory=list)
-
-
-def _levels(graph: Graph, chosen: Iterable[_BN]) -> list[_Level] | None:
-    """Sort the calls of a model into levels.
-
-    Args:
-        graph: the model's graph.
-        chosen: the layers to measure.
-
-    Returns:
-        The levels. What no measurement needs is in the last one, in which nothing is measured.
-        None if a layer is called on what came out of itself, so that there is no such order.
-    """
-    after = dict.fromkeys(chosen, 0)  # the level in which a layer normalizes: all calls measured
-    for _ in range(len(after) + 1):
-        before = dict(after)
-        ready = dict.fromkeys(graph.inputs, 0)  # the level from which a tensor is there
-        measured, runs = [], {}
-        for call in graph.calls:
-            runs[call] = max((ready[tensor] for tensor in call.inputs), default=0)
-            if call.layer in after:
-                measured.append((runs[call], call))
-                after[call.layer] = max(after[call.layer], runs[call] + 1)
-                runs[call] = after[call.layer]
-            ready.update(dict.fromkeys(call.outputs, runs[call]))
-        if after == before:
-            break
-    else:
-        return None
-
-    last = max(after.values(), default=0)
-    levels = [_Level() for _ in range(last + 1)]
-    needed = {tensor for _, call in measured for tensor in call.inputs}
-    for call in reversed(graph.calls):
-        if needed.isdisjoint(call.outputs):
-            runs[call] = last
-        else:
-            needed.update(call.inputs)
-    made = dict.fromkeys(graph.inputs, 0)
-    uses = {tensor: [last] for tensor in graph.outputs}
-    for depth, call in measured:
-        levels[depth].measured.append(call)
-        for tensor in call.inputs:
-            uses.setdefault(tensor, []).append(depth)
-    for call in graph.calls:
-        levels[runs[call]].calls.append(call)
-        made.update(dict.fromkeys(call.outputs, runs[call]))
-        for tensor in call.inputs:
-            uses.setdefault(tensor, []).append(runs[call])
-    for tensor, depths in uses.items():
-        until = max(depths)
-        for depth in sorted(set(depths) - {made[tensor]}):
-            levels[depth].loads[tensor] = depth == until
-        if until > made[tensor]:
-            levels[made[tensor]].keeps[tensor] = any(made[tensor] < each < last for each in depths)
-    for depth, level in enumerate(levels):
-        _bury(level, set(graph.outputs) if depth == last else set())
-    return levels
-
-
-def _bury(level: _Level, outputs: set[Tensor]) -> None:
-    """Work out after which call each tensor of a level is not needed any more."""
-    held = {*level.keeps, *outputs, *(t for call in level.measured for t in call.inputs)}
-    level.dead = [[] for _ in level.calls]
-    for number in reversed(range(len(level.calls))):
-        call = level.calls[number]
-        fresh = {*call.inputs, *call.outputs} - held
-        level.dead[number] = list(fresh)
-        held |= fresh
-
-
 class Walk:
     """A model whose graph is known, run call by call as at inference.
 
@@ -165,12 +77,12 @@ class Walk:
         """Take a model and its graph; see `Walk.of`."""
         self._subject = subject
         self._graph = graph
-        self._whole = _levels(graph, ())[0]
+        self._whole = levels_of(graph, ())[0]
         #: What each call is told of training at inference: a recorded graph overrides its own.
         self._training = {
             call: bool(call.training) and not call.recorded
             for call in graph.calls
-            if _takes_training(call.layer)
+            if takes_training(call.layer)
         }
         self._fixed_rows = any(tensor.shape[0] is not None for tensor in graph.inputs)
         self._largest = self.row_bytes = 1.0  # bytes of one row
@@ -189,8 +101,7 @@ class Walk:
             None if the model has a part that cannot be walked, or normalizes by the batch at
             inference, or if the outputs do not agree.
         """
-        holders = [subject.model, *subject.paths]
-        if any(isinstance(v, tf.Variable) for holder in holders for v in vars(holder).values()):
+        if subject.plain_variables:
             return None  # a call may assign to it, and nothing would put it back
         graph = walk(subject.model, x)
         if graph.unwalked or not graph.calls:
@@ -251,11 +162,11 @@ class Walk:
             ValueError: if values are not finite.
             NoRoomError: if the disk is too small.
         """
-        levels = _levels(self._graph, layers)
+        levels = levels_of(self._graph, layers)
         if levels is None:
             return None
         pooled, sizes, sampled, known = {}, [], {}, []
-        with _Store(memory) as store:
+        with Store(memory) as store:
             for depth, level in enumerate(levels):
                 final = depth == len(levels) - 1
                 if depth == 0:
@@ -322,7 +233,7 @@ class Walk:
         packed = keras.tree.pack_sequence_as(self._graph.output_structure, flat)
         return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
 
-    def _run(self, level: _Level, env: dict[Tensor, Any], watch: Callable | None = None) -> None:
+    def _run(self, level: Level, env: dict[Tensor, Any], watch: Callable | None = None) -> None:
         for call, dead in zip(level.calls, level.dead, strict=True):
             args, kwargs = call.arguments(env)
             if call in self._training:
@@ -381,7 +292,7 @@ class Walk:
             masked |= any(mask_of(tensor) is not None for tensor in made)
             nested |= "/" in call.path
             for tensor in made:
-                self._count(_bytes(tensor) / max(1, tensor.shape[0]))
+                self._count(bytes_of(tensor) / max(1, tensor.shape[0]))
 
         feeds = _feeds(statistics)
         with _at_inference(feeds):
@@ -392,10 +303,6 @@ class Walk:
         with _at_inference(feeds):  # again from the same random state
             its = self._subject.model(few, training=False)
         return not (masked and nested) and _agree(mine, its)
-
-
-def _takes_training(layer: Any) -> bool:
-    return isinstance(layer, keras.Layer) and "training" in inspect.signature(layer.call).parameters
 
 
 def _feeds(statistics: Statistics) -> list[tuple[keras.Variable, tf.Tensor]]:
@@ -461,7 +368,7 @@ def _where(x: tf.Tensor, batches: list[tuple[int, int]]) -> str:
     return f"batch {first}" if first == last else f"batches {first} to {last}"
 
 
-def _total(levels: list[_Level], data: Batches, sizes: list, sampled: dict) -> int | None:
+def _total(levels: list[Level], data: Batches, sizes: list, sampled: dict) -> int | None:
     """Calls in all, as far as they can be told."""
     done = [size for batch in sizes for _, size in batch]
     rows = data.rows
@@ -499,72 +406,3 @@ def _concatenated(parts: list[tuple[Any, Any]]) -> tuple[Any, Any]:
         return tf.concat(leaves, 0) if tf.is_tensor(leaves[0]) else np.concatenate(leaves)
 
     return keras.tree.map_structure(join, *parts)
-
-
-def _bytes(tensor: tf.Tensor) -> int:
-    return int(np.prod(tensor.shape)) * tensor.dtype.size
-
-
-class _Store:
-    """Activations of all batches between two levels: in memory, and past a limit on disk."""
-
-    def __init__(self, memory: int) -> None:
-        self._room = memory
-        self._held = {}  # (tensor, number of the batch) -> activation, or its place in the file
-        self._files = {}  # tensor -> file without a name, gone when it is closed
-
-    def __enter__(self) -> _Store:
-        """Begin to keep."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Let go of everything, the files too."""
-        for file in self._files.values():
-            file.close()
-
-    def save(self, values: dict[Tensor, Any], number: int) -> None:
-        """Keep activations of one batch."""
-        for tensor, value in values.items():
-            size = _bytes(value)
-            if size > self._room and value.dtype != tf.string:
-                self._held[tensor, number] = self._written(tensor, value, size)
-            else:
-                self._room -= size
-                self._held[tensor, number] = value
-
-    def load(self, tensors: dict[Tensor, bool], number: int) -> dict[Tensor, Any]:
-        """Give activations of one batch; those marked True are not kept any longer."""
-        found = {}
-        for tensor, last in tensors.items():
-            value = self._held[tensor, number]
-            if last:
-                del self._held[tensor, number]
-            if isinstance(value, int):
-                file = self._files[tensor]
-                file.seek(value)
-                array, mask = pickle.load(file)
-                mask = None if mask is None else tf.convert_to_tensor(mask)
-                value = with_mask(tf.convert_to_tensor(array), mask)
-            elif last:
-                self._room += _bytes(value)
-            found[tensor] = value
-        return found
-
-    def drop(self, tensors: dict[Tensor, bool]) -> None:
-        """Close the files of what is not needed any more."""
-        for tensor, last in tensors.items():
-            if last and tensor in self._files:
-                self._files.pop(tensor).close()
-
-    def _written(self, tensor: Tensor, value: tf.Tensor, size: int) -> int:
-        """Write an activation to the end of its file; give the place."""
-        disk = shutil.disk_usage(tempfile.gettempdir())
-        if disk.free < size + max(DISK_BYTES, DISK_SHARE * disk.total):
-            raise NoRoomError
-        if tensor not in self._files:
-            self._files[tensor] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in drop)
-        file = self._files[tensor]
-        start = file.seek(0, 2)
-        mask = mask_of(value)
-        pickle.dump((value.numpy(), None if mask is None else np.asarray(mask)), file, protocol=5)
-        return start

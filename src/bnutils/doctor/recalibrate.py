@@ -17,9 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from bnutils._keras import keras, replicas
+from bnutils.doctor.activations import NoRoomError
 from bnutils.doctor.batches import Batches, batches
 from bnutils.doctor.before_after import BeforeAfter, rows_of
-from bnutils.doctor.layerwise import NoRoomError, Walk, check_finite
+from bnutils.doctor.layerwise import Walk, check_finite
+from bnutils.doctor.order import rounds_of
 from bnutils.doctor.outcomes import Comparison
 from bnutils.doctor.probe import Moments, Probe, Unreached, build
 from bnutils.doctor.restoring import LOCK, restored
@@ -35,6 +37,7 @@ Keep = Literal["unless-worse", "always", "never"]
 KEEP = get_args(Keep)
 _BN = keras.layers.BatchNormalization
 
+#: Bytes of activations that are kept in memory: what a laptop can spare beside a model.
 MEMORY = 2**30
 
 
@@ -224,8 +227,7 @@ def recalibrate(
         raise ValueError(f"expected memory to be a number of bytes, got {memory!r}")
     subject = Subject(model)
     subject.require_call("recalibrate")
-    if model.built and not subject.layers:
-        raise ValueError(f"expected a model with batch normalization, {model.name!r} has none")
+    subject.require_batch_norm()
     with LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Keras remarks of a model, it has told its author
         return _Work(subject, batches(data, batch_size=batch_size, model=model), layers).done(
@@ -302,7 +304,7 @@ class _Work:
         if self.walk is not None:
             self.upstream = self.probe.upstream(self.data.first()[0])
         chosen = set(self.layers)
-        return _levels(
+        return rounds_of(
             {
                 layer: [other for other in self.upstream[layer] if other in chosen]
                 for layer in self.layers
@@ -411,33 +413,6 @@ def _named(subject: Subject, wanted: Any) -> list[_BN]:
     if not found:
         raise ValueError("expected at least one layer, got none")
     return [layer for layer in subject.layers if layer in found]
-
-
-def _levels(upstream: Mapping[_BN, list[_BN]]) -> list[tuple[list[_BN], list[_BN]]]:
-    """Put layers in the order in which they can be measured.
-
-    Args:
-        upstream: for each layer the layers whose output reaches it; see `Probe.upstream`.
-
-    Returns:
-        A list of rounds `(layers, cyclic)`. What the layers of a round depend on is in earlier
-        rounds, but for the cyclic ones, which depend on themselves or on each other.
-    """
-    reach = {layer: set(layers) for layer, layers in upstream.items()}
-    for middle in reach:
-        for layer in reach:
-            if middle in reach[layer]:
-                reach[layer] |= reach[middle]
-    depth = {}
-    # What a layer depends on reaches fewer layers, or the same ones if it is part of a cycle.
-    for layer in sorted(reach, key=lambda layer: (len(reach[layer]), layer not in reach[layer])):
-        before = [depth[other] for other in reach[layer] if layer not in reach[other]]
-        depth[layer] = max(before, default=-1) + 1
-    rounds = []
-    for level in range(max(depth.values()) + 1):
-        layers = [layer for layer in reach if depth[layer] == level]
-        rounds.append((layers, [layer for layer in layers if layer in reach[layer]]))
-    return rounds
 
 
 def _statistics(pooled: Mapping[_BN, Moments]) -> dict[_BN, tuple[np.ndarray, np.ndarray]]:
