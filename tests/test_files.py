@@ -16,8 +16,9 @@ import pytest
 from bnutils import _npz
 from bnutils._keras import keras
 from bnutils._npz import read_npz
-from bnutils.doctor import audit, files
-from bnutils.doctor.files import convert, open_model
+from bnutils.doctor import audit, conversion, files
+from bnutils.doctor.conversion import convert
+from bnutils.doctor.files import open_model
 from bnutils.doctor.keras2 import Translation, compile_arguments
 
 # Keras 3.15 saves weights with an old form of NumPy's copy.
@@ -815,7 +816,7 @@ def test_a_new_file_that_is_not_the_same_model_is_refused(tmp_path, monkeypatch)
     opened_once = open_model(tmp_path / "m.keras")
     other = keras.models.clone_model(opened_once.model)
     answers = iter([opened_once, types.SimpleNamespace(model=other)])
-    monkeypatch.setattr(files, "open_model", lambda *_, **__: next(answers))
+    monkeypatch.setattr(conversion, "open_model", lambda *_, **__: next(answers))
     (tmp_path / "n.keras").write_text("old")
     with pytest.raises(RuntimeError, match="a weight of the new file"):
         convert(tmp_path / "m.keras", tmp_path / "n.keras")

@@ -14,7 +14,8 @@ Needs TensorFlow.
 from bnutils.conventions import from_pytorch, to_pytorch
 from bnutils.doctor.audit import audit
 from bnutils.doctor.callback import AuditCallback
-from bnutils.doctor.files import Conversion, ModelFile, convert, open_model
+from bnutils.doctor.conversion import Conversion, convert
+from bnutils.doctor.files import ModelFile, open_model
 from bnutils.doctor.fold import Folding, fold, fold_plan
 from bnutils.doctor.freeze import Freezing, freeze_bn, unfreeze_bn
 from bnutils.doctor.recalibrate import Recalibration, recalibrate

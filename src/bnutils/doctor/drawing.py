@@ -9,7 +9,15 @@ import numpy as np
 
 from bnutils._keras import accepts, given_losses, keras, one_replica, takes_training, tf
 
-__all__ = ["NothingToDrawError", "call", "draw_inputs", "draw_like", "with_target"]
+__all__ = [
+    "NothingToDrawError",
+    "call",
+    "draw_inputs",
+    "draw_like",
+    "draws",
+    "inputs_of",
+    "with_target",
+]
 
 tree = keras.tree
 _ROWS = 2  # the fewest that have a variance
@@ -25,35 +33,65 @@ def call(model: keras.Model, x: Any, training: bool) -> Any:
     return model(x, training=training) if takes_training(model) else model(x)
 
 
+def inputs_of(model: keras.Model) -> Any:
+    """Give the structure of Keras tensors that a model takes.
+
+    Raises:
+        NothingToDrawError: if the shapes of its inputs are not known.
+    """
+    if getattr(model, "inputs", None):
+        # A Sequential model that was read from a file has inputs, but no `input` yet.
+        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    config = model.get_build_config() or {}
+    if "input_shape" not in config:
+        raise NothingToDrawError(
+            f"expected inputs x, since the input shapes of {model.name!r} are not known"
+        )
+    return tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:])), config["input_shape"]
+    )
+
+
+def draws(inputs: Any, rows: int = _ROWS, below: int = 2) -> Iterator[Any]:
+    """Draw inputs, again and again with greater lengths where they leave some open.
+
+    Args:
+        inputs: a structure of Keras tensors.
+        rows: rows to draw, where the inputs leave them open.
+        below: the end of the range of whole numbers.
+
+    Raises:
+        NothingToDrawError: if an input is a string.
+    """
+    is_open = any(None in tensor.shape[1:] for tensor in tree.flatten(inputs))
+    for length in _LENGTHS if is_open else _LENGTHS[:1]:
+        rng = np.random.default_rng(0)
+        yield tree.map_structure(
+            lambda t, length=length, rng=rng: _drawn(
+                _closed(t.shape, length, rows), t.dtype, rng, below
+            ),
+            inputs,
+        )
+
+
 def draw_inputs(model: keras.Model) -> Any:
     """Draw two rows for a model: as small as it takes them, where it leaves a length open.
 
     Raises:
         NothingToDrawError: if the shapes of its inputs are not known, or it takes strings.
     """
-    if getattr(model, "inputs", None):
-        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    else:
-        config = model.get_build_config() or {}
-        if "input_shape" not in config:
-            raise NothingToDrawError(
-                f"expected inputs x, since the input shapes of {model.name!r} are not known"
-            )
-        inputs = tree.map_shape_structure(
-            lambda shape: keras.KerasTensor((None, *shape[1:])), config["input_shape"]
-        )
-    for length in _LENGTHS:
-        closed = tree.map_structure(
-            lambda t, length=length: keras.KerasTensor(_closed(t.shape, length), t.dtype), inputs
-        )
-        if length == _LENGTHS[-1] or not any(None in t.shape[1:] for t in tree.flatten(inputs)):
-            break
+    found = draws(inputs_of(model))
+    x = next(found)
+    for longer in found:
         try:
-            model.compute_output_spec(closed)
-            break
+            model.compute_output_spec(
+                tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), x)
+            )
         except Exception:
-            continue  # too short for this model
-    return tree.map_structure(lambda t: _drawn(t.shape, t.dtype), closed)
+            x = longer  # than what is too short for this model
+        else:
+            break
+    return x
 
 
 def draw_like(form: Any, given: Any = None, rows: int = _ROWS, fixed: bool = True) -> Any:
@@ -68,13 +106,13 @@ def draw_like(form: Any, given: Any = None, rows: int = _ROWS, fixed: bool = Tru
     specs, leaves = tree.flatten(form), tree.flatten(given)
     if len(leaves) != len(specs) or not all(map(_fits, leaves, specs)):
         leaves = [None] * len(specs)
-    values = []
+    values, rng = [], np.random.default_rng(0)
     for leaf, spec in zip(leaves, map(one_replica, specs), strict=True):
         if spec is None:
             value = None
         elif leaf is None:
             shape = spec.shape if fixed else (None, *spec.shape[1:])
-            value = _drawn(_closed(shape, _LENGTHS[0], rows), spec.dtype.name)
+            value = _drawn(_closed(shape, _LENGTHS[0], rows), spec.dtype.name, rng)
         else:
             picked = np.arange(spec.shape[0] or rows) % leaf.shape[0]  # repeated: a fixed batch
             value = tf.cast(tf.gather(leaf, picked), spec.dtype)
@@ -94,13 +132,12 @@ def _closed(shape: Sequence[int | None], length: int, rows: int = _ROWS) -> tupl
     return (shape[0] or rows, *(length if n is None else n for n in shape[1:]))
 
 
-def _drawn(shape: Sequence[int], dtype: str) -> tf.Tensor:
-    """Standard normal numbers; 0 and 1 where whole numbers or truth values are due."""
+def _drawn(shape: Sequence[int], dtype: str, rng: np.random.Generator, below: int = 2) -> tf.Tensor:
+    """Standard normal numbers; 0 and 1, or more, where whole numbers or truth values are due."""
     if dtype == "string":
         raise NothingToDrawError("expected inputs x and targets y, since the model takes strings")
-    rng = np.random.default_rng(0)
     floating = tf.as_dtype(dtype).is_floating
-    return tf.cast(rng.normal(size=shape) if floating else rng.integers(2, size=shape), dtype)
+    return tf.cast(rng.normal(size=shape) if floating else rng.integers(below, size=shape), dtype)
 
 
 def with_target(model: keras.Model, x: Any) -> Iterator[tuple]:
@@ -126,8 +163,8 @@ def _outputs(model: keras.Model, x: Any) -> Any:
     if getattr(model, "inputs", None):
         outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
         if not any(None in t.shape[1:] for t in tree.flatten(outputs)):
-            rows = tree.flatten(x)[0].shape[0]
-            return tree.map_structure(lambda t: _drawn((rows, *t.shape[1:]), t.dtype), outputs)
+            rows, rng = tree.flatten(x)[0].shape[0], np.random.default_rng(0)
+            return tree.map_structure(lambda t: _drawn((rows, *t.shape[1:]), t.dtype, rng), outputs)
     return tf.function(lambda x: call(model, x, training=False))(x)
 
 

@@ -7,12 +7,10 @@ What a file is, its first bytes tell, not its name. Python code that a file hold
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import mmap
 import re
 import tempfile
-import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,11 +20,9 @@ from types import ModuleType
 from typing import Any
 
 import h5py
-import numpy as np
 
 from bnutils._formats import WEIGHTS_ONLY, file_kind
 from bnutils._keras import keras
-from bnutils._writing import Signals, replace
 from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.keras2 import (
     Translation,
@@ -35,15 +31,13 @@ from bnutils.doctor.keras2 import (
     steepen_hard_sigmoids,
     weight_groups,
 )
-from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
+from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, grouped_lines, skipped_lines
+from bnutils.doctor.words import in_a_line
 
-__all__ = ["Conversion", "ModelFile", "convert", "open_model"]
+__all__ = ["ModelFile", "open_model"]
 
-TOLERANCE = 1e-5  # of a conversion, in units of the largest output; the same model, so rounding
 STEPS_AND_RATE = 2  # variables of every optimizer; what is beyond are moments
 SHOWN = 3  # layers of one change that print names
-ROWS = 4  # random examples on which the outputs are compared
-SIDES = (8, 32, 96, 224)  # tried where a model leaves the length of an axis open
 
 _WEIGHTS = "model.weights.h5"
 # Members that unpack to far more than they take are no weights; as Keras sees it.
@@ -70,44 +64,7 @@ class ModelFile(Result):
 
     def _shown(self) -> Iterator[str | Table]:
         yield f"{self.path} was written by {self.written_by}."
-        yield from _change_lines(self.changes)
-        yield from skipped_lines(self.skipped, "Left out")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Conversion(Result):
-    """A model file that was written anew, and the proof that it is the same model.
-
-    Attributes:
-        path: the file that was read.
-        written_by: what wrote it.
-        output: the new file.
-        weights: how many numbers it holds; each is equal in both.
-        rows: random examples on which the outputs were compared; 0 if they could not be.
-        difference: the largest difference between the outputs, in units of the largest output.
-        changes: pairs (layer, what is different from the file that was read).
-        skipped: what was left out or not compared, and why.
-    """
-
-    path: str
-    written_by: str
-    output: str
-    weights: int
-    rows: int
-    difference: float | None
-    changes: tuple[tuple[str, str], ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-
-    def _shown(self) -> Iterator[str | Table]:
-        yield f"{self.path}, written by {self.written_by}, is now {self.output}, of Keras 3."
-        if self.difference is None:
-            yield f"Read back, its {self.weights:,} weights are equal."
-        else:
-            yield (
-                f"Read back, its {self.weights:,} weights are equal; on {self.rows} random "
-                f"examples the outputs differ by at most {self.difference:.1e} of the largest."
-            )
-        yield from _change_lines(self.changes)
+        yield from grouped_lines(self.changes, "Changed", SHOWN)
         yield from skipped_lines(self.skipped, "Left out")
 
 
@@ -148,68 +105,6 @@ def open_model(
         raise ValueError(f"{path} {_why_not(error)}") from error
 
 
-def convert(
-    path: str | Path,
-    output: str | Path,
-    *,
-    trust: bool = False,
-    modules: Iterable[ModuleType] = (),
-    signals: Signals | None = None,
-) -> Conversion:
-    """Write a model file anew as a .keras file of Keras 3, and prove that it is the same model.
-
-    The new file is read back before it takes its place: weights must be equal, and outputs on
-    random examples too.
-
-    Args:
-        path: a file that `open_model` takes.
-        output: the new file; its name ends in .keras.
-        trust: as for `open_model`.
-        modules: as for `open_model`.
-        signals: the shell's, which wait until the new file is there or cleared away.
-
-    Returns:
-        A `Conversion`.
-
-    Raises:
-        ValueError: as `open_model` does; or if the name does not end in .keras, or is that of the
-            file that is read.
-        OSError: if the new file cannot be written.
-        RuntimeError: if the proof fails. Whatever is raised, no file has changed.
-    """
-    output, modules = Path(output), tuple(modules)
-    if output.suffix != ".keras":
-        raise ValueError(f"expected an output that ends in .keras, got {output}")
-    if output.exists() and Path(path).exists() and output.samefile(path):
-        raise ValueError(f"expected an output that is not the file that is read, got {output}")
-    opened = open_model(path, trust=trust, modules=modules)
-    proof = {}
-
-    def write(path: Path) -> None:
-        opened.model.save(path)
-        again = open_model(path, trust=trust, modules=modules)
-        proof.update(_compared(opened.model, again.model))
-
-    replace(output, write, signals or Signals())
-    return Conversion(
-        path=opened.path,
-        written_by=opened.written_by,
-        output=str(output),
-        changes=opened.changes,
-        **{**proof, "skipped": (*opened.skipped, *proof["skipped"])},
-    )
-
-
-def _change_lines(changes: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    """A sentence for each kind of change, with the first layers that it is true of."""
-    groups: dict[str, list[str]] = {}
-    for layer, what in changes:
-        groups.setdefault(what, []).append(layer)
-    for what, layers in groups.items():
-        more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-        yield f"Changed: {', '.join(layers[:SHOWN])}{more} ({what})."
-
-
 class _NotReadableError(Exception):
     """Why a file is no model that can be read: the rest of a sentence that begins with its name."""
 
@@ -243,7 +138,7 @@ def _read_hdf5(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> Mode
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise _NotReadableError(f"is damaged: {_in_a_line(error)}") from error
+        raise _NotReadableError(f"is damaged: {in_a_line(error)}") from error
     with file:
         config = _json_of(file, "model_config")
         if config is None:
@@ -303,9 +198,9 @@ def _read_zip(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> Model
 
                 return _read_keras_2(path, version, config, training, load, None, trust, modules)
     except (zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError, EOFError) as error:
-        raise _NotReadableError(f"is damaged: {_in_a_line(error)}") from error
+        raise _NotReadableError(f"is damaged: {in_a_line(error)}") from error
     except (OSError, NotImplementedError, RuntimeError, AttributeError) as error:
-        raise _NotReadableError(f"cannot be read: {_in_a_line(error)}") from error
+        raise _NotReadableError(f"cannot be read: {in_a_line(error)}") from error
 
 
 def _read_keras_3(
@@ -388,7 +283,7 @@ def _compile(
             model.compile(**compile_arguments(training, skipped))
             model.optimizer.build(model.trainable_variables)
     except Exception as error:
-        skipped.append(Skipped("compile", f"the model is not compiled: {_in_a_line(error)}"))
+        skipped.append(Skipped("compile", f"the model is not compiled: {in_a_line(error)}"))
     else:
         if len(model.optimizer.variables) > STEPS_AND_RATE:
             skipped.append(Skipped("optimizer", "its moments begin anew"))
@@ -432,7 +327,7 @@ def _json_of(file: h5py.File, name: str) -> Any:
     try:
         return None if text is None else json.loads(text)
     except ValueError as error:
-        raise _NotReadableError(f"is damaged: {name} is no JSON: {_in_a_line(error)}") from error
+        raise _NotReadableError(f"is damaged: {name} is no JSON: {in_a_line(error)}") from error
 
 
 def _text(value: Any) -> str | None:
@@ -476,81 +371,4 @@ def _why_not(error: Exception) -> _NotReadableError:
             f"needs the custom {missing[1]} {missing[2]!r}. Name the module that defines it: "
             "--import MODULE, or open_model(..., modules=[module])"
         )
-    return _NotReadableError(f"cannot be loaded: {_in_a_line(error)}")
-
-
-def _in_a_line(error: BaseException) -> str:
-    # Keras puts terminal colors and many lines into its messages, and the cause at their end.
-    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
-    plain = plain.rsplit("Exception encountered:", 1)[-1]
-    text = textwrap.shorten(plain, 400, placeholder=" ...")
-    if type(error) is ValueError and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-# The proof
-
-
-def _compared(model: keras.Model, again: keras.Model) -> dict[str, Any]:
-    """Weights and outputs of two models that should be one and the same.
-
-    Raises:
-        RuntimeError: if they are not.
-    """
-    first, second = model.get_weights(), again.get_weights()
-    for old, new in zip(first, second, strict=True):
-        if not np.array_equal(old, new, equal_nan=old.dtype.kind == "f"):
-            raise RuntimeError("a weight of the new file is not that of the old one")
-    made = {"weights": sum(old.size for old in first), "rows": 0, "difference": None}
-    try:
-        x = _random_inputs(model)
-        outputs = [keras.tree.flatten(each(x, training=False)) for each in (model, again)]
-    except Exception as error:
-        reason = f"not compared, no random example suits the model: {_in_a_line(error)}"
-        return {**made, "skipped": (Skipped("outputs", reason),)}
-    difference = max(_difference(*map(np.asarray, pair)) for pair in zip(*outputs, strict=True))
-    if not difference <= TOLERANCE:
-        raise RuntimeError(
-            f"the outputs of the new file differ by {difference:.1e} of the largest, more than "
-            f"{TOLERANCE:.0e}"
-        )
-    return {**made, "rows": ROWS, "difference": difference, "skipped": ()}
-
-
-def _difference(old: np.ndarray, new: np.ndarray) -> float:
-    if old.dtype.kind not in "fiub":
-        return float(not np.array_equal(old, new))
-    old, new = old.astype(np.float64), new.astype(np.float64)
-    same = (old == new) | (np.isnan(old) & np.isnan(new))
-    scale = np.abs(old[np.isfinite(old)]).max(initial=0) or 1.0
-    return float(np.where(same, 0, np.abs(old - new)).max(initial=0) / scale)
-
-
-def _random_inputs(model: keras.Model) -> Any:
-    """Random examples in the structure of the model's inputs, of a size that the model takes."""
-    rng = np.random.default_rng(0)
-
-    def example(tensor: keras.KerasTensor, side: int) -> np.ndarray:
-        shape = (tensor.shape[0] or ROWS, *(size or side for size in tensor.shape[1:]))
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        if "float" in dtype:
-            return rng.normal(size=shape).astype("float32")
-        if dtype == "string":
-            raise ValueError("an input takes text")
-        return rng.integers(2, size=shape).astype(dtype)
-
-    if not getattr(model, "inputs", None):
-        raise ValueError("the shapes of its inputs are not known")
-    # A Sequential model that was read from a file has inputs, but no `input` yet.
-    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    for side in SIDES:
-        x = keras.tree.map_structure(functools.partial(example, side=side), inputs)
-        try:
-            model(x, training=False)
-        except Exception:
-            if side == SIDES[-1]:
-                raise
-            continue
-        return x
-    raise AssertionError("unreachable")
+    return _NotReadableError(f"cannot be loaded: {in_a_line(error)}")

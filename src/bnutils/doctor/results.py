@@ -20,6 +20,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 import bnutils
+from bnutils.doctor.words import listing
 
 __all__ = ["Result", "Skipped", "Table", "html_table", "plain_text", "printable", "skipped_lines"]
 
@@ -33,8 +34,8 @@ class Skipped(NamedTuple):
     """Something that was left undone, and why.
 
     Attributes:
-        what: the path of a layer or of a part of the model ("" is the model itself), or the name
-            of a rule.
+        what: the path of a layer or of a part of the model ("" is the model itself), the name of
+            a rule, or a step in words, such as "compile".
         reason: why, in half a sentence.
         kind: "part" of a model, "rule" of the audit, or, of `fold`, its "proof" and what is
             "unseen".
@@ -145,11 +146,28 @@ class Result:
 
 def skipped_lines(skipped: Iterable[Skipped], start: str = "Left undone") -> Iterator[str]:
     """A sentence for each reason, with all that was left undone for it."""
+    return grouped_lines([(each.what or "the model", each.reason) for each in skipped], start)
+
+
+def grouped_lines(
+    pairs: Iterable[tuple[str, str]], start: str, shown: int | None = None
+) -> Iterator[str]:
+    """A sentence for each text in pairs (name, text), with the names that it stands with.
+
+    Args:
+        pairs: the pairs.
+        start: how each sentence begins.
+        shown: so many names at the most; all if it is None.
+
+    Example:
+        >>> list(grouped_lines([("a", "renamed"), ("b", "moved"), ("c", "renamed")], "Changed"))
+        ['Changed: a, c (renamed).', 'Changed: b (moved).']
+    """
     groups: dict[str, list[str]] = {}
-    for each in skipped:
-        groups.setdefault(each.reason, []).append(each.what or "the model")
-    for reason, names in groups.items():
-        yield f"{start}: {', '.join(names)} ({reason})."
+    for name, text in pairs:
+        groups.setdefault(text, []).append(name)
+    for text, names in groups.items():
+        yield f"{start}: {', '.join(names) if shown is None else listing(names, shown)} ({text})."
 
 
 def versions() -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 
-__all__ = ["cause", "count", "first_line", "listing", "short"]
+__all__ = ["cause", "count", "first_line", "in_a_line", "listing", "short"]
 
 
 def short(number: float) -> str:
@@ -44,6 +45,16 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says."""
     return (str(error).splitlines() or [""])[0]
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, without the colors and the many lines of Keras."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    plain = plain.rsplit("Exception encountered:", 1)[-1]  # Keras puts the cause there
+    text = textwrap.shorten(plain, 400, placeholder=" ...")
+    if type(error) is ValueError and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def cause(error: BaseException) -> str:

@@ -16,7 +16,6 @@ from bnutils.doctor.batches import batches
 from bnutils.doctor.fold import proof
 from bnutils.doctor.fold.plan import plan
 from bnutils.doctor.fold.rebuild import copies, rebuild
-from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.restoring import LOCK, restored
 from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
 from bnutils.doctor.subject import Subject
@@ -98,7 +97,7 @@ def fold_plan(model: keras.Model) -> Folding:
         ValueError: as `fold`.
     """
     with LOCK, restored():
-        return _fold(model, None, make=False, prove=False)
+        return _fold(Subject(model), None, make=False, prove=False)
 
 
 def fold(model: keras.Model, data: Any = None, *, prove: bool = True) -> Folding:
@@ -149,15 +148,15 @@ def fold(model: keras.Model, data: Any = None, *, prove: bool = True) -> Folding
         ['dense']
     """
     with LOCK, restored() as undo:
-        for variable in _plain_variables(model):
+        subject = Subject(model)
+        for variable in subject.plain_variables:  # what assigns to them is not held back
             undo(variable.assign, tf.identity(variable))
-        return _fold(model, data, make=True, prove=prove)
+        return _fold(subject, data, make=True, prove=prove)
 
 
-def _fold(model: keras.Model, data: Any, *, make: bool, prove: bool) -> Folding:
-    subject = Subject(model)
+def _fold(subject: Subject, data: Any, *, make: bool, prove: bool) -> Folding:
     subject.require_call("fold" if make else "fold_plan", with_data=False)
-    rows = None if data is None else _first_rows(data, model)
+    rows = None if data is None else _first_rows(data, subject.model)
     what = plan(subject, rows)
     layers = copies(what)
     folded = tuple(
@@ -167,7 +166,7 @@ def _fold(model: keras.Model, data: Any, *, make: bool, prove: bool) -> Folding:
     )
     if not make:
         return Folding(None, folded, what.skipped)
-    new = rebuild(model, what, layers)
+    new = rebuild(subject.model, what, layers)
     if not prove:
         return Folding(new, folded, what.skipped)
     error, reason = proof.prove(subject, what, layers, new, rows)
@@ -175,14 +174,6 @@ def _fold(model: keras.Model, data: Any, *, make: bool, prove: bool) -> Folding:
     if reason is not None:
         skipped += (Skipped("outputs", reason, kind="proof", needs="data"),)
     return Folding(new, folded, skipped, error)
-
-
-def _plain_variables(model: keras.Model) -> Iterator[tf.Variable]:
-    """The variables that Keras does not know: what assigns to them is not held back."""
-    for layer in (model, *layer_paths(model)):
-        for value in vars(layer).values():
-            if isinstance(value, tf.Variable):
-                yield value
 
 
 def _first_rows(data: Any, model: keras.Model) -> Any:

@@ -9,17 +9,17 @@ by how much its outputs move when the last digits of its own weights do.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections import ChainMap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import tree
 
-from bnutils._keras import OneCall, graph_inputs, keras, mask_of, tf, with_mask
+from bnutils._keras import OneCall, graph_inputs, keras, mask_of, takes_training, tf, with_mask
 from bnutils.doctor import kinds
+from bnutils.doctor.drawing import draws
 from bnutils.doctor.fold.plan import LAST_DIGIT, Plan
 from bnutils.doctor.fold.rebuild import Copies, concrete_arguments
 from bnutils.doctor.graph import Call, Tensor
@@ -38,7 +38,6 @@ DIGITS = 100
 #: last digits of its weights change by one.
 TIMES = 100
 ROWS = 8  # of the data, at most
-LENGTHS = (32, 64)  # that are tried where a model leaves a length open
 
 
 class Proof(NamedTuple):
@@ -226,7 +225,7 @@ class _Track:
 
     def run(self, layer: keras.Operation, call: Call) -> list:
         args, kwargs = concrete_arguments(call, self.values)
-        if "training" in inspect.signature(layer.call).parameters:
+        if takes_training(layer):
             kwargs["training"] = False  # as `predict` does, whatever was recorded
         try:
             with self._scope, self._context:
@@ -242,24 +241,12 @@ class _Track:
         self.values.pop(tensor, None)
 
 
-def _drawn(subject: Subject, structure: Any) -> Iterator[Any]:
+def _drawn(subject: Subject, inputs: Any) -> Iterable[Any]:
     """Random inputs, with several lengths where the model leaves them open."""
-    rng = np.random.default_rng(0)
+    if any(value.dtype == "string" or value.sparse for value in tree.flatten(inputs)):
+        return ()
     words = [layer.input_dim for layer in subject.paths if kinds.nearest(layer).role == "embedding"]
-    leaves = tree.flatten(structure)
-    if any(value.dtype == "string" or value.sparse for value in leaves):
-        return
-    for open_length in LENGTHS:
-
-        def draw(value: keras.KerasTensor, open_length: int = open_length) -> np.ndarray:
-            lengths = enumerate(value.shape)
-            shape = [length or (open_length if place else 2) for place, length in lengths]
-            if "float" in value.dtype:
-                wide = np.float64 if "64" in value.dtype else np.float32
-                return rng.normal(size=shape).astype(wide)
-            return rng.integers(min(words, default=2), size=shape)
-
-        yield tree.map_structure(draw, structure)
+    return draws(inputs, below=min(words, default=2))
 
 
 def _outputs(model: keras.Model, inputs: Any, changed: Iterable = ()) -> list[np.ndarray]:

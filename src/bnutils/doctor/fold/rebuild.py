@@ -31,7 +31,7 @@ def copies(plan: Plan) -> Copies:
         ValueError: a layer that cannot be copied.
     """
     kept = [call for call in plan.graph.calls if call not in plan.folded]
-    names = _names(kept, {str(value.name) for value in _flat_inputs(plan.graph)})
+    names = _names(kept, {str(value.name) for value in tree.flatten(plan.graph.input_structure)})
     made = {}
     for call in kept:
         layer = call.layer
@@ -104,10 +104,6 @@ def rebuild(model: keras.Model, plan: Plan, layers: Copies) -> keras.Model:
         tree.pack_sequence_as(graph.output_structure, outputs),
         name=model.name,
     )
-
-
-def _flat_inputs(graph: Graph) -> list[keras.KerasTensor]:
-    return tree.flatten(graph.input_structure)
 
 
 def _new_inputs(graph: Graph) -> list:
