@@ -20,10 +20,12 @@ _ONE_KERNEL = (
 def steep_activation(inner: Config) -> Config:
     """A layer that is nothing but the hard sigmoid, as two that make the same of their input."""
     steeper = serialized("keras.layers", "Rescaling", {"scale": _STEEPER, "offset": 0.0})
-    bent = serialized(
+    activation = serialized(
         "keras.layers", "Activation", {"activation": "hard_sigmoid", "name": "activation"}
     )
-    return serialized("keras", "Sequential", {"name": inner.get("name"), "layers": [steeper, bent]})
+    return serialized(
+        "keras", "Sequential", {"name": inner.get("name"), "layers": [steeper, activation]}
+    )
 
 
 def steepen_hard_sigmoids(layers: dict[keras.Layer, str]) -> list[tuple[str, str]]:

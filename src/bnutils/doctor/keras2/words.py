@@ -1,6 +1,8 @@
-"""Words of both Kerases, for the modules beside."""
+"""How the files of Keras 2 and Keras 3 name classes, functions and policies."""
 
 from typing import Any
+
+__all__ = ["NOTHING", "Config", "bare", "function_name", "policy_name", "serialized"]
 
 Config = dict[str, Any]
 
