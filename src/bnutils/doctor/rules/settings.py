@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 
@@ -255,7 +256,10 @@ def _amid_trained(case: Case, amid: dict[BN, list[keras.Layer]]) -> Iterator[Fin
     harm = bool(amid) and _measured(case) and case.modes.harm
     shown = f" {case.modes.numbers()} ({case.rows:,} rows used)." if harm else ""
     meant = "" if harm else " If it was put into a trained model on purpose, train on with it."
-    for path, names, layers in case.places(amid):
+    alike = {}
+    for layer in amid:
+        alike.setdefault((layer.trainable, case.learns(layer)), []).append(layer)
+    for path, names, layers in itertools.chain.from_iterable(map(case.places, alike.values())):
         around = dict.fromkeys(case.path(each) for layer in layers for each in amid[layer])
         why, repair = _without_statistics(case, layers)
         yield Finding(
