@@ -20,7 +20,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 import bnutils
-from bnutils.doctor.words import listing
 
 __all__ = ["Result", "Skipped", "Table", "html_table", "plain_text", "printable", "skipped_lines"]
 
@@ -167,7 +166,9 @@ def grouped_lines(
     for name, text in pairs:
         groups.setdefault(text, []).append(name)
     for text, names in groups.items():
-        yield f"{start}: {', '.join(names) if shown is None else listing(names, shown)} ({text})."
+        kept = names[:shown]
+        more = f" and {len(names) - len(kept)} more" if len(kept) < len(names) else ""
+        yield f"{start}: {', '.join(kept)}{more} ({text})."
 
 
 def versions() -> dict[str, str]:
