@@ -74,6 +74,38 @@ def test_it_looks_every_so_often_and_at_the_end():
     assert sorted(look.reports) == [2, 3]
 
 
+def test_it_looks_after_the_last_epoch_of_a_training_that_stops_early():
+    look = AuditCallback(data(), every=5)
+    fit(net(), keras.callbacks.EarlyStopping("loss", mode="max", patience=0), look, epochs=10)
+    (epoch,) = look.reports
+    assert epoch < 5
+
+
+def test_what_was_said_of_one_model_is_said_of_the_next(capsys):
+    look = AuditCallback(data(), level="note")
+    said = []
+    for _ in range(2):
+        fit(net(output_bn=True), look, epochs=1)
+        said.append(capsys.readouterr().out)
+    assert said[0].count("output-bn") == said[1].count("output-bn") == 1
+
+
+def test_data_that_draw_at_random_leave_the_stream_as_it_was():
+    x, y = data()
+
+    def augmented():
+        for start in (0, 64):
+            noise = np.random.normal(size=(64, 4))  # noqa: NPY002
+            yield x[start : start + 64] + noise.astype("float32"), y[start : start + 64]
+
+    drawn = []
+    for callbacks in ([], [AuditCallback(augmented, batch_size=64)]):
+        np.random.seed(0)  # noqa: NPY002
+        fit(net(), *callbacks, epochs=1)
+        drawn.append(np.random.normal())  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+
+
 def test_a_generator_serves_for_every_epoch():
     x, y = data()
     look = AuditCallback(part for part in [(x[:64], y[:64]), (x[64:], y[64:])])

@@ -12,11 +12,13 @@ import itertools
 import math
 import operator
 import pickle
+import random
 import tempfile
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,7 +80,7 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
         ([(2, 2), (2, 2), (1, 2)], 5)
     """
     if batch_size is not None:
-        batch_size = _positive_integer(batch_size)
+        batch_size = positive_integer(batch_size)
     if isinstance(data, Batches):
         return data if model is None else data.suited(model)
     if isinstance(data, tf.data.Dataset):
@@ -168,7 +170,7 @@ class Batches:
             pick: gives the rows of these numbers, in ascending order, if rows can be picked.
             fetch: gives the batch of this number, if batches can be picked.
         """
-        self._source = source
+        self._source = lambda: _leaving_random_streams(source)
         self._pick = pick
         self._fetch = fetch
         self._specs = _input_specs(model)
@@ -184,12 +186,13 @@ class Batches:
                 this pass ends after another number of rows than the one before.
         """
         rows = steps = 0
-        for number, batch in enumerate(self._source(), start=1):
-            x, y, size = _checked_batch(batch, self._specs, number)
-            if size:
-                rows += size
-                steps += 1
-                yield x, y
+        with closing(self._source()) as source:
+            for number, batch in enumerate(source, start=1):
+                x, y, size = _checked_batch(batch, self._specs, number)
+                if size:
+                    rows += size
+                    steps += 1
+                    yield x, y
         if not rows:
             raise ValueError("expected at least one row of data, got none")
         if self.rows is not None and rows != self.rows:
@@ -200,7 +203,11 @@ class Batches:
 
     def unchecked(self) -> Any:
         """Give the first batch as it comes: a `train_step` of one's own may take any structure."""
-        return next(iter(self._source()), None)
+        iterator = self._source()
+        try:
+            return next(iterator, None)
+        finally:
+            iterator.close()
 
     def first(self) -> tuple[Any, Any]:
         """Give the first batch `(x, y)`.
@@ -266,9 +273,11 @@ class Batches:
     def _fetched(self, rows: int) -> list[tuple[Any, Any]]:
         size = _rows(self.first())
         wanted = min(self.steps, max(1, math.ceil(rows / size)))
+        places = np.unique(np.linspace(0, self.steps - 1, wanted).round().astype(int))
+        fetched = _leaving_random_streams(lambda: (self._fetch(int(place)) for place in places))
         found = []
-        for number in np.unique(np.linspace(0, self.steps - 1, wanted).round().astype(int)):
-            x, y, size = _checked_batch(self._fetch(int(number)), self._specs, int(number) + 1)
+        for place, batch in zip(places, fetched, strict=True):
+            x, y, size = _checked_batch(batch, self._specs, int(place) + 1)
             if size:
                 found.append(mapped(np.asarray, (x, y)))
         return found
@@ -294,6 +303,19 @@ class Batches:
         number = min(len(kept), max(1, math.ceil(rows / _rows(kept[0]))))
         places = np.unique(np.linspace(0, len(kept) - 1, number).round().astype(int))
         return [kept[place] for place in places], False
+
+
+def _leaving_random_streams(source: Callable[[], Iterable]) -> Iterator:
+    """Go through a user's data, and leave what it may draw from for augmentation as it was.
+
+    An audit in the middle of training must not change what training draws next.
+    """
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield from source()
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def mapped(function: Callable, *batches: Any) -> Any:
@@ -421,13 +443,22 @@ class _Spool:
         return True
 
 
-def _positive_integer(value: Any) -> int:
+def positive_integer(value: Any, name: str = "batch_size") -> int:
+    """A number of rows as an `int`, from any type of whole number.
+
+    Args:
+        value: the number.
+        name: what it is, for the error.
+
+    Raises:
+        ValueError: if it is no whole number from 1 on.
+    """
     try:
-        number = operator.index(value)
+        number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"expected batch_size to be a positive integer, got {value!r}")
+        raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
     return number
 
 

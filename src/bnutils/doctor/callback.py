@@ -6,7 +6,7 @@ from typing import Any
 
 from bnutils._keras import keras
 from bnutils.doctor.audit import audit
-from bnutils.doctor.batches import batches
+from bnutils.doctor.batches import batches, positive_integer
 from bnutils.doctor.report import LEVELS, Diagnosis, Report
 
 __all__ = ["AuditCallback"]
@@ -16,8 +16,9 @@ class AuditCallback(keras.callbacks.Callback):
     """Look at the model at the end of each epoch, and say once what is new.
 
     A finding is new if its rule has not named its layer before, or has named it at a lower level.
-    The audit changes nothing, so that training goes on as without it. It takes about as long as
-    `audit` by itself.
+    The audit changes nothing, so that training goes on as without it; but a `tf.data.Dataset` that
+    shuffles anew each time counts how often it was drawn from: give the callback one of its own.
+    A look takes about as long as `audit` by itself.
 
     Args:
         data: as for `bnutils.doctor.audit`: a sample of the training data, with targets.
@@ -65,31 +66,44 @@ class AuditCallback(keras.callbacks.Callback):
             raise ValueError(f"expected every to be a positive integer, got {every!r}")
         # A generator can be drawn only once: as batches it can be gone through at each look.
         self._data = data if data is None else batches(data, batch_size=batch_size)
-        self._sizes = {"batch_size": batch_size, "train_size": train_size}
+        self._sizes = {
+            name: None if size is None else positive_integer(size, name)
+            for name, size in (("batch_size", batch_size), ("train_size", train_size))
+        }
         self._levels = LEVELS[: LEVELS.index(level) + 1]
         self._every = every
+        self._looked_at = None
         self._said: dict[tuple[str, str], str] = {}
+        self._epoch = 0
         self.reports: dict[int, Report] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Refuse data that do not suit the model before an epoch is lost."""
+        if self._looked_at is not self.model:  # what was said of another model is news of this one
+            self._looked_at, self._said, self.reports = self.model, {}, {}
         if self._data is not None:
             batches(self._data, model=self.model).first()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Look, and print what is new."""
-        if (epoch + 1) % self._every == 0 or epoch + 1 == self.params["epochs"]:
-            self._look(epoch + 1)
+        self._epoch = epoch + 1
+        if self._epoch % self._every == 0:
+            self._look()
 
-    def _look(self, epoch: int) -> None:
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Look after the last epoch, also where training stopped early."""
+        if self._epoch and self._epoch not in self.reports:
+            self._look()
+
+    def _look(self) -> None:
         report = audit(self.model, self._data, **self._sizes)
-        self.reports[epoch] = report
+        self.reports[self._epoch] = report
         new = [each for each in report.diagnoses if each.level in self._levels and self._new(each)]
         for each in new:
             self._said[each.rule, each.layer] = each.level
         if new:
             # The progress bar of fit has not ended its line yet.
-            print(f"\nAudit after epoch {epoch}: {report.only(new)}", flush=True)
+            print(f"\nAudit after epoch {self._epoch}: {report.only(new)}", flush=True)
 
     def _new(self, found: Diagnosis) -> bool:
         before = self._said.get((found.rule, found.layer))

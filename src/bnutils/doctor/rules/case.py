@@ -10,7 +10,7 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor import kinds
-from bnutils.doctor.batches import Batches, batches, mapped
+from bnutils.doctor.batches import Batches, batches, mapped, positive_integer, positive_integer
 from bnutils.doctor.dry_run import DryRun, dry_run
 from bnutils.doctor.graph import Call, joined, walk
 from bnutils.doctor.rules import flow
@@ -67,14 +67,11 @@ class Case:
         Raises:
             ValueError: if an argument is not what it should be.
         """
-        for name, value in (("batch_size", batch_size), ("train_size", train_size)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
         self.subject = subject
         self._alone = {}
         self.model = model = subject.model
-        self.train_size = train_size
-        self.batch_size = batch_size
+        self.train_size = None if train_size is None else positive_integer(train_size, "train_size")
+        self.batch_size = None if batch_size is None else positive_integer(batch_size)
         self.layers = subject.layers
         self.runs = None
         self.large = False
