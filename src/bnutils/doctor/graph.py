@@ -30,7 +30,19 @@ from bnutils._keras import (
 from bnutils.doctor import kinds
 from bnutils.doctor.words import cause
 
-__all__ = ["Call", "Graph", "Tensor", "Unwalked", "batch_norms", "joined", "layer_paths", "walk"]
+__all__ = [
+    "BN",
+    "Call",
+    "Graph",
+    "Tensor",
+    "Unwalked",
+    "batch_norms",
+    "joined",
+    "layer_paths",
+    "walk",
+]
+
+BN = keras.layers.BatchNormalization
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +179,9 @@ def layer_paths(model: keras.Model) -> dict[keras.Layer, str]:
     return paths
 
 
-def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+def batch_norms(model: keras.Model) -> list[BN]:
     """List every batch normalization layer of a model, nested and wrapped ones too, each once."""
-    return [
-        layer for layer in layer_paths(model) if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    return [layer for layer in layer_paths(model) if isinstance(layer, BN)]
 
 
 def _symbolic(value: Any) -> bool:

@@ -29,40 +29,26 @@ from bnutils._keras import (
 from bnutils.doctor.activations import Store, bytes_of
 from bnutils.doctor.batches import Batches
 from bnutils.doctor.before_after import BeforeAfter, rows_of
-from bnutils.doctor.graph import Call, Graph, Tensor, walk
+from bnutils.doctor.graph import BN, Call, Graph, Tensor, walk
 from bnutils.doctor.order import Level, levels_of
-from bnutils.doctor.probe import Moments, Statistics, as_value_error, channel_moments
+from bnutils.doctor.probe import (
+    Moments,
+    Statistics,
+    as_value_error,
+    channel_moments,
+    check_finite,
+)
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
 
-__all__ = ["Walk", "check_finite"]
+__all__ = ["Walk"]
 
-_BN = keras.layers.BatchNormalization
 
 #: Bytes of the largest activation of a batch up to which batches are joined: fewer and larger
 #: ones spend less time in Python, but beyond this they only take more memory.
 BATCH_BYTES = 2**27
 #: Rows on which the walk is held against the model: the fewest that can be mixed up.
 PROOF_ROWS = 2
-
-
-def check_finite(moments: Moments, path: str, batch: Callable[[], str]) -> None:
-    """Refuse moments that are not finite.
-
-    Args:
-        moments: what was measured.
-        path: in front of which layer.
-        batch: tells in which batch, such as "batch 3".
-
-    Raises:
-        ValueError: if a mean or a variance is not finite.
-    """
-    finite = np.isfinite(moments.mean + moments.variance)
-    if not finite.all():
-        raise ValueError(
-            f"expected finite values in front of {path!r}, got others in {batch()}, in "
-            f"{np.sum(~finite)} of {len(finite)} channels: look at the data and the weights"
-        )
 
 
 class Walk:
@@ -86,7 +72,7 @@ class Walk:
         }
         self._fixed_rows = any(tensor.shape[0] is not None for tensor in graph.inputs)
         self._largest = self.row_bytes = 1.0  # bytes of one row
-        called = {call.layer for call in graph.calls if isinstance(call.layer, _BN)}
+        called = {call.layer for call in graph.calls if isinstance(call.layer, BN)}
         self.layers = [layer for layer in subject.layers if layer in called]
 
     @classmethod
@@ -108,7 +94,7 @@ class Walk:
             return None
         known = {*graph.inputs, *(tensor for call in graph.calls for tensor in call.outputs)}
         for call in graph.calls:
-            by_batch = call.training and not call.recorded and isinstance(call.layer, _BN)
+            by_batch = call.training and not call.recorded and isinstance(call.layer, BN)
             if call.wrappers or by_batch or not known.issuperset(call.inputs):
                 return None
         found = cls(subject, graph)
@@ -117,7 +103,7 @@ class Walk:
         except Exception:  # whatever a foreign layer raises here, the other way will tell
             return None
 
-    def calls(self, layer: _BN) -> int:
+    def calls(self, layer: BN) -> int:
         """How often one forward pass calls a layer."""
         return len(self._graph.of(layer))
 
@@ -139,12 +125,12 @@ class Walk:
     def measure(
         self,
         data: Batches,
-        layers: Iterable[_BN],
+        layers: Iterable[BN],
         *,
         memory: int,
         sample: BeforeAfter,
         progress: Any,
-    ) -> dict[_BN, Moments] | None:
+    ) -> dict[BN, Moments] | None:
         """Measure layers, each behind those before it normalizing by what was measured.
 
         Args:
@@ -332,7 +318,7 @@ def _compiled_moments(rank: int, dtype: tf.DType, axis: int) -> Callable:
     return tf.function(moments, input_signature=signature, autograph=False)
 
 
-def _sane(layer: _BN) -> tuple[np.ndarray, np.ndarray]:
+def _sane(layer: BN) -> tuple[np.ndarray, np.ndarray]:
     """Statistics by which outputs can be compared: those of the layer, or of a new one."""
     mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
     sane = np.isfinite(mean) & np.isfinite(variance) & (variance > -layer.epsilon)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bnutils._keras import keras
-from bnutils.doctor.graph import Call, Graph, Tensor
+from bnutils.doctor.graph import BN, Call, Graph, Tensor
 
 __all__ = ["Level", "levels_of", "rounds_of"]
-
-_BN = keras.layers.BatchNormalization
 
 
 @dataclass
@@ -32,7 +29,7 @@ class Level:
     dead: list[list[Tensor]] = field(default_factory=list)
 
 
-def levels_of(graph: Graph, chosen: Iterable[_BN]) -> list[Level] | None:
+def levels_of(graph: Graph, chosen: Iterable[BN]) -> list[Level] | None:
     """Sort the calls of a model into levels.
 
     Args:
@@ -101,7 +98,7 @@ def _bury(level: Level, outputs: set[Tensor]) -> None:
         held |= fresh
 
 
-def rounds_of(upstream: Mapping[_BN, list[_BN]]) -> list[tuple[list[_BN], list[_BN]]]:
+def rounds_of(upstream: Mapping[BN, list[BN]]) -> list[tuple[list[BN], list[BN]]]:
     """Put layers in the order in which they can be measured.
 
     Args:

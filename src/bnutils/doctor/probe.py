@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from bnutils._keras import global_seeds, keras, tf
+from bnutils._keras import global_seeds, keras, takes_training, tf
 from bnutils.doctor.graph import layer_paths
-from bnutils.doctor.restoring import restored
+from bnutils.doctor.restoring import restored, swap
 from bnutils.doctor.subject import Subject
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "as_value_error",
     "build",
     "channel_moments",
+    "check_finite",
     "dense",
 ]
 
@@ -72,6 +73,25 @@ class Moments:
         gap = other.mean - self.mean
         variance = self.variance + share * (other.variance - self.variance)
         return Moments(count, self.mean + share * gap, variance + share * (1 - share) * gap * gap)
+
+
+def check_finite(moments: Moments, path: str, batch: Callable[[], str]) -> None:
+    """Refuse moments that are not finite.
+
+    Args:
+        moments: what was measured.
+        path: in front of which layer.
+        batch: tells in which batch, such as "batch 3".
+
+    Raises:
+        ValueError: if a mean or a variance is not finite.
+    """
+    finite = np.isfinite(moments.mean + moments.variance)
+    if not finite.all():
+        raise ValueError(
+            f"expected finite values in front of {path!r}, got others in {batch()}, in "
+            f"{np.sum(~finite)} of {len(finite)} channels: look at the data and the weights"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +323,9 @@ class _Trace:
             )
             return self._fetches(range(len(self.captured)), outputs=True)
 
-        with _hooked(self._hooks(subject)):
+        with restored() as undo:
+            for layer, call in self._hooks(subject).items():
+                swap(undo, layer, "call", call)
             self._function = tf.compat.v1.wrap_function(forward, self._specs)
         self._feeds = list(self._function.graph.inputs[: len(self._specs)])
         self.upstream = self._dependencies()
@@ -374,8 +396,7 @@ class _Trace:
             # The model is called in training mode, so that each batch normalization layer gets
             # the `training` that it gets in `fit`. All layers with noise are turned back.
             for layer in subject.paths:
-                takes_training = "training" in inspect.signature(layer.call).parameters
-                if takes_training and layer not in hooks and not layer_paths(layer):
+                if takes_training(layer) and layer not in hooks and not layer_paths(layer):
                     hooks[layer] = _in_inference(layer.call)
         return hooks
 
@@ -455,30 +476,11 @@ def build(subject: Subject, x: Any) -> None:
         subject.forget()
 
 
-@contextmanager
-def _hooked(calls: Mapping[keras.Layer, Callable]) -> Iterator[None]:
-    """Let layers do something else when they are called, as long as the context is open.
-
-    Args:
-        calls: what takes the place of the `call` of each layer.
-    """
-    with restored() as undo:
-        for layer, call in calls.items():
-            # Straight into the dictionary: Keras and TensorFlow track what is set as an attribute.
-            attributes = layer.__dict__
-            if "call" in attributes:
-                undo(attributes.__setitem__, "call", attributes["call"])
-            else:
-                undo(attributes.pop, "call", None)
-            attributes["call"] = call
-        yield
-
-
 def _seeds(subject: Subject) -> Iterator[keras.random.SeedGenerator]:
     """The seed generators of all layers."""
     shared = global_seeds()
     yield from () if shared is None else (shared,)
-    for holder in (subject.model, *subject.paths):
+    for holder in subject.holders:
         for value in vars(holder).values():
             if isinstance(value, keras.random.SeedGenerator):
                 yield value

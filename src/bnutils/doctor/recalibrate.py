@@ -20,10 +20,11 @@ from bnutils._keras import keras, replicas
 from bnutils.doctor.activations import NoRoomError
 from bnutils.doctor.batches import Batches, batches
 from bnutils.doctor.before_after import BeforeAfter, rows_of
-from bnutils.doctor.layerwise import Walk, check_finite
+from bnutils.doctor.graph import BN
+from bnutils.doctor.layerwise import Walk
 from bnutils.doctor.order import rounds_of
 from bnutils.doctor.outcomes import Comparison
-from bnutils.doctor.probe import Moments, Probe, Unreached, build
+from bnutils.doctor.probe import Moments, Probe, Unreached, build, check_finite
 from bnutils.doctor.restoring import LOCK, restored
 from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
 from bnutils.doctor.subject import Subject
@@ -35,7 +36,6 @@ Method = Literal["layerwise", "one-pass"]
 METHODS = get_args(Method)
 Keep = Literal["unless-worse", "always", "never"]
 KEEP = get_args(Keep)
-_BN = keras.layers.BatchNormalization
 
 #: Bytes of activations that are kept in memory: what a laptop can spare beside a model.
 MEMORY = 2**30
@@ -299,7 +299,7 @@ class _Work:
             return None
         return pooled, {layer: self.walk.calls(layer) for layer in self.layers}, 1, sample
 
-    def rounds(self) -> list[tuple[list[_BN], list[_BN]]]:
+    def rounds(self) -> list[tuple[list[BN], list[BN]]]:
         """The layers that can be measured together, and those of them that form a cycle."""
         if self.walk is not None:
             self.upstream = self.probe.upstream(self.data.first()[0])
@@ -342,9 +342,9 @@ class _Work:
 def _chosen(
     subject: Subject,
     wanted: Any,
-    called: Sequence[_BN],
+    called: Sequence[BN],
     unreached: Iterable[Unreached],
-) -> tuple[list[_BN], tuple[Skipped, ...]]:
+) -> tuple[list[BN], tuple[Skipped, ...]]:
     """The layers to recalibrate, in the order of the model, and those that are left alone.
 
     Args:
@@ -386,7 +386,7 @@ def _chosen(
     return chosen, tuple(Skipped(subject.path(layer), reasons[layer]) for layer in skipped)
 
 
-def _named(subject: Subject, wanted: Any) -> list[_BN]:
+def _named(subject: Subject, wanted: Any) -> list[BN]:
     """The layers that the user named."""
     if isinstance(wanted, str | keras.Layer):
         wanted = [wanted]
@@ -415,7 +415,7 @@ def _named(subject: Subject, wanted: Any) -> list[_BN]:
     return [layer for layer in subject.layers if layer in found]
 
 
-def _statistics(pooled: Mapping[_BN, Moments]) -> dict[_BN, tuple[np.ndarray, np.ndarray]]:
+def _statistics(pooled: Mapping[BN, Moments]) -> dict[BN, tuple[np.ndarray, np.ndarray]]:
     return {layer: (seen.mean, seen.variance) for layer, seen in pooled.items()}
 
 
@@ -426,7 +426,7 @@ def _check_count(values: float, path: str) -> None:
         )
 
 
-def _new(layer: _BN, moments: Moments, path: str) -> Iterator[tuple[keras.Variable, np.ndarray]]:
+def _new(layer: BN, moments: Moments, path: str) -> Iterator[tuple[keras.Variable, np.ndarray]]:
     """The variables of a layer that hold statistics, with what they are to become."""
     std = np.sqrt(moments.variance + layer.epsilon)
     pairs = [(layer.moving_mean, moments.mean), (layer.moving_variance, moments.variance)]
@@ -447,7 +447,7 @@ def _new(layer: _BN, moments: Moments, path: str) -> Iterator[tuple[keras.Variab
         yield variable, cast
 
 
-def _moved(layer: _BN, moments: Moments, path: str, calls: int) -> Moved:
+def _moved(layer: BN, moments: Moments, path: str, calls: int) -> Moved:
     old_mean = layer.moving_mean.value.numpy().astype("float64")
     old_variance = layer.moving_variance.value.numpy().astype("float64")
     variance = moments.variance + layer.epsilon
