@@ -33,7 +33,7 @@ from bnutils.doctor.restoring import put_back_attributes, put_back_values, resto
 from bnutils.doctor.subject import Subject
 from bnutils.doctor.words import cause
 
-__all__ = ["DryRun", "LayerStep", "WeightStep", "build", "dry_run"]
+__all__ = ["DryRun", "LayerStep", "WeightStep", "dry_run"]
 
 tree = keras.tree
 _ROWS = 8  # of the data that are given: a large model needs seconds for more
@@ -211,7 +211,7 @@ def dry_run(
         _hush(undo)
         with model.distribute_strategy.scope():
             if subject.has_call:
-                build(subject, x)
+                _build(subject, x)
             try:
                 return _Trial(subject, x, y, anew, undo).run(inference)
             except NothingToDrawError as error:
@@ -268,7 +268,7 @@ def _few_rows(data: Any, subject: Subject) -> tuple[Any, Any]:
     return tree.map_structure(cut, found.unchecked()), None
 
 
-def build(subject: Subject, x: Any = None) -> None:
+def _build(subject: Subject, x: Any = None) -> None:
     """Create the variables of a model, as its first call would, without computing anything.
 
     Args:
@@ -322,7 +322,7 @@ class _Trial:
         self.traces = [] if anew else traces
         optimizers = list(subject.optimizers())
         put_back_attributes(undo, subject)
-        for layer in (self.model, *subject.paths):
+        for layer in subject.holders:
             for name, function in plain_functions(layer).items():
                 swap(undo, layer, name, function)
         for holder, name, _ in optimizers:
@@ -357,7 +357,7 @@ class _Trial:
         subject = self.subject
         trains, connected, assigns = take()
         trainable = set(map(id, self.model.trainable_variables))
-        made = {id(v) for each in (self.model, *subject.paths) for v in made_to_train(each)}
+        made = {id(v) for each in subject.holders for v in made_to_train(each)}
         layers = tuple(
             LayerStep(
                 layer,
@@ -372,7 +372,7 @@ class _Trial:
         weights = tuple(
             WeightStep(
                 layer,
-                subject.paths.get(layer, ""),
+                subject.path(layer),
                 variable,
                 id(variable) in trainable,
                 trains(variable),
@@ -492,11 +492,12 @@ class _Trial:
         It runs eagerly, since tracing a graph for one step takes far longer than the step; as a
         graph, as `fit` has it, where that fails or several devices share the step.
         """
+        eagerly = self.model.distribute_strategy.num_replicas_in_sync == 1
         try:
-            if self.model.distribute_strategy.num_replicas_in_sync > 1:
-                raise _OneDeviceOnlyError
-            run(True)
+            run(eagerly)
         except Exception:
+            if not eagerly:
+                raise
             self._rewind()
             run(False)
 
@@ -550,10 +551,6 @@ class _Trial:
             if any(id(variable) in self.assigned for variable in _statistics(layer))
         ]
         return {"inference": tuple(moved)}
-
-
-class _OneDeviceOnlyError(Exception):
-    """An eager step runs on one device only."""
 
 
 def _assigned(undo: Callable, variables: Iterable[keras.Variable]) -> set[int]:
