@@ -88,6 +88,15 @@ def convert(
             file that is read.
         OSError: if the new file cannot be written.
         RuntimeError: if the proof fails. Whatever is raised, no file has changed.
+
+    Example:
+        >>> import tempfile, warnings
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+        >>> with warnings.catch_warnings(action="ignore"), tempfile.TemporaryDirectory() as folder:
+        ...     model.save(Path(folder, "old.h5"))
+        ...     converted = convert(Path(folder, "old.h5"), Path(folder, "new.keras"))
+        >>> converted.weights, converted.difference
+        (12, 0.0)
     """
     output, modules = Path(output), tuple(modules)
     if output.suffix != ".keras":

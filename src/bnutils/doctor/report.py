@@ -280,8 +280,8 @@ class Report(Result):
                 "in another order later may tell another story."
             )
         parts = [each for each in self.skipped if each.kind == "part"]
-        lines += [f"Not looked into: {each.what or 'the model'} ({each.reason})." for each in parts]
         rules = [each for each in self.skipped if each.kind == "rule"]
+        lines += skipped_lines(parts, "Not looked into")
         return [*lines, *skipped_lines(rules, "Not checked")]
 
 

@@ -95,6 +95,13 @@ def fold_plan(model: keras.Model) -> Folding:
 
     Raises:
         ValueError: as `fold`.
+
+    Example:
+        >>> bn = keras.layers.BatchNormalization(name="bn")
+        >>> print(fold_plan(keras.Sequential([keras.Input((3,)), bn, keras.layers.ReLU()])))
+        0 of 1 batch normalization layer fold.
+        layer        where, or why not
+        bn     left  it reads an input of the model; ...
     """
     with LOCK, restored():
         return _fold(Subject(model), None, make=False, prove=False)
