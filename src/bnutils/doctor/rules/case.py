@@ -10,7 +10,7 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor import kinds
-from bnutils.doctor.batches import Batches, batches, mapped, positive_integer, positive_integer
+from bnutils.doctor.batches import Batches, batches, mapped, positive_integer
 from bnutils.doctor.dry_run import DryRun, dry_run
 from bnutils.doctor.graph import Call, joined, walk
 from bnutils.doctor.rules import flow
