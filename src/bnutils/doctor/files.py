@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 
@@ -112,6 +112,26 @@ class _NotReadableError(Exception):
 # Reading
 
 
+class _Saved(NamedTuple):
+    """What a file says of a model, and what of it may be believed.
+
+    Attributes:
+        path: the file.
+        version: the version of Keras that wrote it, if it says so.
+        config: the config of the model.
+        training: what it was compiled with, if it was.
+        objects: the user's own classes, by name.
+        trust: whether Python code in it runs.
+    """
+
+    path: Path
+    version: str | None
+    config: Any
+    training: Any
+    objects: dict[str, Any]
+    trust: bool
+
+
 def _check_heaps(path: Path) -> None:
     """Refuse a file in whose lists of texts HDF5 would go round forever.
 
@@ -154,18 +174,17 @@ def _read_hdf5(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> Mode
                 f"was written by Keras {version}. Next step: load it with Keras 2.2 (Python 3.7, "
                 "pip install keras==2.2.5 tensorflow==1.15.5) and save it again"
             )
+        training = _json_of(file, "training_config")
+        saved = _Saved(path, version, config, training, _objects(config, modules, trust), trust)
         if version is not None and not version.startswith("2."):
-            training = _json_of(file, "training_config")
-            return _read_keras_3(path, ".h5", version, config, training, trust, modules)
+            return _read_keras_3(saved, ".h5")
         if weights is None:
             raise _NotReadableError("holds a model without its weights")
-        training = _json_of(file, "training_config")
 
         def load(model: keras.Model, names: dict[str, str]) -> None:
             assign_weights(model, weight_groups(weights), names)
 
-        steps = _steps(file)
-        return _read_keras_2(path, version, config, training, load, steps, trust, modules)
+        return _read_keras_2(saved, load, _steps(file))
 
 
 def _read_zip(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> ModelFile:
@@ -183,42 +202,35 @@ def _read_zip(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> Model
                     )
             config = json.loads(archive.read("config.json"))
             metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in names else {}
-            version = str(metadata.get("keras_version", "3"))
+            version, training = (
+                str(metadata.get("keras_version", "3")),
+                config.get("compile_config"),
+            )
+            saved = _Saved(path, version, config, training, _objects(config, modules, trust), trust)
             if not version.startswith("2."):
-                training = config.get("compile_config")
-                return _read_keras_3(path, ".keras", version, config, training, trust, modules)
+                return _read_keras_3(saved, ".keras")
             if _WEIGHTS not in names:
                 raise _NotReadableError("holds a model without its weights")
-            training = config.get("compile_config")
             with tempfile.TemporaryDirectory() as folder:
                 archive.extract(_WEIGHTS, folder)
 
                 def load(model: keras.Model, _: dict[str, str]) -> None:
                     model.load_weights(Path(folder, _WEIGHTS))
 
-                return _read_keras_2(path, version, config, training, load, None, trust, modules)
+                return _read_keras_2(saved, load)
     except (zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError, EOFError) as error:
         raise _NotReadableError(f"is damaged: {in_a_line(error)}") from error
     except (OSError, NotImplementedError, RuntimeError, AttributeError) as error:
         raise _NotReadableError(f"cannot be read: {in_a_line(error)}") from error
 
 
-def _read_keras_3(
-    path: Path,
-    suffix: str,
-    version: str,
-    config: Any,
-    training: Any,
-    trust: bool,
-    modules: tuple[ModuleType, ...],
-) -> ModelFile:
-    objects = _objects(config, modules, trust)
+def _read_keras_3(saved: _Saved, suffix: str) -> ModelFile:
     skipped = []
-    with _suffixed(path, suffix) as name:
+    with _suffixed(saved.path, suffix) as name:
 
         def load(compile: bool) -> keras.Model:
             return keras.saving.load_model(
-                name, custom_objects=objects, compile=compile, safe_mode=not trust
+                name, custom_objects=saved.objects, compile=compile, safe_mode=not saved.trust
             )
 
         with warnings.catch_warnings():
@@ -227,28 +239,31 @@ def _read_keras_3(
                 model = load(compile=True)
             except Exception:
                 model = load(compile=False)
-                _compile(model, training, objects, skipped)
+                _compile(model, saved, skipped)
     return ModelFile(
-        path=str(path), written_by=f"Keras {version}", model=model, skipped=tuple(skipped)
+        path=str(saved.path),
+        written_by=f"Keras {saved.version}",
+        model=model,
+        skipped=tuple(skipped),
     )
 
 
 def _read_keras_2(
-    path: Path,
-    version: str | None,
-    config: Any,
-    training: Any,
-    load: Callable[[keras.Model, dict[str, str]], Any],
-    steps: int | None,
-    trust: bool,
-    modules: tuple[ModuleType, ...],
+    saved: _Saved, load: Callable[[keras.Model, dict[str, str]], Any], steps: int | None = None
 ) -> ModelFile:
-    objects = _objects(config, modules, trust)
-    translation = Translation(version or "2", objects)
-    with keras.saving.custom_object_scope(objects), warnings.catch_warnings():
+    """Make a model of what Keras 2 has saved.
+
+    Args:
+        saved: what the file says.
+        load: gives a model its weights, whose layers may have other names now.
+        steps: how often its optimizer had stepped.
+    """
+    version = saved.version or "2"
+    translation = Translation(version, saved.objects)
+    with keras.saving.custom_object_scope(saved.objects), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = keras.saving.deserialize_keras_object(
-            translation.layer(config), safe_mode=not trust
+            translation.layer(saved.config), safe_mode=not saved.trust
         )
         if not isinstance(model, keras.Model):
             raise _NotReadableError(f"holds a {type(model).__name__}, not a model")
@@ -260,27 +275,25 @@ def _read_keras_2(
         load(model, translation.names)
         translation.changes += steepen_hard_sigmoids(layer_paths(model))
     skipped = translation.skipped
-    if training:
-        _compile(model, training, objects, skipped)
+    if saved.training:
+        _compile(model, saved, skipped)
     if model.compiled and steps is not None:
         model.optimizer.iterations.assign(steps)
     return ModelFile(
-        path=str(path),
-        written_by=f"Keras {version or '2'}",
+        path=str(saved.path),
+        written_by=f"Keras {version}",
         model=model,
         changes=tuple(translation.changes),
         skipped=tuple(skipped),
     )
 
 
-def _compile(
-    model: keras.Model, training: Any, objects: dict[str, Any], skipped: list[Skipped]
-) -> None:
+def _compile(model: keras.Model, saved: _Saved, skipped: list[Skipped]) -> None:
     """Compile a model as its file says; what cannot be taken over is added to `skipped`."""
     try:
-        with keras.saving.custom_object_scope(objects), warnings.catch_warnings():
+        with keras.saving.custom_object_scope(saved.objects), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.compile(**compile_arguments(training, skipped))
+            model.compile(**compile_arguments(saved.training, skipped))
             model.optimizer.build(model.trainable_variables)
     except Exception as error:
         skipped.append(Skipped("compile", f"the model is not compiled: {in_a_line(error)}"))
