@@ -258,7 +258,8 @@ def test_masks_by_settings():
         made = getattr(embedding(np.array([[1, 0]])), "_keras_mask", None) is not None
         assert made == mask_zero == (kinds.mask(embedding) == "makes")
     assert kinds.mask(operation_class("Add")()) == "loses"
-    assert kinds.mask(layers.Lambda(abs)) is None
+    assert kinds.mask(layers.Lambda(abs)) == "loses"
+    assert kinds.mask(layers.Lambda(abs, mask=lambda inputs, mask: mask)) is None
 
 
 class Same(layers.Conv2D):

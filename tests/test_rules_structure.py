@@ -440,6 +440,11 @@ def mask_of_an_embedding_lost():
     return model, {"data": words}
 
 
+@trial("lost-mask", "sick", "warning")
+def mask_lost_by_a_lambda():
+    return padded(layers.Lambda(abs), BN(name="bn"))
+
+
 @trial("lost-mask", "mended")
 def bn_before_the_convolution():
     return padded(BN(name="bn"), conv())

@@ -391,6 +391,8 @@ def mask(operation: keras.Operation) -> Mask | None:
         return "makes" if operation.mask_zero else "loses"
     if known.role == "wrapper" and not isinstance(operation, layers.TimeDistributed):
         return mask(_wrapped(operation))
+    if isinstance(operation, layers.Lambda) and operation.mask is None:
+        return "loses"  # Keras hands on what it was given as `mask`: nothing
     own_mask = type(operation).compute_mask not in _HANDS_ON
     if known.role == "foreign" or (own_mask and operation.supports_masking):
         return None

@@ -59,8 +59,7 @@ def stale_compile(case: Case) -> Iterator[Finding]:
         yield Finding(
             "warning" if whole else "error",
             "" if whole else path,
-            f"{names} say trainable=False, yet the next step of fit changes their "
-            f"{frozen.of(layers)}.",
+            f"{names}: trainable=False, yet the next step of fit changes {frozen.of(layers)}.",
             _KEPT,
             _asked("stand still", _STOP) if whole else _STOP.capitalize(),
         )
@@ -70,8 +69,8 @@ def stale_compile(case: Case) -> Iterator[Finding]:
         yield Finding(
             "warning" if last else "error",
             path,
-            f"{names} say trainable=True, yet the next step of fit leaves their "
-            f"{asleep.of(layers)} as they are.",
+            f"{names}: trainable=True, yet the next step of fit does not change "
+            f"{asleep.of(layers)}.",
             _KEPT,
             _asked("learn", _LEARN) if last else _LEARN.capitalize(),
         )
@@ -144,8 +143,8 @@ def stale_inference(case: Case) -> Iterator[Finding]:
         yield Finding(
             "error",
             path,
-            f"{names} say trainable=False, yet {listing(which)} would still normalize by the batch "
-            "and overwrite their moving statistics.",
+            f"{names}: trainable=False, yet {listing(which)} would still normalize by the batch "
+            "and overwrite the moving statistics.",
             f"{keep} what was traced before the flag was changed.",
             "Compile the model again, or call freeze_bn(model), which drops what was traced.",
         )
@@ -182,7 +181,7 @@ def frozen_but_learning(case: Case) -> Iterator[Finding]:
         yield Finding(
             "error",
             path,
-            f"{names} say trainable=False, yet a training step changes their {_changed(steps)}.",
+            f"{names}: trainable=False, yet a training step changes {_changed(steps)}.",
             "A frozen layer should stay as it is.",
             f"Let {types} ask self.trainable before it follows the batch, as BatchNormalization "
             "does.",
