@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bnutils._keras import keras, tf
 from bnutils.doctor import before_after, layerwise
 from bnutils.doctor.graph import batch_norms, layer_paths
-from bnutils.doctor.probe import Moments, Probe
+from bnutils.doctor.moments import Moments
+from bnutils.doctor.probe import Probe
 from bnutils.doctor.recalibrate import recalibrate
 from bnutils.doctor.subject import Subject
 
@@ -735,10 +736,10 @@ FAILURES = {
     "batch 7": (lambda: broken(X, 7), ValueError, "'bn0', got others in batch 7, in"),
     "interrupt": (lambda: Stop(X, KeyboardInterrupt()), KeyboardInterrupt, None),
     "disk": (lambda: Stop(X, OSError("disk gone")), OSError, "disk gone"),
-    "one row": (
-        lambda: X[:1],
+    "seven rows": (
+        lambda: X[:7],
         ValueError,
-        "at least 2 values per channel in front of 'bn0', got 1",
+        "at least 8 values per channel in front of 'bn0', got 7: give more rows",
     ),
     "shape": (lambda: X[:, :3], ValueError, r"shape \(None, 4\)"),
     "infinity": (lambda: X * np.float32(1e37), ValueError, "finite"),
@@ -781,7 +782,7 @@ def test_what_does_not_fit_into_float16_is_refused():
     policy = keras.DTypePolicy("float16")
     model = keras.Sequential([keras.Input((2,)), BatchNormalization(dtype=policy)])
     before = state(model)
-    x = np.array([[-3e4, 1.0], [3e4, 2.0]], "float16")
+    x = np.tile(np.array([[-3e4, 1.0], [3e4, 2.0]], "float16"), (4, 1))
     with pytest.raises(ValueError, match="fit into float16, got values up to 9e"):
         recalibrate(model, x)
     assert state(model) == before
@@ -836,6 +837,11 @@ def test_a_model_with_frozen_layers_alone_is_left_as_it_is_and_told_how_to_name_
 def test_bad_arguments(make, options, message):
     with pytest.raises(ValueError, match=message):
         recalibrate(make(), X, **options)
+
+
+def test_values_count_not_rows():
+    model = keras.Sequential([keras.Input((3, 3, 2)), BatchNormalization(name="bn")])
+    assert recalibrate(model, rng().normal(size=(1, 3, 3, 2))).moved[0].values == 9
 
 
 # --- what it tells ------------------------------------------------------------------------------

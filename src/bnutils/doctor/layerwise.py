@@ -30,14 +30,9 @@ from bnutils.doctor.activations import Store, bytes_of
 from bnutils.doctor.batches import Batches
 from bnutils.doctor.before_after import BeforeAfter, rows_of
 from bnutils.doctor.graph import BN, Call, Graph, Tensor, walk
+from bnutils.doctor.moments import Moments, channel_moments, check_finite
 from bnutils.doctor.order import Level, levels_of
-from bnutils.doctor.probe import (
-    Moments,
-    Statistics,
-    as_value_error,
-    channel_moments,
-    check_finite,
-)
+from bnutils.doctor.probe import Statistics, as_value_error
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
 

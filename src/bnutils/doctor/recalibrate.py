@@ -22,9 +22,10 @@ from bnutils.doctor.batches import Batches, batches
 from bnutils.doctor.before_after import BeforeAfter, rows_of
 from bnutils.doctor.graph import BN
 from bnutils.doctor.layerwise import Walk
+from bnutils.doctor.moments import Moments, check_finite
 from bnutils.doctor.order import rounds_of
 from bnutils.doctor.outcomes import Comparison
-from bnutils.doctor.probe import Moments, Probe, Unreached, build, check_finite
+from bnutils.doctor.probe import Probe, Unreached, build
 from bnutils.doctor.restoring import LOCK, restored
 from bnutils.doctor.results import NOT_PLAIN, Result, Skipped, Table, skipped_lines
 from bnutils.doctor.subject import Subject
@@ -39,6 +40,8 @@ KEEP = get_args(Keep)
 
 #: Bytes of activations that are kept in memory: what a laptop can spare beside a model.
 MEMORY = 2**30
+#: Fewer values of a channel say nothing of a population; statistics of them ruin a good model.
+LEAST_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -206,16 +209,16 @@ def recalibrate(
         ValueError: if an argument or the data are not what they should be; if the model cannot be
             called, has no batch normalization layer, calls none, or hides one in an inner graph,
             where its input cannot be seen; if a statistic is not finite, or comes from fewer than
-            2 values. Whatever is raised, all statistics are then those from before.
+            8 values. Whatever is raised, all statistics are then those from before.
 
     Example:
         >>> bn = keras.layers.BatchNormalization(name="bn")
         >>> model = keras.Sequential([keras.Input((2,)), bn])
-        >>> done = recalibrate(model, np.array([[0.0, 5.0], [8.0, 5.0], [4.0, 8.0]]))
+        >>> done = recalibrate(model, np.tile([[0.0, 5.0], [8.0, 7.0]], (4, 1)))
         >>> bn.moving_mean.value.numpy()
         array([4., 6.], dtype=float32)
         >>> done.moved[0].mean_shift_max
-        4.2...
+        5.9...
         >>> done.undo()
         >>> bn.moving_mean.value.numpy()
         array([0., 0.], dtype=float32)
@@ -420,9 +423,10 @@ def _statistics(pooled: Mapping[BN, Moments]) -> dict[BN, tuple[np.ndarray, np.n
 
 
 def _check_count(values: float, path: str) -> None:
-    if values < 2:
+    if values < LEAST_VALUES:
         raise ValueError(
-            f"expected at least 2 values per channel in front of {path!r}, got {values:.0f}"
+            f"expected at least {LEAST_VALUES} values per channel in front of {path!r}, got "
+            f"{values:.0f}: give more rows"
         )
 
 
