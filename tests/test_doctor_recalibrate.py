@@ -925,6 +925,25 @@ def test_what_would_become_worse_is_left_as_it_was(method):
     assert mae.after == pytest.approx(np.mean(np.abs(model(X).numpy() - y)), rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["layerwise", "one-pass"])
+@pytest.mark.parametrize(
+    ("targets", "came"),
+    [
+        (np.full(ROWS, "cat"), r"text of shape \(None,\): ValueError: could not convert string"),
+        (np.ones((ROWS, 3)), r"float64 of shape \(None, 3\): \w+: .*3"),
+        ([np.ones((ROWS, 5))] * 2, r"float64 of shape \(None, 5\) and float64 .*: \w+: "),
+    ],
+    ids=["text", "columns", "two"],
+)
+def test_targets_that_the_loss_cannot_take_are_refused(targets, came, method):
+    model, _ = fitted()
+    before = state(model)
+    with pytest.raises(ValueError, match=f"^expected targets .* takes, got {came}.*leave them out"):
+        recalibrate(model, (X, targets), method=method, keep="always")
+    assert state(model) == before
+    recalibrate(keras.Sequential(model.layers), (X, targets))  # not compiled: nothing to compute
+
+
 def test_keep_never_only_measures():
     model = stack(depth=2)
     before = state(model)

@@ -9,7 +9,8 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor.batches import Batches
-from bnutils.doctor.outcomes import Comparison, Pair
+from bnutils.doctor.outcomes import Comparison, Pair, Scores
+from bnutils.doctor.words import cause, listing
 
 __all__ = ["BeforeAfter", "rows_of"]
 
@@ -75,7 +76,13 @@ class BeforeAfter:
         self._bytes += sum(np.asarray(leaf).nbytes for leaf in keras.tree.flatten(part))
 
     def before(self, y: Any, outputs: Any) -> None:
-        """Take the targets of the rows that were picked, and what the model makes of them."""
+        """Take the targets of the rows that were picked, and what the model makes of them.
+
+        Raises:
+            ValueError: if the compiled loss cannot be computed of these targets.
+        """
+        if not self._before and y is not None:
+            _check_targets(self._model, y, outputs)
         self.hold(outputs)
         self._before.append((y, outputs))
 
@@ -92,3 +99,23 @@ class BeforeAfter:
         whole = self._rows == self._data.rows
         first = not whole and (self._from_start or self._bytes >= COMPARED_BYTES)
         return Comparison.of(self._model, pairs, rows=self._rows, whole=whole, first=first)
+
+
+def _check_targets(model: keras.Model, y: Any, outputs: Any) -> None:
+    """Refuse targets on which `fit` would fail too; a `train_step` of one's own may take any."""
+    scores = Scores(model)
+    if not scores.has_loss or type(model).train_step is not keras.Model.train_step:
+        return
+    try:
+        scores.losses(y, outputs, chunks=1)
+    except Exception as error:  # whatever a loss raises
+        arrays = [np.asarray(leaf) for leaf in keras.tree.flatten(y) if leaf is not None]
+        came = listing(
+            f"{'text' if each.dtype.kind in 'OSU' else each.dtype} of shape "
+            f"{(None, *each.shape[1:])}"
+            for each in arrays
+        )
+        raise ValueError(
+            f"expected targets that the compiled loss takes, got {came}: {cause(error)}; leave "
+            "them out to recalibrate without a comparison"
+        ) from error
