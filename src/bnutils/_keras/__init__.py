@@ -49,7 +49,12 @@ from bnutils._keras.graphs import (  # noqa: E402
     shorten_records,
     with_mask,
 )
-from bnutils._keras.optimizers import decays, known_variables, optimizer_books, teach  # noqa: E402
+from bnutils._keras.optimizers import (  # noqa: E402
+    decays,
+    known_variables,
+    optimizer_attributes,
+    rebuild_optimizer,
+)
 from bnutils._keras.process import global_seeds, random_state, scopes  # noqa: E402
 from bnutils._keras.training import (  # noqa: E402
     STEP_FUNCTIONS,
@@ -94,17 +99,17 @@ __all__ = [
     "note_flags",
     "one_replica",
     "operation_class",
-    "optimizer_books",
+    "optimizer_attributes",
     "plain_functions",
     "prepare_step",
     "random_state",
+    "rebuild_optimizer",
     "recorded_graph",
     "recorded_inputs",
     "replicas",
     "scopes",
     "shorten_records",
     "takes_training",
-    "teach",
     "tf",
     "trace_anew",
     "traced_form",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bnutils._keras import keras
 
-__all__ = ["decays", "known_variables", "optimizer_books", "teach"]
+__all__ = ["decays", "known_variables", "optimizer_attributes", "rebuild_optimizer"]
 
 
 def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
@@ -36,14 +36,14 @@ def _chain(optimizer: keras.optimizers.Optimizer) -> list:
     return [optimizer] if inner is None else [optimizer, *_chain(inner)]
 
 
-def optimizer_books(optimizer: keras.optimizers.Optimizer) -> Callable[[], None]:
+def optimizer_attributes(optimizer: keras.optimizers.Optimizer) -> Callable[[], None]:
     """Give a function that puts back which variables an optimizer knows, the same objects.
 
     Those too of optimizers that it wraps.
     """
-    inner = [optimizer_books(part) for part in _chain(optimizer)[1:]]
+    inner = [optimizer_attributes(part) for part in _chain(optimizer)[1:]]
     attributes = dict(vars(optimizer))
-    # What is changed in place: the list of all variables, and TensorFlow's own books.
+    # What is changed in place: the list of all variables, and TensorFlow's own lists.
     contents = {
         name: type(value)(value) if name != "_variables" else list(value)
         for name, value in attributes.items()
@@ -66,7 +66,7 @@ def optimizer_books(optimizer: keras.optimizers.Optimizer) -> Callable[[], None]
     return put_back
 
 
-def teach(
+def rebuild_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], aside: dict
 ) -> None:
     """Build an optimizer anew, in place, for other variables, and carry its state over.

@@ -12,8 +12,8 @@ from bnutils._keras import (
     keras,
     known_variables,
     note_flags,
-    optimizer_books,
-    teach,
+    optimizer_attributes,
+    rebuild_optimizer,
     trace_anew,
 )
 from bnutils.doctor.dry_run import DryRun, LayerStep, dry_run
@@ -299,7 +299,7 @@ def _drop_traces(undo: Callable, subject: Subject) -> tuple[str, ...]:
                 getattr(model, f"make_{name}")()
                 retraced.append(subject.path(model))
         note_flags(model)
-        _steer(Subject(model))
+        _update_optimizer(Subject(model))
     return tuple(dict.fromkeys(retraced))
 
 
@@ -315,7 +315,7 @@ def _note(undo: Callable, subject: Subject) -> None:
     undo(_remember, _flags_before, subject.model, _copy(_flags_before.get(subject.model)))
     for _, _, optimizer in subject.optimizers():
         undo(_remember, _slots_before, optimizer, _copy(_slots_before.get(optimizer)))
-        undo(optimizer_books(optimizer))
+        undo(optimizer_attributes(optimizer))
 
 
 def _copy(memory: Any) -> Any:
@@ -328,7 +328,7 @@ def _remember(memory: WeakKeyDictionary, key: Any, value: Any) -> None:
         memory[key] = value
 
 
-def _steer(subject: Subject) -> None:
+def _update_optimizer(subject: Subject) -> None:
     """Let the optimizer of a model know the variables that are trainable now, and no frozen BN.
 
     Keras takes a frozen variable in a built optimizer, but then the optimizer's state is lost when
@@ -358,4 +358,6 @@ def _steer(subject: Subject) -> None:
     variables += [v for v in known if id(v) not in inside]
     if [id(v) for v in variables] != [id(v) for v in known]:
         with model.distribute_strategy.scope():
-            teach(model.optimizer, variables, _slots_before.setdefault(model.optimizer, {}))
+            rebuild_optimizer(
+                model.optimizer, variables, _slots_before.setdefault(model.optimizer, {})
+            )

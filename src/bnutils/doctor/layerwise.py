@@ -215,7 +215,7 @@ class Walk:
         return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
 
     def _run(self, level: Level, env: dict[Tensor, Any], watch: Callable | None = None) -> None:
-        for call, dead in zip(level.calls, level.dead, strict=True):
+        for call, unneeded in zip(level.calls, level.unneeded, strict=True):
             args, kwargs = call.arguments(env)
             if call in self._training:
                 kwargs["training"] = self._training[call]
@@ -223,7 +223,7 @@ class Walk:
             if watch is not None:
                 watch(call, made)
             env.update(zip(call.outputs, made, strict=True))
-            for tensor in dead:
+            for tensor in unneeded:
                 del env[tensor]
 
     def _measured(

@@ -19,14 +19,14 @@ class Level:
         measured: the calls of layers whose input is measured at the end.
         loads: the tensors that come from earlier levels, with whether no later level needs them.
         keeps: the tensors that later levels need, with whether one of them measures.
-        dead: for each of the calls, what is not needed any more after it.
+        unneeded: for each of the calls, what is not needed any more after it.
     """
 
     calls: list[Call] = field(default_factory=list)
     measured: list[Call] = field(default_factory=list)
     loads: dict[Tensor, bool] = field(default_factory=dict)
     keeps: dict[Tensor, bool] = field(default_factory=dict)
-    dead: list[list[Tensor]] = field(default_factory=list)
+    unneeded: list[list[Tensor]] = field(default_factory=list)
 
 
 def levels_of(graph: Graph, chosen: Iterable[BN]) -> list[Level] | None:
@@ -83,18 +83,18 @@ def levels_of(graph: Graph, chosen: Iterable[BN]) -> list[Level] | None:
         if until > made[tensor]:
             found[made[tensor]].keeps[tensor] = any(made[tensor] < each < last for each in depths)
     for depth, level in enumerate(found):
-        _bury(level, set(graph.outputs) if depth == last else set())
+        _note_unneeded(level, set(graph.outputs) if depth == last else set())
     return found
 
 
-def _bury(level: Level, outputs: set[Tensor]) -> None:
+def _note_unneeded(level: Level, outputs: set[Tensor]) -> None:
     """Work out after which call each tensor of a level is not needed any more."""
     held = {*level.keeps, *outputs, *(t for call in level.measured for t in call.inputs)}
-    level.dead = [[] for _ in level.calls]
+    level.unneeded = [[] for _ in level.calls]
     for number in reversed(range(len(level.calls))):
         call = level.calls[number]
         fresh = {*call.inputs, *call.outputs} - held
-        level.dead[number] = list(fresh)
+        level.unneeded[number] = list(fresh)
         held |= fresh
 
 
