@@ -148,6 +148,16 @@ def test_assert_sound_lets_a_sound_model_pass_and_says_what_is_wrong_with_anothe
     assert assert_sound(sound, data(), batch_size=32).sound
 
 
+def test_assert_sound_lets_rows_pass_that_cannot_tell_if_that_is_allowed():
+    x, y = data()
+    model = net()
+    fit(model, epochs=40)
+    other = x, 1 - y
+    with pytest.raises(AssertionError, match="gets no all-clear"):
+        assert_sound(model, other)
+    assert not assert_sound(model, other, allow=["modes-disagree"]).faulty
+
+
 def test_assert_sound_does_not_pass_what_could_not_be_looked_at():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
     with pytest.raises(AssertionError, match="no batch normalization layer"):

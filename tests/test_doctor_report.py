@@ -171,8 +171,8 @@ def test_a_long_text_is_wrapped_and_not_cut():
         (SOUND, "net looks sound: 53 batch normalization layers, nothing wrong."),
         (
             report(batch_norms=1, skipped=[Skipped("", "a loop")]),
-            "net was not looked into in full, so this is no all-clear: 1 batch normalization "
-            "layer, nothing wrong in what could be seen.",
+            "net gets no all-clear, since not all could be checked: 1 batch normalization layer, "
+            "nothing wrong in what could.",
         ),
         (
             report(rows=None),

@@ -275,3 +275,13 @@ def test_nothing_ties_a_notebook_to_a_machine_or_a_day(notebook):
     for cell in code(notebook):
         outputs = json.dumps(cell["outputs"])
         assert not re.search(r"/(home|root|Users|work|tmp)/|0x[0-9a-f]{8}", outputs), source(cell)
+
+
+def test_the_checklist_of_the_audit_names_every_rule():
+    from bnutils.doctor.rules import RULES
+
+    (path,) = [path for path in PATHS if path.stem == "12_audit"]
+    cells = nbformat.read(path, as_version=4).cells
+    (checklist,) = [cell.source for cell in cells if "## The checklist" in cell.source]
+    checklist = checklist[checklist.index("## The checklist") :]
+    assert set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", checklist)) == {rule.name for rule in RULES}

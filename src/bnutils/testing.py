@@ -31,7 +31,8 @@ def assert_sound(
         data: a sample of the training data, with targets if you have them; as for `audit`.
         batch_size: rows in a batch of training.
         train_size: rows in the training set.
-        allow: names of rules whose findings are known and accepted.
+        allow: names of rules whose findings are known and accepted, or that these data need not
+            let decide.
 
     Returns:
         The report, whose notes may be worth a look.
@@ -56,6 +57,7 @@ def assert_sound(
         raise ValueError(f"expected names of rules in allow, got {unknown}; there are {names}")
     report = audit(model, data, batch_size=batch_size, train_size=train_size)
     refused = [each for each in (*report.errors, *report.warnings) if each.rule not in allow]
-    if refused or not report.looked:
+    unseen = [each for each in report.skipped if each.needs is None and each.what not in allow]
+    if refused or unseen or not report.batch_norms:
         raise AssertionError(f"expected a sound model, but\n{report}")
     return report

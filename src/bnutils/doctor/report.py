@@ -265,8 +265,8 @@ class Report(Result):
             return f"{model} has no batch normalization layer that could be found."
         if not self.looked:
             return (
-                f"{model} was not looked into in full, so this is no all-clear: {layers}, "
-                f"{found or 'nothing wrong'} in what could be seen."
+                f"{model} gets no all-clear, since not all could be checked: {layers}, "
+                f"{found or 'nothing wrong'} in what could."
             )
         reach = "" if self.rows else ", as far as it shows without data"
         return f"{model} looks sound{reach}: {layers}, {found or 'nothing wrong'}."
