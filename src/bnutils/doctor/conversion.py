@@ -12,6 +12,7 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils._writing import Signals, replace
+from bnutils.doctor.differences import largest_difference, numbers
 from bnutils.doctor.drawing import draws, inputs_of
 from bnutils.doctor.files import SHOWN, open_model
 from bnutils.doctor.results import Result, Skipped, Table, grouped_lines, skipped_lines
@@ -134,26 +135,20 @@ def _compared(model: keras.Model, again: keras.Model) -> dict[str, Any]:
     made = {"weights": sum(old.size for old in first), "rows": 0, "difference": None}
     try:
         x = _random_inputs(model)
-        outputs = [keras.tree.flatten(each(x, training=False)) for each in (model, again)]
+        outputs = [
+            [numbers(output) for output in keras.tree.flatten(each(x, training=False))]
+            for each in (model, again)
+        ]
     except Exception as error:
         reason = f"not compared, no random example suits the model: {in_a_line(error)}"
         return {**made, "skipped": (Skipped("outputs", reason),)}
-    difference = max(_difference(*map(np.asarray, pair)) for pair in zip(*outputs, strict=True))
+    difference = largest_difference(*outputs)
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"the outputs of the new file differ by {difference:.1e} of the largest, more than "
             f"{TOLERANCE:.0e}"
         )
     return {**made, "rows": ROWS, "difference": difference, "skipped": ()}
-
-
-def _difference(old: np.ndarray, new: np.ndarray) -> float:
-    if old.dtype.kind not in "fiub":
-        return float(not np.array_equal(old, new))
-    old, new = old.astype(np.float64), new.astype(np.float64)
-    same = (old == new) | (np.isnan(old) & np.isnan(new))
-    scale = np.abs(old[np.isfinite(old)]).max(initial=0) or 1.0
-    return float(np.where(same, 0, np.abs(old - new)).max(initial=0) / scale)
 
 
 def _random_inputs(model: keras.Model) -> Any:

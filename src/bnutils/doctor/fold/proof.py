@@ -17,8 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import tree
 
-from bnutils._keras import OneCall, graph_inputs, keras, mask_of, takes_training, tf, with_mask
+from bnutils._keras import OneCall, graph_inputs, keras, mask_of, takes_training, with_mask
 from bnutils.doctor import kinds
+from bnutils.doctor.differences import (
+    difference,
+    largest,
+    largest_difference,
+    numbers,
+    values,
+)
 from bnutils.doctor.drawing import draws
 from bnutils.doctor.fold.plan import LAST_DIGIT, Plan
 from bnutils.doctor.fold.rebuild import Copies, concrete_arguments
@@ -114,13 +121,13 @@ class _Comparison:
 
     def explained(self, outputs: list[np.ndarray], expectation: str) -> float:
         """The difference of outputs from those of the model, if rounding explains it."""
-        error = _largest_difference(self.outputs, outputs)
+        error = largest_difference(self.outputs, outputs)
         if error > TOLERANCE:  # infinite where only one of them is not finite
             if self._moved is None:
                 # Some models, far from their data, let the last digit of a weight grow that large.
                 changed = [_last_digits_changed(self.subject, seed) for seed in (0, 1)]
                 self._moved = max(
-                    _largest_difference(
+                    largest_difference(
                         self.outputs, _outputs(self.subject.model, self.inputs, each)
                     )
                     for each in changed
@@ -183,25 +190,25 @@ class _Comparison:
             for call in graph.calls:
                 step(call)
         self.explained(
-            [_numbers(expected[tensor]) for tensor in graph.outputs],
+            [numbers(expected[tensor]) for tensor in graph.outputs],
             f"expected {self.subject.model.name} to do on numbers what it does on symbolic tensors",
         )
 
     def compare(self, call: Call, expected: Any, found: Any, moved: Any) -> None:
         """Refuse outputs of a layer of the folded model that are not those of the model."""
-        if np.array_equal(_values(expected), _values(found)):
+        if np.array_equal(values(expected), values(found)):
             return  # as nearly always: no need for float64
         dtype = keras.backend.standardize_dtype(expected.dtype)
-        expected, found = _numbers(expected), _numbers(found)
-        error = _difference(expected, found)
-        largest = _largest(expected)
-        allowed = DIGITS * LAST_DIGIT.get(dtype, 0) * largest
+        expected, found = numbers(expected), numbers(found)
+        error = difference(expected, found)
+        scale = largest(expected)
+        allowed = DIGITS * LAST_DIGIT.get(dtype, 0) * scale
         if moved is not None:
-            allowed = max(allowed, TIMES * _difference(expected, _numbers(moved)))
+            allowed = max(allowed, TIMES * difference(expected, numbers(moved)))
         if error <= allowed:
             return
         name = f"{call.path} ({type(call.layer).__name__})"
-        by = f"by {error / max(largest, np.finfo(float).tiny):.1e} of the largest"
+        by = f"by {error / max(scale, np.finfo(float).tiny):.1e} of the largest"
         if call in self.plan.linear or call in self.plan.folded:
             raise RuntimeError(
                 f"expected the folded model to give at {name} what {self.subject.model.name} "
@@ -253,7 +260,7 @@ def _outputs(model: keras.Model, inputs: Any, changed: Iterable = ()) -> list[np
     # Nothing is assigned, not even the state of a stateful recurrent layer.
     with keras.StatelessScope(state_mapping=changed, collect_losses=True):
         outputs = tree.flatten(model(inputs, training=False))
-    return [_numbers(output) for output in outputs]
+    return [numbers(output) for output in outputs]
 
 
 def _last_digits_changed(subject: Subject, seed: int) -> list[tuple[keras.Variable, np.ndarray]]:
@@ -263,47 +270,6 @@ def _last_digits_changed(subject: Subject, seed: int) -> list[tuple[keras.Variab
     for holder, variable in subject.weights:
         if "float" in variable.dtype:
             digit = LAST_DIGIT.get(holder.compute_dtype, 0)
-            values = _numbers(variable)
-            changed.append((variable, values * (1 + digit * rng.choice([-1, 1], values.shape))))
+            held = numbers(variable)
+            changed.append((variable, held * (1 + digit * rng.choice([-1, 1], held.shape))))
     return changed
-
-
-def _values(tensor: Any) -> np.ndarray:
-    if isinstance(tensor, tf.SparseTensor):
-        tensor = tf.sparse.to_dense(tensor)
-    elif isinstance(tensor, tf.RaggedTensor):
-        tensor = tensor.to_tensor()
-    return tf.convert_to_tensor(tensor).numpy()
-
-
-def _numbers(tensor: Any) -> np.ndarray:
-    """The values of a tensor; numbers in float64."""
-    values = _values(tensor)
-    return values if values.dtype == object else values.astype(np.float64)
-
-
-def _difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """The largest difference; infinite where shapes, text or what is not finite differ."""
-    if expected.shape != found.shape:
-        return np.inf
-    same = expected == found
-    if same.all() or expected.dtype == object:
-        return 0.0 if same.all() else np.inf
-    both = np.isnan(expected) & np.isnan(found)
-    gaps = np.where(same | both, 0.0, np.abs(expected - np.where(both, 0, found)))
-    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0))
-
-
-def _largest(numbers: np.ndarray) -> float:
-    """The largest magnitude, of what is finite; 1 for text."""
-    if numbers.dtype == object:
-        return 1.0
-    return np.abs(numbers).max(initial=0, where=np.isfinite(numbers))
-
-
-def _largest_difference(before: list[np.ndarray], after: list[np.ndarray]) -> float:
-    """In units of the largest output, for the output where it is largest."""
-    tiny = np.finfo(np.float64).tiny
-    return max(
-        _difference(a, b) / max(_largest(a), tiny) for a, b in zip(before, after, strict=True)
-    )
