@@ -8,6 +8,14 @@ from collections.abc import Iterable
 
 __all__ = ["cause", "count", "first_line", "in_a_line", "listing", "short"]
 
+#: What stands in front of the message of an error in a graph of TensorFlow.
+_GRAPH = re.compile(
+    r'\A(\s*(Graph execution error:|Detected at node .*|Node: .*|Stack trace for op .*|File ".*|'
+    r"\d+ root error\(s\) found\.|\(0\) [A-Z_]+:))+\s*"
+)
+#: What TensorFlow puts between: names of nodes and operations.
+_NODES = re.compile(r"\{\{function_node [^}]*\}\} ?| \[Op:.*?\]|\s+\[\[\{\{node .*?\}\}\]\]")
+
 
 def short(number: float) -> str:
     """A number with two digits; from a hundred up, a whole one.
@@ -42,15 +50,19 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
+def _plain(text: str) -> str:
+    """What an error says, without colors and what TensorFlow puts in front and between."""
+    return _GRAPH.sub("", _NODES.sub("", re.sub(r"\x1b\[[\d;]*m", "", text)))
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [""])[0]
+    """The first line of what an error says that is no header."""
+    return (_plain(str(error)).splitlines() or [""])[0]
 
 
 def in_a_line(error: BaseException) -> str:
     """What an error says, without the colors and the many lines of Keras."""
-    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
-    plain = plain.rsplit("Exception encountered:", 1)[-1]  # Keras puts the cause there
+    plain = _plain(str(error)).rsplit("Exception encountered:", 1)[-1]  # Keras puts the cause there
     text = textwrap.shorten(plain, 400, placeholder=" ...")
     if type(error) is ValueError and text:
         return text
@@ -70,12 +82,11 @@ def cause(error: BaseException) -> str:
             break
         error = behind
     keyed = isinstance(error, KeyError) and error.args  # it shows its message as a literal
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error.args[0] if keyed else error))
+    text = _plain(str(error.args[0] if keyed else error))
     text = text.split("Error encountered:\n\n")[-1]  # while Keras inferred a shape
     if text.startswith("in user code:"):  # a traceback of AutoGraph, with what was raised last
         text = re.split(r"\n +\w*(?:Error|Exception)\w*: ", text, maxsplit=1)[-1]
     text = re.sub(rf"^({wrapped}.*\s+)+", "", text)
-    text = re.sub(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\]", "", text)  # of TensorFlow
     text = text.split("\n\nArguments received by")[0]
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
     return f"{type(error).__name__}: {paragraph}" if paragraph else type(error).__name__
