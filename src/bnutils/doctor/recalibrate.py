@@ -38,7 +38,7 @@ METHODS = get_args(Method)
 Keep = Literal["unless-worse", "always", "never"]
 KEEP = get_args(Keep)
 
-#: Bytes of activations that are kept in memory: what a laptop can spare beside a model.
+# Bytes of activations that are kept in memory: what a laptop can spare beside a model.
 MEMORY = 2**30
 #: Fewer values of a channel say nothing of a population; statistics of them ruin a good model.
 LEAST_VALUES = 8
