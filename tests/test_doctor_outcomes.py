@@ -136,6 +136,19 @@ def test_what_is_not_finite_is_worse():
     assert compared(model("mse"), y, y * np.nan, y + 1).verdict == "better"
 
 
+def test_what_is_never_a_number_is_neither_better_nor_worse():
+    y = np.full((ROWS, 4), np.nan)
+    assert compared(model("mse"), y, np.zeros_like(y), np.ones_like(y)).verdict is None
+
+
+def test_rows_with_sample_weights_are_not_judged_without_them():
+    y = np.zeros((ROWS, 4))
+    pairs = [Pair(y, y, y + 1)]
+    found = Comparison.of(model("mse"), pairs, rows=ROWS, whole=True, first=False, weighted=True)
+    assert (found.verdict, found.scores) == (None, ())
+    assert "sample weights" in found.no_scores
+
+
 def test_loss_and_accuracy_that_disagree_are_mixed():
     made = model("sparse_categorical_crossentropy", metrics=["accuracy"])
     y = np.zeros(ROWS, int)
@@ -162,6 +175,7 @@ def test_without_a_loss_that_can_be_computed_the_reason_is_told():
         (model("mse"), None, "no targets"),
         (own, y, "by itself"),
         (model("mse"), np.ones((ROWS, 3)), "cannot be computed"),
+        (model("mse"), np.full((ROWS, 4), "1"), "cannot be computed"),
     ]:
         found = Comparison.of(made, [Pair(given, y, y)], rows=ROWS, whole=False, first=True)
         assert found.verdict is None

@@ -1129,3 +1129,53 @@ def test_every_rule_has_its_trials():
             "no-better-than-guessing": "it says what to check: the cause may be anything",
         }
     )
+
+
+def unusable_targets():
+    y = task()[1]
+    return {
+        "too many columns": ("categorical_crossentropy", np.eye(5)[y]),
+        "whole numbers for one-hot": ("categorical_crossentropy", y),
+        "text": ("sparse_categorical_crossentropy", y.astype(str)),
+        "not a number": ("mse", np.full((len(y), 2), np.nan)),
+        "a dict of unknown names": ("sparse_categorical_crossentropy", {"other": y}),
+        "sample weights": ("sparse_categorical_crossentropy", y),
+    }
+
+
+@pytest.mark.parametrize("case", unusable_targets())
+def test_targets_that_cannot_be_used_give_no_all_clear(case):
+    loss, y = unusable_targets()[case]
+    weighted = case == "sample weights"
+    cause = "sample weights are given" if weighted else "cannot be computed on these targets"
+    x = task()[0]
+    data = (x, y, np.ones(len(x))) if weighted else (x, y)
+    model = trained(0.9, 10)
+    model.compile(loss=loss)
+    report = audit(model, data)
+    assert not report.sound
+    assert "modes-disagree" not in report.checked
+    (skipped,) = [each for each in report.skipped if each.what == "modes-disagree"]
+    assert cause in skipped.reason
+    assert skipped.needs is None
+    model.get_layer("bn").moving_mean.assign_add([5.0] * 16)  # told once: as a finding
+    report = audit(model, data)
+    (told,) = [each for each in report.diagnoses if each.rule == "modes-disagree"]
+    assert cause in told.evidence
+    assert "modes-disagree" in report.checked
+
+
+def test_a_model_of_one_number_a_row_is_judged_as_one_of_one_column():
+    x = rows(512)
+    keras.utils.set_random_seed(0)
+    stack = layers.Dense(8), BN(momentum=0.9), layers.ReLU(), layers.Dense(1)
+    columns = chain(*stack, loss="mse", optimizer=keras.optimizers.Adam(0.02))
+    train(columns, x, x[:, :1], epochs=7)
+    flat = keras.Model(columns.inputs, layers.Reshape(())(columns.outputs[0]))
+    flat.compile("adam", "mse")
+    told = [
+        [(each.rule, each.level) for each in audit(model, (x, y)).diagnoses]
+        for model, y in ((columns, x[:, :1]), (flat, x[:, 0]))
+    ]
+    assert told[0] == told[1]
+    assert all(rule != "no-better-than-guessing" for rule, _ in told[1])

@@ -60,7 +60,8 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
 
             A batch is an array, a dict or a list of arrays, or a tuple `(x,)`, `(x, y)` or
             `(x, y, sample_weight)`. From a PyDataset or a DataLoader a list counts as a tuple, as
-            in Keras. Sample weights are left out: Keras does not weigh batch statistics by them.
+            in Keras. Sample weights are left out: Keras does not weigh batch statistics by them;
+            `weighted` tells that there were some.
         batch_size: rows in a batch, for arrays; 32 if it is None, as in `fit`. Other data come in
             batches already, and keep them.
         model: the model the data are for. If its inputs are known, their number, shapes and
@@ -120,6 +121,7 @@ class Sample:
         shuffled: whether `fit` draws the rows of a batch from all over, as it does with arrays.
             Other data come in batches already.
         the_first: whether these rows are the beginning of longer data, not drawn from all over.
+        weighted: whether sample weights came with them.
     """
 
     x: Any
@@ -127,6 +129,7 @@ class Sample:
     sizes: tuple[int, ...]
     shuffled: bool
     the_first: bool = False
+    weighted: bool = False
 
     @property
     def rows(self) -> int:
@@ -146,6 +149,7 @@ class Batches:
         batch_size: rows of a batch, the last one perhaps excepted; None if the data came in
             batches of their own.
         steps: the number of batches; None until it is known.
+        weighted: whether sample weights came with the batches that were seen, and were left out.
     """
 
     def __init__(
@@ -158,6 +162,7 @@ class Batches:
         model: keras.Model | None = None,
         pick: Callable[[np.ndarray], Any] | None = None,
         fetch: Callable[[int], Any] | None = None,
+        weighted: bool = False,
     ) -> None:
         """Take a callable that returns an iterable of batches; see `batches`.
 
@@ -169,6 +174,7 @@ class Batches:
             model: see `batches`.
             pick: gives the rows of these numbers, in ascending order, if rows can be picked.
             fetch: gives the batch of this number, if batches can be picked.
+            weighted: see `Batches`.
         """
         self._source = lambda: _leaving_random_streams(source)
         self._pick = pick
@@ -177,6 +183,7 @@ class Batches:
         self.rows = rows
         self.batch_size = batch_size
         self.steps = steps
+        self.weighted = weighted
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Go through all batches.
@@ -188,6 +195,7 @@ class Batches:
         rows = steps = 0
         with closing(self._source()) as source:
             for number, batch in enumerate(source, start=1):
+                self.weighted = self.weighted or _weighted(batch)
                 x, y, size = _checked_batch(batch, self._specs, number)
                 if size:
                     rows += size
@@ -259,7 +267,7 @@ class Batches:
         full = tuple(size for size in sizes if size == max(sizes)) if len(sizes) > 1 else sizes
         order = sorted(range(len(sizes)), key=lambda number: sizes[number] != max(sizes))
         x, y = mapped(lambda *leaves: np.concatenate(leaves), *[found[number] for number in order])
-        return Sample(x, y, full, shuffled=False, the_first=the_first)
+        return Sample(x, y, full, shuffled=False, the_first=the_first, weighted=self.weighted)
 
     def _picked(self, rows: int, batch_size: int) -> Sample:
         order = np.random.default_rng(0).permutation(self.rows)[:rows]
@@ -268,7 +276,7 @@ class Batches:
         places = np.searchsorted(ascending, order)
         x, y = mapped(lambda leaf: np.asarray(leaf)[places], (x, y))
         size = min(batch_size, len(order))
-        return Sample(x, y, (size,) * (len(order) // size), shuffled=True)
+        return Sample(x, y, (size,) * (len(order) // size), shuffled=True, weighted=self.weighted)
 
     def _fetched(self, rows: int) -> list[tuple[Any, Any]]:
         size = _rows(self.first())
@@ -370,7 +378,15 @@ def _from_arrays(data: Any, batch_size: int, model: keras.Model | None) -> Batch
             yield pick(slice(start, start + batch_size))
 
     steps = math.ceil(rows / batch_size)
-    return Batches(source, rows=rows, batch_size=batch_size, steps=steps, model=model, pick=pick)
+    return Batches(
+        source,
+        rows=rows,
+        batch_size=batch_size,
+        steps=steps,
+        model=model,
+        pick=pick,
+        weighted=_weighted(data),
+    )
 
 
 def _from_dataset(data: tf.data.Dataset, model: keras.Model | None) -> Batches:
@@ -472,6 +488,11 @@ def _parts(batch: Any) -> tuple:
             f"{len(batch)}: several inputs go into a list or a dict"
         )
     return batch[:2] if len(batch) > 1 and batch[1] is not None else batch[:1]
+
+
+def _weighted(batch: Any) -> bool:
+    """Whether sample weights come with a batch, or with all data."""
+    return isinstance(batch, tuple) and len(batch) == 3 and batch[2] is not None
 
 
 def _as_arrays(part: Any) -> Any:

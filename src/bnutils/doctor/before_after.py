@@ -98,7 +98,14 @@ class BeforeAfter:
         ]
         whole = self._rows == self._data.rows
         first = not whole and (self._from_start or self._bytes >= COMPARED_BYTES)
-        return Comparison.of(self._model, pairs, rows=self._rows, whole=whole, first=first)
+        return Comparison.of(
+            self._model,
+            pairs,
+            rows=self._rows,
+            whole=whole,
+            first=first,
+            weighted=self._data.weighted,
+        )
 
 
 def _check_targets(model: keras.Model, y: Any, outputs: Any) -> None:

@@ -13,10 +13,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bnutils._keras import fresh_scores, keras
+from bnutils._keras import fresh_scores, keras, tf
 from bnutils.doctor.words import first_line, short
 
-__all__ = ["Change", "Comparison", "Decision", "Pair", "Score", "Scores", "changes", "decisions"]
+__all__ = [
+    "WEIGHTED",
+    "Change",
+    "Comparison",
+    "Decision",
+    "Pair",
+    "Score",
+    "Scores",
+    "changes",
+    "decisions",
+]
 
 Kind = Literal["classes", "detections", "signs", "values"]
 Verdict = Literal["better", "worse", "mixed", "alike"]
@@ -27,6 +37,8 @@ LOSS_MARGIN, SIGMAS = 0.1, 3.0
 #: the largest standard deviation of a share of so many rows.
 SHARE_MARGIN = 0.02
 CHUNKS = 16  # parts whose losses give the standard error
+#: Why rows with sample weights have no scores.
+WEIGHTED = "sample weights are given, and not used: what the loss says is not judged"
 HIGHER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "cosine", "dice")
 LOWER = ("error", "mae", "mse", "mape", "msle", "crossentropy", "hinge", "divergence", "logcosh")
 
@@ -117,7 +129,7 @@ class Score:
         before: its value.
         after: its value afterwards.
         verdict: "better", "worse", "alike" (no change that counts), or None if it is not known
-            which way is better.
+            which way is better, or if neither value is a number.
     """
 
     name: str
@@ -163,7 +175,14 @@ class Comparison:
 
     @classmethod
     def of(
-        cls, model: keras.Model, pairs: Sequence[Pair], *, rows: int, whole: bool, first: bool
+        cls,
+        model: keras.Model,
+        pairs: Sequence[Pair],
+        *,
+        rows: int,
+        whole: bool,
+        first: bool,
+        weighted: bool = False,
     ) -> Comparison:
         """Compare.
 
@@ -173,9 +192,13 @@ class Comparison:
             rows: see `Comparison`.
             whole: see `Comparison`.
             first: see `Comparison`.
+            weighted: whether the rows have sample weights: then no score is computed, since
+                without them it may say the reverse of the truth.
         """
         scores, reason = (), "no targets were given"
-        if pairs and all(pair.y is not None for pair in pairs):
+        if weighted:
+            reason = WEIGHTED
+        elif pairs and all(pair.y is not None for pair in pairs):
             judge = Scores(model)
             reason = judge.lacking
             if reason is None:
@@ -284,6 +307,7 @@ class Scores:
             `(losses, rows)`, each [chunks].
         """
         found = []
+        y = keras.tree.map_structure(_text_as_text, y)
         for part, made in _chunks(y, outputs, chunks):
             found.append((float(self._loss(part, made)), _rows(made)))
         return tuple(np.array(each) for each in zip(*found, strict=True))
@@ -363,10 +387,10 @@ class Scores:
         return Score("loss", *mean, _verdict(*mean, -1, margin))
 
 
-def _verdict(before: float, after: float, direction: int, margin: float) -> Verdict:
+def _verdict(before: float, after: float, direction: int, margin: float) -> Verdict | None:
     if not math.isfinite(before) or not math.isfinite(after):
         if math.isfinite(before) == math.isfinite(after):
-            return "alike"
+            return None
         return "better" if math.isfinite(after) else "worse"
     gain = direction * (after - before)
     return "better" if gain > margin else "worse" if gain < -margin else "alike"
@@ -450,6 +474,12 @@ def _moved(before: list[np.ndarray], after: list[np.ndarray]) -> float:
     if squares == 0:
         return 0.0
     return math.sqrt(squares / spread) if spread > 0 else math.inf
+
+
+def _text_as_text(leaf: Any) -> Any:
+    """Text as `evaluate` gives it to a loss: a loss would read numbers in text of NumPy."""
+    text = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSU"
+    return tf.convert_to_tensor(leaf) if text else leaf
 
 
 def _rows(outputs: Any) -> int:

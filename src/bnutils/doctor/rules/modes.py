@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnutils._keras import keras
-from bnutils.doctor.outcomes import Decision, Scores, decisions
+from bnutils.doctor.outcomes import WEIGHTED, Decision, Scores, decisions
 from bnutils.doctor.rules.runs import SIGMAS, Run, Runs
 from bnutils.doctor.words import first_line, short
 
@@ -79,10 +79,22 @@ class Modes:
             return "the model computes its loss by itself"
         if len(self.comparable) < len(keras.tree.flatten(self._runs.pooled.outputs)):
             return "not every output has a row for each row of the data"
+        return self.unusable
+
+    @functools.cached_property
+    def unusable(self) -> str | None:
+        """Why targets that were given, and a loss, still tell nothing; None if they can be used."""
+        if self._runs.sample.y is None or not self._scores.has_loss:
+            return None
+        if self._runs.sample.weighted:
+            return WEIGHTED
+        start = "the compiled loss cannot be computed on these targets:"
         try:
-            self.loss(self._runs.pooled)
+            losses, _ = self.loss(self._runs.pooled)
         except Exception as error:  # whatever a foreign loss raises
-            return f"the loss cannot be computed: {first_line(error)}"
+            return f"{start} {first_line(error)}"
+        if not np.all(np.isfinite(losses)) and _all_finite(self._runs.pooled):
+            return f"{start} it is {losses[~np.isfinite(losses)][0]:g} where outputs are finite"
         return None
 
     @functools.cached_property
@@ -159,7 +171,7 @@ class Modes:
     @functools.cached_property
     def finite(self) -> bool:
         """Whether all outputs at inference are numbers."""
-        return all(map(_finite, keras.tree.flatten(self._runs.inference.outputs)))
+        return _all_finite(self._runs.inference)
 
     def loss(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
         """The compiled loss of parts of the rows of a run, and how many rows each part has."""
@@ -196,7 +208,8 @@ class Modes:
                 y = np.asarray(y, "float64")
                 if y.size != outputs.size:
                     return None
-                answer = y.reshape(-1, outputs.shape[-1]).mean(axis=0)
+                channels = outputs.shape[-1] if outputs.ndim > 1 else 1
+                answer = y.reshape(-1, channels).mean(axis=0)
             elif outputs.min() >= 0 and outputs.max() <= 1:
                 answer = self._chance(decision)
             found.append(np.full(outputs.shape, answer, "float32"))
@@ -356,6 +369,10 @@ def _apart(decision: Decision, one: np.ndarray, two: np.ndarray) -> tuple[float,
         f"{decision.output} falls on the other side of {decision.threshold:g} in {changed:.1%} of "
         f"all cases ({np.mean(picked[1]):.1%} are above it by the batch)"
     )
+
+
+def _all_finite(run: Run) -> bool:
+    return all(map(_finite, keras.tree.flatten(run.outputs)))
 
 
 def _finite(leaf: Any) -> bool:

@@ -28,6 +28,13 @@ SETTLED = 100  # updates, before which a model need not predict better than by g
 )
 def modes_disagree(case: Case) -> Iterator[Finding | Skipped]:
     """Inference does worse than batch mode, by the targets, or decides otherwise."""
+    found = list(_disagreement(case))
+    if not found and case.learners and case.modes.unusable:
+        found = [Skipped("modes-disagree", case.modes.unusable, "rule")]
+    yield from found
+
+
+def _disagreement(case: Case) -> Iterator[Finding | Skipped]:
     if not case.learners or any(map(case.fresh, case.learners)) or not case.modes.finite:
         return  # of a model that is not trained no agreement is expected
     modes = case.modes
@@ -61,6 +68,8 @@ def modes_disagree(case: Case) -> Iterator[Finding | Skipped]:
     if rest.level and apart is not stale:
         repairs.append(_other_cure(case, bool(repairs)))
     evidence = f"{evidence} ({case.rows:,} rows used, dropout off)."
+    if modes.unusable:
+        evidence += f" Which is right is not known: {modes.unusable}."
     extreme = outliers(case, case.learners)
     if extreme:
         evidence += f" {extreme.evidence}"
