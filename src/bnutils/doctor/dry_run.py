@@ -30,7 +30,7 @@ from bnutils._keras import (
 from bnutils.doctor.batches import batches
 from bnutils.doctor.drawing import NothingToDrawError, call, draw_inputs, draw_like, with_target
 from bnutils.doctor.restoring import put_back_attributes, put_back_values, restored, swap
-from bnutils.doctor.subject import Subject
+from bnutils.doctor.subject import Subject, statistics_of
 from bnutils.doctor.words import cause
 
 __all__ = ["DryRun", "LayerStep", "WeightStep", "dry_run"]
@@ -362,8 +362,8 @@ class _Trial:
             LayerStep(
                 layer,
                 subject.path(layer),
-                any(map(self._moved, _statistics(layer))),
-                any(assigns(v) or self._moved(v) for v in _statistics(layer)),
+                any(map(self._moved, statistics_of(layer))),
+                any(assigns(v) or self._moved(v) for v in statistics_of(layer)),
                 None if layer.gamma is None else trains(layer.gamma),
                 None if layer.beta is None else trains(layer.beta),
             )
@@ -548,7 +548,7 @@ class _Trial:
         moved = [
             self.subject.path(layer)
             for layer in self.subject.layers
-            if any(id(variable) in self.assigned for variable in _statistics(layer))
+            if any(id(variable) in self.assigned for variable in statistics_of(layer))
         ]
         return {"inference": tuple(moved)}
 
@@ -569,10 +569,6 @@ def _assigned(undo: Callable, variables: Iterable[keras.Variable]) -> set[int]:
     for variable in variables:
         swap(undo, variable, "assign", noting(variable))
     return found
-
-
-def _statistics(layer: keras.layers.BatchNormalization) -> list[keras.Variable]:
-    return [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
 
 
 def _learning_rate(model: keras.Model) -> float | None:

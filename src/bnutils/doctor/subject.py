@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.graph import batch_norms, layer_paths
+from bnutils.doctor.graph import BN, batch_norms, layer_paths
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "statistics_of"]
 
 
 class Subject:
@@ -48,7 +48,7 @@ class Subject:
         return layer_paths(self.model)
 
     @functools.cached_property
-    def layers(self) -> list[keras.layers.BatchNormalization]:
+    def layers(self) -> list[BN]:
         """Every batch normalization layer, nested and wrapped ones too, each once."""
         return batch_norms(self.model)
 
@@ -154,6 +154,11 @@ class Subject:
             f"call method: call {instead}"
             + (", each with the data that it is given in training" if with_data else "")
         )
+
+
+def statistics_of(layer: BN) -> list[keras.Variable]:
+    """The variables that recalibrating a layer writes: all but gamma and beta."""
+    return [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
 
 
 def _held(value: Any) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from bnutils._keras import keras
 from bnutils.doctor import kinds
 from bnutils.doctor.batches import Batches, batches, mapped, positive_integer
 from bnutils.doctor.dry_run import DryRun, dry_run
-from bnutils.doctor.graph import Call, joined, walk
+from bnutils.doctor.graph import BN, Call, joined, walk
 from bnutils.doctor.rules import flow
 from bnutils.doctor.rules.alone import Alone, alone
 from bnutils.doctor.rules.modes import Modes
@@ -22,9 +22,6 @@ from bnutils.doctor.subject import Subject
 from bnutils.doctor.words import cause, count, listing
 
 __all__ = ["BN", "Case", "values"]
-
-
-BN = keras.layers.BatchNormalization
 
 
 ROWS = 1024  # of the data, at most
@@ -252,7 +249,7 @@ class Case:
         return any(
             flow.is_bn(each) or kinds.nearest(each.layer).role == "embedding"
             for call in self.graph.of(layer)
-            for each in flow.upstream(self.graph, call.inputs[0], lambda each: True)
+            for each in flow.upstream(self.graph, call.inputs[0])
         )
 
     def learns(self, layer: BN) -> bool:
@@ -351,7 +348,7 @@ class Case:
         return any(
             kinds.noise(each.layer)
             for call in self.graph.of(layer)
-            for each in flow.upstream(self.graph, call.inputs[0], lambda each: True)
+            for each in flow.upstream(self.graph, call.inputs[0])
         )
 
 

@@ -95,7 +95,9 @@ def parameter_axis(layer: keras.layers.BatchNormalization) -> int:
     return layer.axis if layer.axis < 0 else layer.axis - layer.input_spec.ndim
 
 
-def upstream(graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool]) -> Iterator[Call]:
+def upstream(
+    graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool] = lambda call: True
+) -> Iterator[Call]:
     """The calls behind a tensor, nearest first; `go_on(call)` says whether to look behind it."""
     waiting, seen = [tensor], set()
     while waiting:
@@ -108,7 +110,9 @@ def upstream(graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool]) -> Ite
             waiting.extend(call.inputs)
 
 
-def downstream(graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool]) -> Iterator[Call]:
+def downstream(
+    graph: Graph, tensor: Tensor, go_on: Callable[[Call], bool] = lambda call: True
+) -> Iterator[Call]:
     """The calls ahead of a tensor, nearest first; `go_on(call)` says whether to look beyond it."""
     waiting, seen = [tensor], set()
     while waiting:

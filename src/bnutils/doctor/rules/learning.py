@@ -121,7 +121,7 @@ def _learner_behind(case: Case, layer: keras.Layer) -> bool:
         id(variable) in case.dry.trained
         for call in case.graph.of(layer)
         for tensor in call.outputs
-        for each in flow.downstream(case.graph, tensor, lambda each: True)
+        for each in flow.downstream(case.graph, tensor)
         for variable in getattr(each.layer, "weights", ())
     )
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.batches import Sample, mapped
+from bnutils.doctor.graph import BN
 from bnutils.doctor.probe import Moments, Probe, Seen, dense
 from bnutils.doctor.subject import Subject
 
 __all__ = ["SIGMAS", "Run", "Runs", "pooled"]
-
-BN = keras.layers.BatchNormalization
 #: Of many batches of training so many are run: each costs a call, and the noise of a mean over
 #: them is a tenth of that of one.
 MOST_BATCHES = 100

@@ -15,6 +15,7 @@ from bnutils.doctor.rules.case import BN, LEAST_ROWS, Case, values
 from bnutils.doctor.rules.gaps import moving_gaps
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import pooled
+from bnutils.doctor.subject import statistics_of
 from bnutils.doctor.words import count, listing, short
 
 SMALL = 8  # values per channel below which the statistics of a batch are mostly noise
@@ -113,18 +114,13 @@ def _broken(case: Case) -> dict[str, list[tuple[keras.Variable, int]]]:
     found = {}
     for layer, variable in case.subject.weights:
         if wrong := _not_finite(variable):
-            path = "" if layer is case.model else case.path(layer)
-            found.setdefault(path, []).append((variable, wrong))
+            found.setdefault(case.path(layer), []).append((variable, wrong))
     return found
 
 
 def _statistics(case: Case) -> set[int]:
     """The ids of all variables that recalibrating a layer writes."""
-    return {id(v) for layer in case.layers for v in _own_statistics(layer)}
-
-
-def _own_statistics(layer: BN) -> list[keras.Variable]:
-    return [v for v in layer.weights if v is not layer.gamma and v is not layer.beta]
+    return {id(v) for layer in case.layers for v in statistics_of(layer)}
 
 
 def _amounts(variables: Iterable[tuple[keras.Variable, int]]) -> str:
@@ -164,7 +160,7 @@ def bad_variance(case: Case) -> Iterator[Finding]:
     behind_weights = {
         call.layer
         for call in case.bn_calls
-        if any(map(flow.has_weights, flow.upstream(case.graph, call.inputs[0], lambda each: True)))
+        if any(map(flow.has_weights, flow.upstream(case.graph, call.inputs[0])))
     }
     for layer in case.layers:
         where = case.path(layer)

@@ -87,7 +87,7 @@ def output_bn(case: Case) -> Iterator[Finding]:
 
 
 def _behind(case: Case, call: Call) -> Iterator[Call]:
-    return flow.upstream(case.graph, call.inputs[0], lambda each: True)
+    return flow.upstream(case.graph, call.inputs[0])
 
 
 def _head(case: Case, call: Call) -> tuple[str, Tensor] | None:
