@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from bnutils._keras import keras, tf
 from bnutils.doctor import batches as intake
@@ -217,6 +218,11 @@ BAD = {
     "empty generator": (iter(()), "at least one row"),
     "ragged tensor": (lambda: [tf.ragged.constant([[1.0], []])], "RaggedTensor in batch 1"),
     "sparse tensor": (lambda: [tf.sparse.from_dense(X)], "SparseTensor in batch 1"),
+    "sparse data": (tf.sparse.from_dense(X), r"dense arrays, got a SparseTensor: use to_tensor"),
+    "sparse targets": ((X, tf.sparse.from_dense(X)), "dense arrays, got a SparseTensor"),
+    "SciPy": (csr_matrix(X), r"dense arrays, got a csr_matrix: use toarray\(\) first"),
+    "SciPy batches": (lambda: [csr_matrix(X)], "got a csr_matrix in batch 1"),
+    "returns None": (lambda: None, "returns an iterable of batches, got None from it"),
     "rows of a batch differ": (lambda: [(X, Y), (X, Y[:5])], r"got \[5, 7\] in batch 2"),
     "single values": (lambda: [1.0, 2.0], "single value in batch 1"),
     "None in a batch": (lambda: [{"a": X, "b": None}], "None in batch 1"),
@@ -255,6 +261,7 @@ FIT = {
     "more keys": ({"a": X, "b": SERIES, "c": X}, None),
     "list": ([X, SERIES], None),
     "one input": (X, "expected 2 inputs"),
+    "names": ({"a": X, "z": SERIES}, r"expected 2 inputs by name \(a, b\), got 'a' and 'z'"),
     "shape": ({"a": SERIES[..., 0], "b": SERIES}, r"shape \(None, 2\) for input 'a', got \(7, 4\)"),
     "rank": ({"a": X, "b": X}, "single examples, not batches"),
     "text": ({"a": X.astype(str), "b": SERIES}, r"numbers for input 'a' \(float32\), got text"),
@@ -274,6 +281,24 @@ def test_data_are_held_against_the_inputs_of_the_model(data, message):
     else:
         with pytest.raises(ValueError, match=message):
             list(data)
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_the_keys_of_a_dict_are_the_names_that_the_model_takes():
+    a = keras.Input((2,), name="a")
+    model = keras.Model({"key": a}, keras.layers.Dense(1)(a))
+    assert len(list(batches({"key": X}, model=model))) == 1
+    assert len(list(batches({"a": X}, model=keras.Model(a, model.outputs)))) == 1
+    for one in (model, keras.Model([a], model.outputs), images((2,))):
+        with pytest.raises(ValueError, match=r"expected 1 input by name .*, got 'z' in batch 1"):
+            batches({"z": X}, model=one).first()
+
+
+def test_numbers_wider_than_those_of_tensorflow_are_taken_as_in_fit():
+    wide = X.astype("longdouble")
+    ((x, _),) = batches(wide, model=images((2,)))
+    assert x.dtype == "float64"
+    np.testing.assert_array_equal(x, X)
 
 
 def test_a_missing_last_axis_of_one_is_no_fault():

@@ -929,7 +929,7 @@ def test_what_would_become_worse_is_left_as_it_was(method):
 @pytest.mark.parametrize(
     ("targets", "came"),
     [
-        (np.full(ROWS, "cat"), r"text of shape \(None,\): ValueError: could not convert string"),
+        (np.full(ROWS, "cat"), r"text of shape \(None,\): \w+: "),
         (np.ones((ROWS, 3)), r"float64 of shape \(None, 3\): \w+: .*3"),
         ([np.ones((ROWS, 5))] * 2, r"float64 of shape \(None, 5\) and float64 .*: \w+: "),
     ],

@@ -12,6 +12,11 @@ def number(text):
     return tf.function(tf.strings.to_number)(tf.constant(text))
 
 
+def cast():
+    """Fail in an operation that runs eagerly."""
+    tf.cast(tf.constant("cat"), tf.float32)
+
+
 def trained_on_text():
     """Fail in the loss, with colors and a traceback of Keras."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -29,10 +34,11 @@ def called_on_columns():
     ("fail", "says"),
     [
         (lambda: number("cat"), "StringToNumberOp could not correctly convert string: cat"),
+        (cast, "Cast string to float is not supported"),
         (trained_on_text, "Cast string to float is not supported"),
         (called_on_columns, "expected axis -1 of input shape to have value 2, but received"),
     ],
-    ids=["graph", "loss", "layer"],
+    ids=["graph", "operation", "loss", "layer"],
 )
 def test_the_line_that_says_it_is_found(fail, says):
     with pytest.raises(Exception, match=r"(?s).*") as caught:
@@ -42,7 +48,9 @@ def test_the_line_that_says_it_is_found(fail, says):
     assert says in told
     assert says in in_a_line(caught.value)
     assert not {"\x1b", "\n"} & set(told)
-    assert not any(header in told for header in ("Graph execution", "Detected at", "node ", "[Op:"))
+    assert not any(
+        header in told for header in ("Graph execution", "Detected at", "node ", "[Op:", "name:")
+    )
 
 
 def test_the_first_line_is_no_header():

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.words import count, first_line
+from bnutils.doctor.words import count, first_line, listing
 
-__all__ = ["Batches", "Sample", "batches"]
+__all__ = ["Batches", "Sample", "batches", "described"]
 
 #: A stream of batches is gone through for a sample as long as it has fewer than so many times the
 #: rows wanted, and takes fewer seconds: at most about what an audit takes itself.
@@ -37,7 +37,7 @@ SCAN_ROWS, SCAN_SECONDS = 64, 3.0
 class _Spec(NamedTuple):
     """What is known of an input of a model."""
 
-    name: str
+    name: str  # by which a dict of data has it
     shape: tuple[int | None, ...]
     dtype: str
 
@@ -100,7 +100,7 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
     if _is_torch(data) and isinstance(data, Iterable):
         return Batches(lambda: map(_list_as_tuple, data), model=model)
     if callable(data):
-        return Batches(data, model=model)
+        return Batches(lambda: _returned(data), model=model)
     if isinstance(data, Iterable):
         return Batches(lambda: data, model=model)
     raise ValueError(
@@ -313,6 +313,17 @@ class Batches:
         return [kept[place] for place in places], False
 
 
+def _returned(source: Callable[[], Any]) -> Iterable:
+    """What a user's callable returns."""
+    found = source()
+    try:
+        return iter(found)
+    except TypeError:
+        raise ValueError(
+            f"expected a callable that returns an iterable of batches, got {found!r} from it"
+        ) from None
+
+
 def _leaving_random_streams(source: Callable[[], Iterable]) -> Iterator:
     """Go through a user's data, and leave what it may draw from for augmentation as it was.
 
@@ -500,12 +511,23 @@ def _as_arrays(part: Any) -> Any:
     if isinstance(part, list | tuple) and not any(_is_arrays(item) for item in part):
         return _to_numpy(part)
     return keras.tree.map_structure(
-        lambda leaf: leaf if hasattr(leaf, "shape") else _to_numpy(leaf), part
+        lambda leaf: _dense(leaf) if hasattr(leaf, "shape") else _to_numpy(leaf), part
     )
 
 
 def _is_arrays(item: Any) -> bool:
     return (hasattr(item, "shape") and len(item.shape) > 0) or isinstance(item, dict)
+
+
+def _dense(leaf: Any, where: str = "") -> Any:
+    """The same array, or a ValueError if it is ragged or sparse."""
+    if isinstance(leaf, tf.RaggedTensor | tf.SparseTensor):
+        how = "to_tensor() or tf.sparse.to_dense"
+    elif hasattr(leaf, "nnz") and hasattr(leaf, "toarray"):  # of SciPy
+        how = "toarray()"
+    else:
+        return leaf
+    raise ValueError(f"expected dense arrays, got a {type(leaf).__name__}{where}: use {how} first")
 
 
 def _to_numpy(leaf: Any) -> np.ndarray | None:
@@ -530,8 +552,11 @@ def _input_specs(model: keras.Model | None) -> list[_Spec] | None:
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return None
+    structure = getattr(model, "input", None)  # a Sequential model has none before its first call
+    keys = structure if isinstance(structure, dict) else {}
+    names = {id(tensor): str(key) for key, tensor in keys.items()}
     return [
-        _Spec(tensor.name, tuple(tensor.shape), tensor.dtype)
+        _Spec(names.get(id(tensor), tensor.name), tuple(tensor.shape), tensor.dtype)
         for tensor in keras.tree.flatten(inputs)
     ]
 
@@ -554,11 +579,7 @@ def _checked_batch(batch: Any, specs: list[_Spec] | None, number: int) -> tuple[
 
 
 def _checked_leaf(leaf: Any, number: int) -> np.ndarray | tf.Tensor:
-    if isinstance(leaf, tf.RaggedTensor | tf.SparseTensor):
-        raise ValueError(
-            f"expected dense arrays, got a {type(leaf).__name__} in batch {number}: "
-            "use to_tensor() or tf.sparse.to_dense first"
-        )
+    leaf = _dense(leaf, f" in batch {number}")
     if not tf.is_tensor(leaf):
         leaf = _to_numpy(leaf)
         if leaf is None or leaf.dtype.kind in "cmM" or leaf.dtype.names:
@@ -566,6 +587,8 @@ def _checked_leaf(leaf: Any, number: int) -> np.ndarray | tf.Tensor:
             raise ValueError(f"expected real numbers or text, got {got} in batch {number}")
         if leaf.dtype.kind == "O":
             leaf = _from_objects(leaf, number)
+        elif leaf.dtype.kind == "f" and leaf.dtype.itemsize > 8:  # fit takes it, TensorFlow not
+            leaf = leaf.astype("float64")
     elif leaf.dtype.is_complex:
         raise ValueError(f"expected real numbers or text, got {leaf.dtype.name} in batch {number}")
     if len(leaf.shape) == 0:
@@ -587,8 +610,16 @@ def _from_objects(leaf: np.ndarray, number: int) -> tf.Tensor:
 
 
 def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
-    if isinstance(x, dict) and {spec.name for spec in specs} <= set(x):
-        found = [x[spec.name] for spec in specs]  # Keras drops the keys it does not know
+    if isinstance(x, dict) and not any(
+        isinstance(part, dict | list | tuple) for part in x.values()
+    ):
+        names = [spec.name for spec in specs]
+        if not set(names) <= set(x):
+            raise ValueError(
+                f"expected {count(len(names), 'input')} by name ({', '.join(names)}), got "
+                f"{listing(map(repr, x))} in batch {number}"
+            )
+        found = [x[name] for name in names]  # Keras drops the keys it does not know
     else:
         found = keras.tree.flatten(x)
         if len(found) != len(specs):
@@ -604,6 +635,14 @@ def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
                 f"got {got} in batch {number}{_hint(got, spec.shape)}"
             )
         _check_dtype(leaf, spec, number)
+
+
+def described(part: Any) -> str:
+    """Tell what the arrays in a part of a batch are: their dtypes, and shapes but for the rows."""
+    return listing(
+        f"{'text' if leaf.dtype.kind in 'OSU' else leaf.dtype} of shape {(None, *leaf.shape[1:])}"
+        for leaf in (np.asarray(leaf) for leaf in keras.tree.flatten(part) if leaf is not None)
+    )
 
 
 def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

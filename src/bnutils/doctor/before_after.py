@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bnutils._keras import keras
-from bnutils.doctor.batches import Batches
+from bnutils.doctor.batches import Batches, described
 from bnutils.doctor.outcomes import Comparison, Pair, Scores
-from bnutils.doctor.words import cause, listing
+from bnutils.doctor.words import cause
 
 __all__ = ["BeforeAfter", "rows_of"]
 
@@ -116,13 +116,7 @@ def _check_targets(model: keras.Model, y: Any, outputs: Any) -> None:
     try:
         scores.losses(y, outputs, chunks=1)
     except Exception as error:  # whatever a loss raises
-        arrays = [np.asarray(leaf) for leaf in keras.tree.flatten(y) if leaf is not None]
-        came = listing(
-            f"{'text' if each.dtype.kind in 'OSU' else each.dtype} of shape "
-            f"{(None, *each.shape[1:])}"
-            for each in arrays
-        )
         raise ValueError(
-            f"expected targets that the compiled loss takes, got {came}: {cause(error)}; leave "
-            "them out to recalibrate without a comparison"
+            f"expected targets that the compiled loss takes, got {described(y)}: {cause(error)}; "
+            "leave them out to recalibrate without a comparison"
         ) from error

@@ -14,7 +14,9 @@ _GRAPH = re.compile(
     r"\d+ root error\(s\) found\.|\(0\) [A-Z_]+:))+\s*"
 )
 #: What TensorFlow puts between: names of nodes and operations.
-_NODES = re.compile(r"\{\{function_node [^}]*\}\} ?| \[Op:.*?\]|\s+\[\[\{\{node .*?\}\}\]\]")
+_NODES = re.compile(
+    r"\{\{function_node [^}]*\}\} ?|\s+\[Op:.*?\](?: name: ?\S*)?|\s+\[\[\{\{node .*?\}\}\]\]"
+)
 
 
 def short(number: float) -> str:
