@@ -30,6 +30,24 @@ def called_on_columns():
     model(np.ones((1, 3), "float32"))
 
 
+class Picky(keras.Model):
+    """It looks for an input, and raises the KeyError of Python if there is none."""
+
+    def call(self, x):
+        """Take the input."""
+        return x["image"]
+
+
+@pytest.mark.parametrize("x", [np.ones((1, 2)), {"text": np.ones((1, 2))}], ids=["array", "dict"])
+def test_a_cause_in_a_traced_call_is_told_alone(x):
+    model = Picky()
+    with pytest.raises((TypeError, KeyError)) as caught:
+        tf.function(lambda: model(x))()
+    told = cause(caught.value)
+    assert told == "KeyError: image" if isinstance(x, dict) else told.endswith("'image'")
+    assert not any(more in told for more in ("Arguments", "x1b", "\n"))
+
+
 @pytest.mark.parametrize(
     ("fail", "says"),
     [

@@ -83,12 +83,14 @@ def cause(error: BaseException) -> str:
         if behind is None:
             break
         error = behind
-    keyed = isinstance(error, KeyError) and error.args  # it shows its message as a literal
-    text = _plain(str(error.args[0] if keyed else error))
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:  # it shows its message as a literal
+        text = str(error.args[0]).replace("\\n", "\n").replace("\\x1b", "\x1b")
+    text = _plain(text)
     text = text.split("Error encountered:\n\n")[-1]  # while Keras inferred a shape
     if text.startswith("in user code:"):  # a traceback of AutoGraph, with what was raised last
         text = re.split(r"\n +\w*(?:Error|Exception)\w*: ", text, maxsplit=1)[-1]
-    text = re.sub(rf"^({wrapped}.*\s+)+", "", text)
+    text = re.sub(r"\n[ \t]+", "\n", re.sub(rf"^(\w+: .)?({wrapped}.*\s+)+", "", text))
     text = text.split("\n\nArguments received by")[0]
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
     return f"{type(error).__name__}: {paragraph}" if paragraph else type(error).__name__
