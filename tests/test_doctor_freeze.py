@@ -382,7 +382,7 @@ def test_without_a_target_a_call_stands_in():
     run = dry(model)
     assert learns(run) == ALL
     assert run.how.startswith("a call in training mode, since no target")
-    with pytest.raises(TypeError, match="good enough"):
+    with pytest.raises(ValueError, match=r"targets, .* \(None, 3\): TypeError: .*good enough"):
         dry(model, X, Y)
 
 
@@ -1101,6 +1101,47 @@ def test_models_without_bn_are_refused():
             call(model)
     with pytest.raises(ValueError, match="is not built"):
         freeze_bn(keras.Sequential([layers.BatchNormalization()]))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            (X, np.full((24, 3), "cat")),
+            r"targets, text of shape \(None, 3\): \w+: Cast string to float",
+        ),
+        ((X, [Y, Y]), r"inputs, float32 of shape \(None, 4\) and targets, .* structures"),
+        ({"zzz": X}, "expected 1 input by name .*, got 'zzz'"),
+    ],
+    ids=["text", "two", "name"],
+)
+def test_data_that_do_not_suit_are_told_with_their_cause(data, says):
+    model = plain()
+    model.compile("sgd", "mse")
+    before = bits(model)
+    with pytest.raises(ValueError, match=says) as caught:
+        freeze_bn(model, data)
+    assert not {"\x1b", "\n"} & set(str(caught.value))
+    assert bits(model) == before
+    assert model.get_layer("bn").trainable
+
+
+def test_a_subclass_that_looks_for_another_input_is_told_as_given_data():
+    model = Subclass()
+    with pytest.raises(ValueError, match=r"expected data .* float32 of shape \(None, 4\): \w+: "):
+        freeze_bn(model, {"zzz": X})
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_inference_is_tried_on_a_list_of_inputs(compiled):
+    inputs = [keras.Input((4,)), keras.Input((3,))]
+    h = layers.BatchNormalization(name="bn")(layers.Concatenate()(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(h))
+    if compiled:
+        model.compile("sgd", "mse")
+    for data in (None, [X, Y], ([X, Y], Y)):
+        done = freeze_bn(model, data)
+        assert (done.inference, done.skipped) == (True, ())
 
 
 def test_bn_that_cannot_learn_is_not_called_unfrozen():

@@ -27,7 +27,7 @@ from bnutils._keras import (
     traced_steps,
     written_by,
 )
-from bnutils.doctor.batches import batches
+from bnutils.doctor.batches import batches, described
 from bnutils.doctor.drawing import NothingToDrawError, call, draw_inputs, draw_like, with_target
 from bnutils.doctor.restoring import put_back_attributes, put_back_values, restored, swap
 from bnutils.doctor.subject import Subject, statistics_of
@@ -36,6 +36,16 @@ from bnutils.doctor.words import cause
 __all__ = ["DryRun", "LayerStep", "WeightStep", "dry_run"]
 
 tree = keras.tree
+#: What Keras and TensorFlow raise on data that do not suit.
+_UNSUITED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+)
 _ROWS = 8  # of the data that are given: a large model needs seconds for more
 
 
@@ -191,9 +201,9 @@ def dry_run(
 
     Raises:
         ValueError: if inputs are needed and cannot be drawn (the model is not built, or takes
-            strings), if the data are not what they should be, if the model rejects the drawn
-            inputs, or if it has no `call` and its `train_step` cannot be tried. What a model with
-            a `call` raises on inputs that were given passes through.
+            strings), if the data are not what they should be, if the model rejects them or
+            those that were drawn, or if it has no `call` and its `train_step` cannot be tried.
+            Other errors of a model on data that were given pass through.
 
     Example:
         >>> from keras import Input, Sequential, layers
@@ -210,21 +220,26 @@ def dry_run(
     with restored() as undo:
         _hush(undo)
         with model.distribute_strategy.scope():
-            if subject.has_call:
-                _build(subject, x)
             try:
+                if subject.has_call:
+                    _build(subject, x)
                 return _Trial(subject, x, y, anew, undo).run(inference)
             except NothingToDrawError as error:
                 raise ValueError(str(error)) from error.__cause__
             except Exception as error:
                 if not subject.has_call:
                     raise ValueError(str(_no_step(subject, cause(error)))) from error
-                if y is not None:
+                if x is None:
+                    raise ValueError(
+                        f"expected inputs x and targets y, since {model.name!r} does not take the "
+                        f"random ones that were drawn for it ({cause(error)})"
+                    ) from error
+                if not isinstance(error, _UNSUITED):
                     raise
-                drawn = "inputs x and targets y" if x is None else "targets y"
+                targets = "" if y is None else f" and targets, {described(y)}"
                 raise ValueError(
-                    f"expected {drawn}, since {model.name!r} does not take the random ones that "
-                    f"were drawn for it ({type(error).__name__}: {error})"
+                    f"expected data that a training step of {model.name!r} takes, got inputs, "
+                    f"{described(x)}{targets}: {cause(error)}"
                 ) from error
 
 
@@ -282,7 +297,7 @@ def _build(subject: Subject, x: Any = None) -> None:
         return
     model = subject.model
     if x is None and not model.built:
-        raise ValueError(
+        raise NothingToDrawError(
             f"expected inputs x, since {model.name!r} is not built and its input shapes are not "
             "known"
         )
@@ -461,7 +476,8 @@ class _Trial:
         model = self.model
         if not self.subject.has_call:
             raise _no_step(self.subject, reason)
-        x = self.data = draw_inputs(model) if self.x is None else self.x
+        x = draw_inputs(model) if self.x is None else self.x
+        self.data = keras.utils.pack_x_y_sample_weight(x)
 
         def forward(x: Any) -> None:
             call(model, x, True)
@@ -534,7 +550,7 @@ class _Trial:
         model, steps = self.model, []
         if self.subject.has_call:
             x = keras.utils.unpack_x_y_sample_weight(self.data)[0]
-            steps.append((model.predict_step, x))
+            steps.append((model.predict_step, keras.utils.pack_x_y_sample_weight(x)))
         if model.compiled and (steps or type(model).test_step is not keras.Model.test_step):
             steps.append((model.test_step, self.data))
         if not steps:
