@@ -34,7 +34,8 @@ NORMAL = rng().normal(size=(ROWS, 5, 4))
 BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
 KINDS = {
     "probabilities": (None, softmax(NORMAL), "classes", 0.0),
-    "scores of any rank": (None, NORMAL, "classes", 0.0),
+    "scores of any rank": (None, NORMAL, "values", 0.0),
+    "scores of classes by their loss": ("categorical_hinge", NORMAL, "classes", 0.0),
     "sigmoid": (None, 1 / (1 + np.exp(-NORMAL)), "detections", 0.5),
     "one score": (None, NORMAL[..., :1], "signs", 0.0),
     "one size": (None, 2 + NORMAL[..., :1] ** 2, "values", 0.0),

@@ -49,8 +49,9 @@ class Decision:
 
     Attributes:
         output: the name of the output.
-        kind: "classes" (the largest along the last axis), "detections" (what lies above the
-            threshold), "signs" (what lies above zero), or "values" (it decides nothing).
+        kind: "classes" (the largest along the last axis, of probabilities or by a loss of
+            classes), "detections" (what lies above the threshold), "signs" (what lies above zero),
+            or "values" (as far as is known it decides nothing).
         threshold: of detections: 0.5, or 0 if the output holds logits.
     """
 
@@ -450,7 +451,7 @@ def _decision(name: str, loss: Any, arrays: list[np.ndarray]) -> Decision:
     kind = _loss_name(loss)
     if "binary" in kind and "crossentropy" in kind:
         return Decision(name, "detections", 0.0 if getattr(loss, "from_logits", False) else 0.5)
-    if "crossentropy" in kind and several:
+    if several and ("crossentropy" in kind or kind == "categoricalhinge"):
         return Decision(name, "classes")
     if kind and "hinge" not in kind:
         return Decision(name, "values")
@@ -458,8 +459,8 @@ def _decision(name: str, loss: Any, arrays: list[np.ndarray]) -> Decision:
         return Decision(name, "classes")
     if unit:
         return Decision(name, "detections", 0.5)
-    if several:
-        return Decision(name, "classes")
+    if several and not kind:  # scores of classes, an embedding, or what an autoencoder restores
+        return Decision(name, "values")
     return Decision(name, "signs" if low < 0 < high else "values")
 
 
