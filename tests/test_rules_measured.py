@@ -260,6 +260,14 @@ def modes_of_a_sound_model_on_few_rows():
 
 
 @trial("modes-disagree", "sound")
+def an_embedding_that_picks_no_class():
+    keras.utils.set_random_seed(0)
+    wide = layers.Dense(32, use_bias=False), BN(), layers.ReLU()
+    model = chain(*wide, layers.Dense(64, use_bias=False), BN())
+    return settle(model, rows(512)), {"data": rows(512), "batch_size": 32}
+
+
+@trial("modes-disagree", "sound")
 def frozen_bn_has_one_mode():
     return frozen_on_purpose_on_other_data()
 
@@ -371,6 +379,27 @@ def a_recording_in_each_batch():
     return model, {"data": in_batches(False)}
 
 
+@functools.cache
+def weights_from_sorted_batches():
+    keras.utils.set_random_seed(0)
+    model = classifier(momentum=0.9)
+    x, y = task()
+    x, y = np.concatenate([x[y == 0][:240] - 1, x[y == 1][:240] + 1]), np.repeat([0, 1], 240)
+    order = np.arange(480).reshape(-1, 16)
+    order = np.random.default_rng(0).permutation(order).reshape(-1)
+    data = tf.data.Dataset.from_tensor_slices((x[order], y[order])).batch(16)
+    train(model, data, None, epochs=2, shuffle=False)
+    return model.get_weights(), data
+
+
+@trial("alike-batches", "sick", "warning")
+def batches_of_one_class_in_which_no_mode_learnt_much():
+    weights, data = weights_from_sorted_batches()
+    model = classifier(momentum=0.9)
+    model.set_weights(weights)
+    return model, {"data": data}
+
+
 @trial("alike-batches", "sick", "warning")
 def like_batches_without_targets():
     return a_recording_in_each_batch()[0], {"data": in_batches(False).map(lambda x, y: x)}
@@ -445,6 +474,15 @@ def two_classes():
 
 
 @trial("no-better-than-guessing", "sick", "note")
+def right_more_often_than_by_chance_and_far_too_sure():
+    model = trained(0.9, 10)
+    for variable in model.layers[-1].weights:
+        variable.assign(30 * variable)
+    x, y = task()
+    return model, {"data": (x, np.where(np.arange(len(y)) % 10 < 3, 1 - y, y))}
+
+
+@trial("no-better-than-guessing", "sick", "note")
 def targets_in_other_units():
     model = chain(layers.Dense(8), BN(), layers.Dense(1), loss="mse")
     x = task()[0]
@@ -453,7 +491,12 @@ def targets_in_other_units():
     return model, {"data": (x, made / 100)}
 
 
-UNDECIDED = classes_exchanged, about_to_be_trained_on_other_classes, targets_in_other_units
+UNDECIDED = (
+    classes_exchanged,
+    about_to_be_trained_on_other_classes,
+    right_more_often_than_by_chance_and_far_too_sure,
+    targets_in_other_units,
+)
 
 
 @pytest.mark.parametrize("build", UNDECIDED, ids=lambda build: build.__name__)
@@ -1179,3 +1222,36 @@ def test_a_model_of_one_number_a_row_is_judged_as_one_of_one_column():
     ]
     assert told[0] == told[1]
     assert all(rule != "no-better-than-guessing" for rule, _ in told[1])
+
+
+def told_of_modes(model, data, **given):
+    report = audit(model, data, **given)
+    (told,) = [each for each in report.diagnoses if each.rule == "modes-disagree"]
+    assert "modes-disagree" not in [each.what for each in report.skipped]
+    return told, report
+
+
+def test_a_size_that_nobody_gave_is_called_assumed():
+    model, given = few_updates()
+    assert "in batches of 32 (assumed" in told_of_modes(model, **given)[0].evidence
+    assert "in batches of 32 as in fit" in told_of_modes(model, **given, batch_size=32)[0].evidence
+
+
+def test_modes_that_disagree_beyond_guessing_are_told_and_not_left_unchecked():
+    model, given = targets_in_other_units()
+    model.layers[1].moving_mean.assign_add(np.full(8, 50.0))
+    _, report = told_of_modes(model, **given)
+    (told,) = [each for each in report.diagnoses if each.rule == "no-better-than-guessing"]
+    assert "not all that is wrong" in told.why
+
+
+def test_in_batches_of_one_row_dense_features_are_not_sent_to_another_normalization_of_images():
+    told, _ = told_of_modes(trained(0.9, 10), task()[0], batch_size=1)
+    assert "Train anew with more rows in a batch, or with LayerNormalization" in told.repair
+    assert "GroupNormalization" not in told.repair
+
+
+def test_like_batches_are_a_fault_too_where_inference_is_no_worse_than_batch_mode():
+    report = reported(batches_of_one_class_in_which_no_mode_learnt_much)
+    (told,) = [each for each in report.diagnoses if each.rule == "alike-batches"]
+    assert "may have learnt little" in told.evidence

@@ -341,7 +341,7 @@ class Case:
     @functools.cached_property
     def modes(self) -> Modes:
         """The outputs in both modes, compared; only with data."""
-        return Modes(self.model, self.runs)
+        return Modes(self.model, self.runs, assumed=self.batch_size is None)
 
     def noisy_inputs(self, layer: BN) -> bool:
         """Whether what reaches a layer in `fit` is changed at random on its way."""

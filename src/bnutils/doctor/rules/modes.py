@@ -12,7 +12,7 @@ from bnutils.doctor.outcomes import WEIGHTED, Decision, Scores, decisions
 from bnutils.doctor.rules.runs import SIGMAS, Run, Runs
 from bnutils.doctor.words import first_line, short
 
-__all__ = ["LEVELS", "Modes", "Skill", "Verdict"]
+__all__ = ["ASSUMED", "LEVELS", "Modes", "Skill", "Verdict"]
 
 LEVELS = ("", "warning", "error")
 #: Accuracy lost, as a share of all decisions: three in a hundred are seen, ten are a broken model.
@@ -20,8 +20,11 @@ LOST, VERY_LOST = 0.03, 0.1
 #: A loss that is larger by a quarter, or twice as large, and not by less than a fiftieth of what
 #: the mean of the targets loses as a prediction: below that both predict well.
 LARGER, TWICE, RELEVANT = 0.25, 1.0, 0.02
-#: A loss that is larger by so much than that of guessing is worse than guessing.
-WORSE = 0.25
+#: A loss that is larger by so much than that of guessing is worse than guessing; if decisions come
+#: out right more often than by chance it may be too sure of the others, but not twice as bad.
+WORSE, MUCH_WORSE = 0.25, 1.0
+#: What is said of a number of rows in a batch that nobody gave.
+ASSUMED = "assumed: give batch_size if it was another"
 #: Decisions that fall otherwise, if nobody knows the right ones. Batches of 32 rows change one in
 #: twenty by chance.
 OTHERS, VERY_OTHERS = 0.1, 0.3
@@ -62,9 +65,9 @@ class Skill(NamedTuple):
 class Modes:
     """The outputs of a model by its moving statistics, by the batch, and by all rows."""
 
-    def __init__(self, model: keras.Model, runs: Runs) -> None:
-        """Take the model and its runs."""
-        self._model, self._runs = model, runs
+    def __init__(self, model: keras.Model, runs: Runs, *, assumed: bool) -> None:
+        """Take the model and its runs; `assumed` if nobody gave the size of a batch."""
+        self._model, self._runs, self._assumed = model, runs, assumed
         self._scores = Scores(model)
         self._lost, self._hit, self._cut = {}, {}, {}
 
@@ -146,7 +149,7 @@ class Modes:
         """Why nobody can tell which mode is right, in words that follow a semicolon."""
         if not self.judged:
             return self.lacking
-        return "on the targets given, neither mode does better than guessing"
+        return "on the targets given, inference does no better than guessing"
 
     @property
     def sound(self) -> bool:
@@ -227,12 +230,13 @@ class Modes:
             for each in self.decisions
             if each.output in hits
         )
+        worse = loss > fixed + max(error, (MUCH_WORSE if above else WORSE) * abs(fixed))
         return Skill(
             loss,
             fixed,
             {name: float(each.mean()) for name, each in hits.items()},
-            better=bool(above or loss < fixed - error),
-            worse=bool(not above and loss > fixed + max(error, WORSE * abs(fixed))),
+            better=bool(not worse and (above or loss < fixed - error)),
+            worse=bool(worse),
         )
 
     def _chance(self, decision: Decision) -> float:
@@ -283,7 +287,7 @@ class Modes:
     @property
     def _batches(self) -> str:
         size = max(self._runs.sample.sizes)
-        return f"batches of {size:,} as in fit"
+        return f"batches of {size:,} " + (f"({ASSUMED})" if self._assumed else "as in fit")
 
     def _compared(self, one: Run, two: Run) -> Verdict:
         """Whether `one` is worse than `two`, or, where nobody can tell, another."""

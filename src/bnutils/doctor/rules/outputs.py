@@ -8,18 +8,20 @@ import numpy as np
 
 from bnutils.doctor.results import Skipped
 from bnutils.doctor.rules.case import Case
-from bnutils.doctor.rules.modes import LEVELS
+from bnutils.doctor.rules.modes import ASSUMED, LEVELS
 from bnutils.doctor.rules.outliers import outliers
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import Run, pooled
 from bnutils.doctor.rules.statistics import OLD
-from bnutils.doctor.words import count
+from bnutils.doctor.words import count, listing
 
 FEW = 4  # rows, up to which a batch is normalized by hardly more than each row itself
 #: Of the variance of what reaches a layer this share lies between batches, and so many times the
 #: share that random batches have. In random batches of n rows it is 1 / n.
 ALIKE, TIMES = 0.1, 5.0
 FEWEST_BATCHES = 4
+#: Who loses more than half of what guessing loses has not shown that like batches did no harm.
+HALF = 0.5
 SETTLED = 100  # updates, before which a model need not predict better than by guessing
 
 
@@ -87,27 +89,37 @@ def _other_cure(case: Case, partly: bool) -> str:
     """What helps where the statistics of all rows do no better."""
     size = max(case.runs.sample.sizes)
     start = "That does not mend all of it: " if partly else "To recalibrate would not mend it: "
+    learnt = "has learnt" if case.modes.judged else "may have learnt"
+    assumed = f" ({ASSUMED})" if case.batch_size is None else ""
     if _alike(case):
         return (
-            f"{start}the batches hold rows that are alike, and the model has learnt to count on "
+            f"{start}the batches hold rows that are alike, and the model {learnt} to count on "
             "that (see alike-batches). Mix the rows of each batch and train on."
+        )
+    single = [case.path(layer) for layer in case.learners if case.positions(layer) == 1]
+    if size == 1 and single:
+        return (
+            f"{start}in batches of one row the output of {listing(single)} is beta whatever the "
+            "input, so that what stands before is not used (see batch-of-one). Train anew with "
+            "more rows in a batch, or with LayerNormalization."
         )
     if size == 1:
         return (
-            f"{start}each row is normalized by itself in training, and the model has learnt to "
+            f"{start}each row is normalized by itself in training, and the model {learnt} to "
             "count on that. Put GroupNormalization(groups=-1) with the same gamma and beta in the "
             "place of each BatchNormalization behind a convolution: it does at inference what "
             "batches of one image do in training. Or train on with larger batches."
         )
     if size <= FEW:
         return (
-            f"{start}the model has learnt to count on the statistics of {size} rows. Train on with "
+            f"{start}the model {learnt} to count on the statistics of {size} rows. Train on with "
             "larger batches, or with GroupNormalization in the place of each BatchNormalization; "
             f"if you mean it to see {size} rows at once at inference too, call it with "
             "training=True."
         )
+    found = "do better than" if case.modes.judged else "give other outputs than"
     return (
-        f"{start}batches of {count(size, 'row')} do better than any fixed statistics. Look for "
+        f"{start}batches of {count(size, 'row')}{assumed} {found} any fixed statistics. Look for "
         "what the rows of a batch share, and mix them; or train on with larger batches."
     )
 
@@ -119,14 +131,22 @@ def alike_batches(case: Case) -> Iterator[Finding]:
     if found is None:
         return
     path, share, mixed = found
-    harmless = case.modes.sound
+    modes, poor = case.modes, ""
+    if modes.sound and modes.guess is not None:
+        skill = modes.against_guess(case.runs.inference)
+        if skill.loss > HALF * skill.fixed > 0:
+            poor = (
+                f" On the targets given the model loses {skill.loss:.3g} at inference, and "
+                f"guessing {skill.fixed:.3g}: in such batches it may have learnt little."
+            )
+    harmless = modes.sound and not poor
     yield Finding(
         "note" if harmless else "warning",
         "",
         f"In front of {path}, {share:.0%} of the variance lies between the batches "
         f"({count(len(case.runs.training.batches), 'batch', 'batches')} of "
         f"{count(max(case.runs.sample.sizes), 'row')}), {mixed:.1%} with the rows mixed: the rows "
-        "of a batch are alike.",
+        f"of a batch are alike.{poor}",
         "Each batch is normalized by itself, so training takes away what its rows share; at "
         "inference it is there.",
         "On the targets given, inference does as well as batch mode: nothing to mend, unless fit "
@@ -180,7 +200,7 @@ def _between(run: Run) -> dict:
     needs=("data",),
 )
 def no_better_than_guessing(case: Case) -> Iterator[Finding | Skipped]:
-    """A trained model that predicts worse than one that does not look, in both modes.
+    """A trained model that predicts worse than one that does not look, and in no mode better.
 
     Before training on new rows that is as it should be. Either way such rows give no all-clear.
     """
@@ -192,8 +212,9 @@ def no_better_than_guessing(case: Case) -> Iterator[Finding | Skipped]:
         return  # in the batches of training it does better
     runs = {"with the moving statistics": case.runs.inference, "by the batch": case.runs.pooled}
     skills = {way: modes.against_guess(run) for way, run in runs.items()}
-    if not all(skill.worse for skill in skills.values()):
+    if not skills["with the moving statistics"].worse or skills["by the batch"].better:
         return
+    apart = any(_disagreement(case))
     parts = [
         f"{skill.loss:.3g} {way}"
         + "".join(f" (accuracy {each:.1%})" for each in skill.accuracy.values())
@@ -207,16 +228,24 @@ def no_better_than_guessing(case: Case) -> Iterator[Finding | Skipped]:
         f"The loss is {' and '.join(parts)}; to answer "
         f"{'all classes alike' if classes else 'the mean of these targets'} to every row loses "
         f"{fixed:.3g} ({case.rows:,} rows used).",
-        "So these rows cannot tell whether the moving statistics fit the weights, or whether "
+        "So the moving statistics are not all that is wrong, or these rows are not like those of "
+        "training."
+        if apart
+        else "So these rows cannot tell whether the moving statistics fit the weights, or whether "
         "anything else is wrong.",
         "If the model is still to be trained on such rows, that is as it should be; to have its "
         "statistics judged, audit it with rows like those of the training it has had. If it was "
         "trained on such rows, check that the weights are those that were trained and stand in "
-        "their places, and that inputs are scaled and targets coded as in training.",
+        "their places, and that inputs are scaled and targets coded as in training."
+        + (
+            " If its batches were not of 32 rows, give batch_size."
+            if case.batch_size is None
+            else ""
+        ),
     )
-    yield Skipped(
-        "modes-disagree",
-        "on these rows the model does no better than guessing in either mode, so that they cannot "
-        "tell",
-        "rule",
-    )
+    if not apart:
+        yield Skipped(
+            "modes-disagree",
+            "on these rows the model loses more than by guessing, so that they cannot tell",
+            "rule",
+        )
