@@ -1,7 +1,9 @@
 """Recalibration against NumPy, on models of every build; and the probe that it stands on."""
 
+import copy
 import dataclasses
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -811,6 +813,7 @@ REFUSED = {
     "no model": (lambda: "model.keras", {}, "got str"),
     "keep": (stack, {"keep": "no"}, "keep to be one of"),
     "memory": (stack, {"memory": 0.5}, "number of bytes"),
+    "memory as a flag": (stack, {"memory": True}, "number of bytes, got True"),
     "path": (stack, {"layers": "bn9"}, "'bn0', 'bn1' and 'bn2', got 'bn9'"),
     "no BN in it": (stack, {"layers": ["dense0"]}, "got 'dense0'"),
     "no names": (stack, {"layers": []}, "at least one"),
@@ -963,6 +966,20 @@ def test_undo_gives_the_old_statistics_back():
     assert state(model) != before
     done.undo()
     assert state(model) == before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda done: pickle.loads(pickle.dumps(done))])
+def test_a_copy_tells_the_same_and_undoes_nothing(copied):
+    model, y = fitted()
+    done = recalibrate(model, (X, y), keep="always", memory=np.int64(5000))
+    after = state(model)
+    other = copied(done)
+    assert (str(other), other.to_dict()) == (str(done), done.to_dict())
+    with pytest.raises(ValueError, match="got a copy of it"):
+        other.undo()
+    assert state(model) == after
+    done.undo()
+    assert state(model) != after
 
 
 def test_better_is_kept_and_told():

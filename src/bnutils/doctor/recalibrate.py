@@ -99,9 +99,17 @@ class Recalibration(Result):
     _restore: Callable[[], None] = field(default=lambda: None, metadata=NOT_PLAIN)
 
     def undo(self) -> None:
-        """Give the model the statistics back that it had before, bit for bit."""
+        """Give the model the statistics back that it had before, bit for bit.
+
+        Raises:
+            ValueError: on a copy, such as one from a pickle, which knows no model.
+        """
         with LOCK:
             self._restore()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give what a copy or a pickle is made of: all but the model."""
+        return {**vars(self), "_restore": _on_a_copy}
 
     def _shown(self) -> Iterator[str | Table]:
         if not self.moved:
@@ -143,6 +151,12 @@ class Recalibration(Result):
         yield "Values: per channel. Mean: distance from old to new, in standard deviations."
         yield "Variance: old over new, in the channel where it is farthest from 1."
         yield from skipped_lines(self.skipped, "Left alone")
+
+
+def _on_a_copy() -> None:
+    raise ValueError(
+        "expected the result that recalibrate gave, got a copy of it, which knows no model"
+    )
 
 
 def recalibrate(
@@ -226,7 +240,7 @@ def recalibrate(
     for name, value, allowed in (("method", method, METHODS), ("keep", keep, KEEP)):
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
-    if not isinstance(memory, int) or memory < 0:
+    if not isinstance(memory, int | np.integer) or isinstance(memory, bool) or memory < 0:
         raise ValueError(f"expected memory to be a number of bytes, got {memory!r}")
     subject = Subject(model)
     subject.require_call("recalibrate")
