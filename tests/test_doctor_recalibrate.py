@@ -947,6 +947,19 @@ def test_targets_that_the_loss_cannot_take_are_refused(targets, came, method):
     recalibrate(keras.Sequential(model.layers), (X, targets))  # not compiled: nothing to compute
 
 
+@pytest.mark.parametrize("method", ["layerwise", "one-pass"])
+@pytest.mark.parametrize("data", [X, (X, np.ones(ROWS))], ids=["inputs", "targets"])
+def test_an_output_without_rows_is_not_compared(data, method):
+    model = stack(depth=1)
+    mean = layers.Lambda(keras.ops.mean)(model.outputs[0])
+    whole = keras.Model(model.inputs, {"rows": model.outputs[0], "mean": mean})
+    whole.compile("sgd", {"rows": "mse"})
+    done = recalibrate(whole, data, method=method)
+    assert (done.kept, done.comparison, done.verdict) == (True, None, None)
+    assert "Nothing was compared: an output of the model is one number" in str(done)
+    assert_statistics(whole.get_layer("bn0"), dense(whole.get_layer("dense0"), X))
+
+
 def test_keep_never_only_measures():
     model = stack(depth=2)
     before = state(model)

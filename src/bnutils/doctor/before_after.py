@@ -24,8 +24,10 @@ FEW_BATCHES = 8
 
 
 def rows_of(part: Any, rows: slice) -> Any:
-    """Some rows of the arrays in a structure."""
-    return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf[rows], part)
+    """Some rows of the arrays in a structure; what has no rows stays as it is."""
+    return keras.tree.map_structure(
+        lambda leaf: leaf[rows] if len(getattr(leaf, "shape", ())) else leaf, part
+    )
 
 
 class BeforeAfter:
@@ -45,6 +47,7 @@ class BeforeAfter:
         self._stride = 1
         self._wanted = COMPARED_ROWS
         self._from_start = True
+        self._rowless = False  # an output does not belong to rows, so none can be compared
 
     def pick(self, rows: int) -> slice | None:
         """Choose rows: a few of each batch if there are few batches, whole batches if many."""
@@ -81,7 +84,9 @@ class BeforeAfter:
         Raises:
             ValueError: if the compiled loss cannot be computed of these targets.
         """
-        if not self._before and y is not None:
+        leaves = keras.tree.flatten(outputs)
+        self._rowless = any(leaf is not None and np.ndim(leaf) == 0 for leaf in leaves)
+        if not self._before and y is not None and not self._rowless:
             _check_targets(self._model, y, outputs)
         self.hold(outputs)
         self._before.append((y, outputs))
@@ -90,8 +95,10 @@ class BeforeAfter:
         """Take the outputs that come in the place of those."""
         self._after.append(outputs)
 
-    def comparison(self) -> Comparison:
-        """Compare what was taken."""
+    def comparison(self) -> Comparison | None:
+        """Compare what was taken; None if an output of the model has no rows."""
+        if self._rowless:
+            return None
         pairs = [
             Pair(y, before, after)
             for (y, before), after in zip(self._before, self._after, strict=True)

@@ -83,7 +83,7 @@ class Recalibration(Result):
         verdict: whether the model became "better" or "worse" on the rows that were compared,
             "mixed" or "alike"; None if there were no targets or no compiled loss and metrics.
         comparison: the model before and after: scores, and what its outputs decide; None if there
-            was nothing to recalibrate.
+            was nothing to recalibrate, or an output that is one number for all rows.
         moved: one `Moved` for each layer, in the order of the model.
         skipped: layers that were left alone, and why.
     """
@@ -134,7 +134,10 @@ class Recalibration(Result):
                 if self.verdict == "worse"
                 else "."
             )
-        yield from self.comparison.sentences()
+        if self.comparison is None:
+            yield "Nothing was compared: an output of the model is one number for all rows."
+        else:
+            yield from self.comparison.sentences()
         yield Table(
             ("layer", "values", "mean (max)", "mean (median)", "variance"),
             [
@@ -285,7 +288,7 @@ class _Work:
         new = [pair for layer, path in paths.items() for pair in _new(layer, pooled[layer], path)]
         moved = [_moved(layer, pooled[layer], path, calls[layer]) for layer, path in paths.items()]
         comparison = sample.comparison()
-        verdict = comparison.verdict
+        verdict = None if comparison is None else comparison.verdict
         kept = keep == "always" or (keep == "unless-worse" and verdict != "worse")
         restore = _set(new) if kept else lambda: None
         return Recalibration(
