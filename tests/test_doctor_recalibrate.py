@@ -879,6 +879,8 @@ def test_old_statistics_that_are_not_finite_are_mended_and_told():
     assert_statistics(model.get_layer("bn0"), dense(model.get_layer("dense0"), X))
     assert json.loads(done.to_json())["moved"][0]["variance_ratio"] is None
     assert "nan" in str(done)
+    assert "Before, the moving statistics of bn0 were not finite." in str(done)
+    assert "not finite" not in str(recalibrate(model, X))
 
 
 @pytest.mark.parametrize(("progress", "shown"), [(None, False), (False, False), (True, True)])

@@ -134,6 +134,13 @@ class Recalibration(Result):
                 if self.verdict == "worse"
                 else "."
             )
+        broken = [
+            moved.path
+            for moved in self.moved
+            if not np.isfinite([moved.mean_shift_max, moved.variance_ratio]).all()
+        ]
+        if broken:
+            yield f"Before, the moving statistics of {listing(broken)} were not finite."
         if self.comparison is None:
             yield "Nothing was compared: an output of the model is one number for all rows."
         else:
