@@ -59,6 +59,7 @@ from bnutils._keras.process import global_seeds, random_state, scopes  # noqa: E
 from bnutils._keras.training import (  # noqa: E402
     STEP_FUNCTIONS,
     accepts,
+    cheap_kernel_gradient,
     collected_losses,
     fresh_scores,
     given_losses,
@@ -82,6 +83,7 @@ __all__ = [
     "RecordedGraph",
     "accepts",
     "built_shapes",
+    "cheap_kernel_gradient",
     "children",
     "collected_losses",
     "decays",

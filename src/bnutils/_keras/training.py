@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from tensorflow.python.framework import auto_control_deps_utils
+from tensorflow.python.ops import gen_nn_ops
 
 from bnutils._keras import keras, tf
 
 __all__ = [
     "STEP_FUNCTIONS",
     "accepts",
+    "cheap_kernel_gradient",
     "collected_losses",
     "fresh_scores",
     "given_losses",
@@ -222,3 +225,24 @@ def written_by(trace: Any) -> set[int]:
         for handle, inside in trace.graph.captures
         if handle.dtype == tf.resource and inputs[id(inside)] not in read_only
     }
+
+
+def cheap_kernel_gradient() -> tuple[Any, str, Callable]:
+    """Give a stand-in for the gradient of a 2-D convolution's kernel: zeros, in this thread.
+
+    For a step of which nobody reads the values of the gradients. TensorFlow 2.21 with oneDNN
+    aborts the process in that operation for some shapes (1 x 1, stride 2, "same"). What is traced
+    into a graph may outlive the step, and so keeps the true gradient.
+
+    Returns:
+        The module and the name where it has to stand, and the stand-in itself.
+    """
+    true, thread = gen_nn_ops.conv2d_backprop_filter, threading.get_ident()
+
+    @functools.wraps(true)
+    def gradient(x: tf.Tensor, filter_sizes: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        if threading.get_ident() == thread and tf.executing_eagerly():
+            return tf.zeros(filter_sizes, x.dtype)
+        return true(x, filter_sizes, *args, **kwargs)
+
+    return gen_nn_ops, "conv2d_backprop_filter", gradient
