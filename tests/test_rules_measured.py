@@ -1255,3 +1255,28 @@ def test_like_batches_are_a_fault_too_where_inference_is_no_worse_than_batch_mod
     report = reported(batches_of_one_class_in_which_no_mode_learnt_much)
     (told,) = [each for each in report.diagnoses if each.rule == "alike-batches"]
     assert "may have learnt little" in told.evidence
+
+
+class InWeightedBatches(keras.utils.PyDataset):
+    """Batches `[x, y, sample_weight]`."""
+
+    def __len__(self):  # noqa: D105
+        return 4
+
+    def __getitem__(self, number):  # noqa: D105
+        picked = slice(32 * number, 32 * number + 32)
+        return [*some(picked), np.ones(32)]
+
+
+WEIGHTED = {
+    "a data set": lambda: tf.data.Dataset.from_tensor_slices((*task(), np.ones(512))).batch(64),
+    "a PyDataset": InWeightedBatches,
+    "a generator": lambda: ((*some(slice(start, start + 64)), np.ones(64)) for start in (0, 64)),
+}
+
+
+@pytest.mark.parametrize("made", WEIGHTED.values(), ids=WEIGHTED)
+def test_sample_weights_are_noticed_in_data_of_every_form(made):
+    report = audit(trained(0.9, 10), made())
+    (reason,) = [each.reason for each in report.skipped if each.needs is None]
+    assert "sample weights are given" in reason
