@@ -53,7 +53,8 @@ def audit(
             measured in them. A part of the rows is used, always the same: of arrays 1,024 drawn
             at random; of batches whole ones from all over, about as many rows; of a stream too
             long to go through its first batches, and the report says so. For a large model the
-            rows are fewer, down to 8. With fewer than 8 what needs data is left out.
+            rows are fewer, down to 8. With fewer than 8 what needs data is left out. With sample
+            weights the loss is not judged, and the report says so.
         batch_size: rows in a batch of training, for arrays. If it is None batch mode is measured
             in batches of 32, as in `fit`.
         train_size: rows in the training set.

@@ -81,7 +81,8 @@ class Recalibration(Result):
         passes: how often the data were gone through.
         kept: whether the model has the new statistics. If not, it is as it was.
         verdict: whether the model became "better" or "worse" on the rows that were compared,
-            "mixed" or "alike"; None if there were no targets or no compiled loss and metrics.
+            "mixed" or "alike"; None if there were no targets, or sample weights beside them, or no
+            compiled loss and metrics.
         comparison: the model before and after: scores, and what its outputs decide; None if there
             was nothing to recalibrate, or an output that is one number for all rows.
         moved: one `Moved` for each layer, in the order of the model.
