@@ -316,7 +316,7 @@ def test_reasons_are_told_to_their_root():
 
     class Block(layers.Layer):
         def __init__(self):
-            super().__init__()
+            super().__init__(name="block")
             self.bn = BN()
             self.inner = Inner()
 

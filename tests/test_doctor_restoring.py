@@ -2,6 +2,7 @@
 """Whatever comes in between, a model is put back; and one thread at a time has it."""
 
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -21,8 +22,11 @@ layers = keras.layers
 
 @pytest.fixture(autouse=True)
 def _handlers_are_given_back():
+    # A process that a script has put into the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 VALUES = [0, 1, 2]
@@ -53,6 +57,7 @@ def shoot(at, function, *args, signals=(signal.SIGINT,)):
                 signal.raise_signal(signals[at.index(count) % len(signals)])
         return trace
 
+    gc.disable()  # an interrupt in a callback of the collector would be lost, whoever set it
     sys.settrace(trace)
     try:
         function(*args)
@@ -60,6 +65,7 @@ def shoot(at, function, *args, signals=(signal.SIGINT,)):
         raised = error
     finally:
         sys.settrace(None)
+        gc.enable()
     return count, raised
 
 

@@ -478,6 +478,14 @@ def test_what_recalibrate_is_told(at, monkeypatch):
 # --- signals ---
 
 
+@pytest.fixture(autouse=True)
+def python_s_own_interrupt():
+    """A process that a script has put into the background ignores Ctrl-C, and so does the shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize("target", ["out.keras", "in place"])
 def test_a_signal_while_a_model_is_written_leaves_all_as_it_was(
