@@ -765,6 +765,21 @@ def test_weights_without_a_model(tmp_path):
             open_model(tmp_path / name)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.block = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+        def call(self, x):
+            return self.block(x)
+
+    model = Own()
+    model(np.zeros((1, 2), "float32"))
+    model.save_weights(tmp_path / "own.weights.h5")
+    (tmp_path / "own.weights.h5").rename(tmp_path / "own.h5")  # by its content, not by its name
+    with pytest.raises(ValueError, match=r"weights without a model.*load_weights"):
+        open_model(tmp_path / "own.h5")
     with pytest.raises(ValueError, match="HDF5 file without a model"):
         open_model(tmp_path / "other.h5")
 

@@ -162,7 +162,12 @@ def _read_hdf5(path: Path, trust: bool, modules: tuple[ModuleType, ...]) -> Mode
     with file:
         config = _json_of(file, "model_config")
         if config is None:
-            if {"layer_names", "layers", "_layer_checkpoint_dependencies"} & {*file, *file.attrs}:
+            known = {"layer_names", "layers", "vars", "_layer_checkpoint_dependencies"}
+            # Of a subclassed model, Keras 3 names the groups by the attributes of the model.
+            parts = [
+                part for each in file.values() if isinstance(each, h5py.Group) for part in each
+            ]
+            if known & {*file, *file.attrs, *parts}:
                 raise _NotReadableError(f"is {WEIGHTS_ONLY}")
             raise _NotReadableError("is an HDF5 file without a model of Keras")
         weights = file.get("model_weights")
