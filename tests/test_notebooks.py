@@ -23,7 +23,7 @@ from bnutils import plots
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-OPENING = ["What you'll see", "What you'll learn", "What you'll need"]
+OPENING = ["What you'll learn", "What you'll need"]
 CLOSING = ["What we saw", "Evidence", "Exercises", "Further reading"]
 CLAIM = "application/vnd.bnutils.claim+json"
 SVG, PNG, HTML = "image/svg+xml", "image/png", "text/html"
@@ -95,16 +95,92 @@ def test_every_output_is_compared(notebook):
         assert "nbval" not in text.lower(), "an ignored output needs a better way to print it"
 
 
-def test_every_figure_has_alt_text_and_a_caption(notebook):
-    for cell in code(notebook):
-        drawn = len(data(cell, SVG))
-        assert drawn <= 1, f"one figure a cell, so that it can have its own caption: {source(cell)}"
+CAPTION = re.compile(r"\*\*Figure (?P<number>\d+\.\d+)\.\*\* (?P<text>.+?)(?:\n\n|\Z)", re.DOTALL)
+
+
+def test_every_figure_has_alt_text_and_under_it_its_caption(notebook):
+    chapter, drawn = chapter_of(notebook), 0
+    for cell, below in zip(notebook["cells"], [*notebook["cells"][1:], None], strict=True):
+        figures = len(data(cell, SVG)) if cell["cell_type"] == "code" else 0
+        assert figures <= 1, f"one figure a cell, so that it can have its own caption: {cell}"
         mystnb = cell["metadata"].get("mystnb", {})
-        assert bool(drawn) == bool(mystnb), source(cell)
-        if drawn:
+        assert bool(figures) == bool(mystnb), source(cell)
+        if figures:
+            drawn += 1
             assert len(mystnb["image"]["alt"].split()) >= 8, "alt text says what the figure shows"
-            assert len(mystnb["figure"]["caption"].split()) >= 6, source(cell)
+            assert list(mystnb["figure"]) == ["name"], "the caption stands under the figure"
             assert mystnb["figure"]["name"].startswith("fig-"), source(cell)
+            caption = CAPTION.match(source(below))
+            assert caption["number"] == f"{chapter}.{drawn}"
+            assert len(caption["text"].split()) >= 6, source(below)
+
+
+def test_prose_reads_well_raw(notebook):
+    numbers = {}
+    for cell, below in zip(notebook["cells"], [*notebook["cells"][1:], None], strict=True):
+        if name := cell["metadata"].get("mystnb", {}).get("figure", {}).get("name"):
+            numbers[name] = CAPTION.match(source(below))["number"]
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = re.sub(
+                r"```.*?```|`[^`]*`", lambda m: "`" if m[0][3:4] == "{" else "", source(cell)
+            )
+            raw = re.findall(r"\{[\w:]+\}`|^\s*(?:`{3,}|:{3,})\{|^\(.+\)=$|^%", text, re.MULTILINE)
+            assert not raw, f"only the site can read {raw}: {source(cell)}"
+            # What JupyterLab and Colab cannot follow, the words have to tell.
+            for said, name in re.findall(r"\[figure (\d+\.\d+)\]\(#(fig-[\w-]+)\)", source(cell)):
+                assert numbers[name] == said
+
+
+def chapter_of(notebook):
+    (path,) = [p for p in PATHS if json.loads(p.read_text(encoding="utf-8")) == notebook]
+    return int(path.stem[:2])
+
+
+def prose(notebook):
+    """The text of a chapter without its exercises, and without captions."""
+    section, kept = "", []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            for part in re.split(r"^(?=## )", CAPTION.sub("", source(cell)), flags=re.MULTILINE):
+                section = part.partition("\n")[0] if part.startswith("## ") else section
+                kept += [part] * (section != "## Exercises")
+    return "\n".join(kept)
+
+
+def test_a_chapter_can_be_read_in_one_sitting(notebook):
+    assert len(prose(notebook).split()) <= 2000
+
+
+def test_a_chapter_opens_with_a_question_and_a_picture(notebook):
+    first, second, *_ = notebook["cells"]
+    assert first["cell_type"] == "markdown"
+    assert "?" in source(first)
+    assert "hide-input" in tags(second)
+    assert data(second, SVG)
+
+
+def answer_cell(cell):
+    return cell["cell_type"] == "code" and source(cell).startswith("# Your answer\n")
+
+
+def test_each_exercise_has_a_place_to_answer_in_with_its_check_ready(notebook):
+    cells, found = notebook["cells"], 0
+    for question, place, solved in zip(cells, cells[1:], cells[2:], strict=False):
+        if not re.search(r"^### Exercise \d", source(question), re.MULTILINE):
+            continue
+        found += 1
+        assert answer_cell(place), source(question)
+        assert re.search(r"checks\.\w+\(", source(place)), source(question)
+        assert "..." in source(place)
+        assert tags(place) == ["remove-output"], "a page shows what to run, not that nobody did"
+        said = json.dumps(place["outputs"])
+        assert "Not yet" in said
+        assert "Right." not in said
+        assert solution(solved), source(question)
+    assert found >= 3
+    text = "\n".join(source(cell) for cell in cells)
+    assert found == len(re.findall(r"^### Exercise \d", text, re.MULTILINE))
 
 
 def test_a_notebook_shows_all_it_has_before_it_is_trusted(notebook):
@@ -207,7 +283,7 @@ def test_anatomy_of_a_chapter(notebook):
     assert [level for level, _ in headings].count("#") == 1
     assert headings[0][0] == "#"
     second = [title for level, title in headings if level == "##"]
-    assert second[:3] == OPENING
+    assert second[:2] == OPENING
     assert second[-4:] == CLOSING
     assert "**Predict first.**" in text
 
@@ -218,6 +294,7 @@ def test_budget_of_a_chapter(notebook):
 
     cells = code(notebook)
     # Plots, the fields of a claim and solutions are folded: they do not stand in a reader's way.
+    cells = [c for c in cells if not answer_cell(c)]
     unfolded = [c for c in cells if not {"hide-input", "hide-cell"} & set(tags(c))]
     words = sum(len(source(c).split()) for c in notebook["cells"] if c["cell_type"] == "markdown")
     assert sum("studies.claim(" not in source(c) for c in cells) <= 30  # a card is one line

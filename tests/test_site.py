@@ -78,13 +78,13 @@ def test_figures_on_pages_are_drawings_without_a_ground(page):
 
 def test_a_page_is_made_from_the_drawings_of_a_notebook(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
-    book_site = importlib.import_module("book_site")
+    plain_notebooks = importlib.import_module("plain_notebooks")
     svg = f'<svg><g id="patch_1"><path d="M 0 0" style="fill: {GROUND}"/></g></svg>'
     drawn = {"image/png": "AAAA", "image/svg+xml": svg.split("\n"), "text/plain": "<Figure>"}
     notebook = {"cells": [{"outputs": [{"data": drawn}]}, {"source": "text"}]}
     source = [json.dumps(notebook)]
     app = SimpleNamespace(env=SimpleNamespace(doc2path=lambda name: f"{name}.ipynb"))
-    book_site.figures_for_pages(app, "notebooks/01", source)
+    plain_notebooks.prepare_notebook(app, "notebooks/01", source)
     data = json.loads(source[0])["cells"][0]["outputs"][0]["data"]
     assert data == {"image/svg+xml": svg.replace(GROUND, "none"), "text/plain": "<Figure>"}
 

@@ -1,13 +1,10 @@
 """What the site needs beyond Jupyter Book's configuration file."""
 
-import json
 import os
 import re
 
 from docutils import nodes
 from sphinx.util import logging
-
-from bnutils.plots import without_ground
 
 CHAPTER = re.compile(r"notebooks/(?P<number>\d\d)_")
 
@@ -80,20 +77,6 @@ def skip_tuple_fields(app, what, name, obj, skip, options):
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
-def figures_for_pages(app, docname, source):
-    """Take a figure's SVG without its white ground; the PNG beside it is for JupyterLab."""
-    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
-        return
-    notebook = json.loads(source[0])
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if "image/svg+xml" in data:
-                data.pop("image/png", None)
-                data["image/svg+xml"] = without_ground("".join(data["image/svg+xml"]))
-    source[0] = json.dumps(notebook)
-
-
 def link_outputs(app, page, template, context, doctree):
     """Lead links inside outputs to pages: a claim's source, the chapter that a report names."""
     entries = {c.key: c for c in app.env.get_domain("cite").citations}
@@ -122,7 +105,6 @@ def setup(app):
     """Connect the hooks; Sphinx calls this."""
     app.connect("config-inited", repository_buttons)
     app.connect("config-inited", drop_live_code)
-    app.connect("source-read", figures_for_pages)
     app.connect("html-page-context", mend_citation_list)
     app.connect("html-page-context", link_outputs)
     app.connect("env-get-updated", number_chapters, priority=900)  # after Sphinx has numbered

@@ -249,7 +249,10 @@ class Function:
                 kind = type(returned).__name__
                 yield named("raises", f"It raises {kind}: {returned}. {_input(case)}")
             if returned is None:
-                yield named("returns-nothing", "It returns None. Does it end in `return`?")
+                yield named(
+                    "returns-nothing",
+                    "It returns None. Write it in place of the dots, and end it with `return`.",
+                )
             arrays = self._results(f, case)
             if arrays is _RAISED:
                 wanted = f"({', '.join(self.returns)})" if self.returns[1:] else self.returns[0]
@@ -357,6 +360,8 @@ class Answer:
     def check(self, value: Any) -> Outcome:
         """Tell whether `value` is right, or what it reveals."""
         given, truth = _flat(value), self._truth
+        if ... in given:
+            return Outcome(False, None, "Put your answer in place of the dots, and run the cell.")
         if len(given) != len(truth):
             wanted = f"({', '.join(self.names)})" if self.names else "one value"
             came = "1 value" if len(given) == 1 else f"{len(given)} values"
