@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain, permutations, product
 from numbers import Real
 from typing import Any
 
@@ -364,13 +364,13 @@ class Answer:
             return Outcome(False, None, "Put your answer in place of the dots, and run the cell.")
         if len(given) != len(truth):
             wanted = f"({', '.join(self.names)})" if self.names else "one value"
-            came = "1 value" if len(given) == 1 else f"{len(given)} values"
-            return named("wrong-form", f"The answer is {wanted}, and {came} came.")
+            return named("wrong-form", f"The answer is {wanted}, and {_form(value, given)} came.")
         for one, other in zip(given, truth, strict=True):
             if isinstance(other, str) and one not in map(str.lower, self.choices):
                 return named("wrong-form", f"Choose one of: {', '.join(map(repr, self.choices))}.")
             if not isinstance(other, str) and not isinstance(one, Real):
-                return named("wrong-form", f"A number is asked for, and {one!r} is none.")
+                hint = " Did you run the cell that computes it?" if one is None else ""
+                return named("wrong-form", f"A number is asked for, and {one!r} is none.{hint}")
         if self._match(given, truth):
             return Outcome(True)
         if known := [
@@ -381,6 +381,9 @@ class Answer:
         ]:
             name = min(known)[1]
             return named(name, self.mistakes[name].message)
+        slip = self._slip(given, truth)
+        if slip is not None:
+            return slip
         wrong = [not self._near(*pair) for pair in zip(given, truth, strict=True)]
         if self.names and not all(wrong):
             at = [name for name, bad in zip(self.names, wrong, strict=True) if bad]
@@ -388,6 +391,26 @@ class Answer:
             look = f"Part of it is right; look again at: {', '.join(at)}."
             return Outcome(False, None, f"{look} {hint}")
         return Outcome(False, None, self.hint)
+
+    def _slip(self, given: list, truth: list) -> Outcome | None:
+        """What can go wrong with any right number: its unit, its digits, its place."""
+        wrong = [pair for pair in zip(given, truth, strict=True) if not self._near(*pair)]
+        if any(isinstance(part, str) for pair in wrong for part in pair):
+            return None
+        if all(one > 1 >= other >= 0 and self._percent(one, other) for one, other in wrong):
+            return named("percent", "Percentages came. Asked for are shares, between 0 and 1.")
+        if all(_rounded(one, other) for one, other in wrong):
+            return named("rounded", "The digits that came are right. Give more of them.")
+        if 1 < len(given) <= 4 and any(self._match(list(p), truth) for p in permutations(given)):
+            order = f": ({', '.join(self.names)})" if self.names else ""
+            return named(
+                "wrong-order", f"The right values came in another order than asked{order}."
+            )
+        return None
+
+    def _percent(self, one: Real, other: Real) -> bool:
+        half_a_percent = 0.005 + 1e-9  # for who gives whole percents
+        return abs(one / 100 - other) <= max(self.tolerance, half_a_percent)
 
     @cached_property
     def _truth(self) -> list:
@@ -414,9 +437,23 @@ def _value(value: Any) -> Any:
 
 
 def _flat(value: Any) -> list:
-    """A value, sequence or array as a flat list; texts lower-case, NumPy numbers plain."""
+    """A value, sequence or array of any library as a flat list; texts lower-case, numbers plain."""
     if isinstance(value, str):
         return [value.strip().lower()]
     if isinstance(value, (tuple, list)):
         return [part for each in value for part in _flat(each)]
-    return value.ravel().tolist() if isinstance(value, (np.ndarray, np.generic)) else [value]
+    return np.asarray(value).ravel().tolist() if hasattr(value, "__array__") else [value]
+
+
+def _form(value: Any, given: list) -> str:
+    if hasattr(value, "__array__") and np.ndim(value):
+        return f"an array of the shape {np.shape(value)}"
+    return "1 value" if len(given) == 1 else f"{len(given)} values"
+
+
+def _rounded(one: Real, other: Real) -> bool:
+    """Whether a number is another with fewer digits, and close to it all the same."""
+    if not (np.isfinite(one) and np.isfinite(other)) or abs(one - other) > 0.02 * abs(other):
+        return False
+    digits = repr(float(one)).partition(".")[2]
+    return digits.isdigit() and round(other, len(digits) * (digits != "0")) == one
