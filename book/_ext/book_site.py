@@ -2,9 +2,11 @@
 
 import os
 import re
+from urllib.parse import urlsplit
 
 from docutils import nodes
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 
 CHAPTER = re.compile(r"notebooks/(?P<number>\d\d)_")
 
@@ -32,6 +34,41 @@ def repository_buttons(app, config):
             "colab_url": "https://colab.research.google.com",
         },
     )
+
+
+def repository_links(url, branch):
+    """Where the repository is and where it runs, as pairs of words and address.
+
+    Binder and Colab can be led to a repository on GitHub only, as here.
+    """
+    links = [("the repository", url)]
+    address = urlsplit(url)
+    if address.netloc == "github.com":
+        place = address.path.strip("/").removesuffix(".git")
+        first = "notebooks/01_motivation.ipynb"
+        lab = f"?urlpath=lab/tree/{first}"
+        links += [
+            ("run the chapters on Binder", f"https://mybinder.org/v2/gh/{place}/{branch}{lab}"),
+            (
+                "open chapter 1 in Colab",
+                f"https://colab.research.google.com/github/{place}/blob/{branch}/{first}",
+            ),
+        ]
+    return links
+
+
+class RepositoryLinks(SphinxDirective):
+    """`{repository-links}`: a line of links where the repository's address is known, else none."""
+
+    def run(self):
+        """A paragraph, or nothing."""
+        if not self.config.bn_repository:
+            return []
+        paragraph = nodes.paragraph(classes=["bn-repository"])
+        for words, url in repository_links(*self.config.bn_repository):
+            paragraph += nodes.Text(" · " if len(paragraph) else "")
+            paragraph += nodes.reference("", words[0].upper() + words[1:], refuri=url)
+        return [paragraph]
 
 
 def drop_live_code(app, config):
@@ -103,6 +140,10 @@ def link_outputs(app, page, template, context, doctree):
 
 def setup(app):
     """Connect the hooks; Sphinx calls this."""
+    url = os.environ.get("BOOK_REPOSITORY_URL")
+    branch = os.environ.get("BOOK_REPOSITORY_BRANCH", "main")
+    app.add_config_value("bn_repository", (url, branch) if url else None, "env")
+    app.add_directive("repository-links", RepositoryLinks)
     app.connect("config-inited", repository_buttons)
     app.connect("config-inited", drop_live_code)
     app.connect("html-page-context", mend_citation_list)

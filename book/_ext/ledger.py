@@ -6,6 +6,11 @@ Directives for MyST pages:
 - `{article-claims}`: the original article's claims and what became of each;
 - `{claims-ledger}`: every claim, chapter by chapter.
 
+Roles for their sentences, with a claim's name as text; each links to the claim's card:
+
+- `{claim-effect}`: its effect with the interval; `{claim-points}`: the same in points, of 100;
+- `{claim-outcome}`: its outcome after the correction.
+
 All outcomes on these pages are corrected together (`bnutils.evidence.holm`). A card can't know the
 other claims, so a sentence is added to it here where the correction changes its outcome. The site
 also gets `claims.json`, the ledger as data.
@@ -21,7 +26,7 @@ from pathlib import Path
 import yaml
 from docutils import nodes
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnutils.evidence import CLAIM_MIME, Claim, cards, holm
 
@@ -30,6 +35,7 @@ logger = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks"
 RECORDS = "src/bnutils/records"
 ARTICLE = "book/article.yml"
+MINUS = "\N{MINUS SIGN}"
 WORDS = {  # in a sentence after their number
     "shown": "shown",
     "contrary shown": "with the contrary shown",
@@ -192,11 +198,16 @@ class _LedgerDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Render, and build this page again whenever a notebook or a record changes."""
-        root = Path(self.env.srcdir)
-        for path in (*(root / NOTEBOOKS).glob("*.ipynb"), *(root / RECORDS).glob("*.nc")):
-            self.env.note_dependency(str(path))
-        self.env.note_dependency(str(root / ARTICLE))
+        note_sources(self.env)
         return self.nodes(self.env.bn_ledger)
+
+
+def note_sources(env) -> None:
+    """Build the page that is being read again whenever a notebook or a record changes."""
+    root = Path(env.srcdir)
+    for path in (*(root / NOTEBOOKS).glob("*.ipynb"), *(root / RECORDS).glob("*.nc")):
+        env.note_dependency(str(path))
+    env.note_dependency(str(root / ARTICLE))
 
 
 def _raw(text: str) -> nodes.raw:
@@ -318,6 +329,48 @@ def _slug(outcome: str) -> str:
     return outcome.replace(" ", "-")
 
 
+class InSentence(SphinxRole):
+    """A role that says something of a claim, as a link to its card.
+
+    Args:
+        words: makes the text, from the ledger and the claim's name.
+    """
+
+    def __init__(self, words) -> None:
+        """Keep the maker of the text."""
+        self.words = words
+
+    def run(self):
+        """The link; a name that no chapter has is a warning, and so an error."""
+        ledger = self.env.bn_ledger
+        if self.text not in ledger.claims:
+            logger.warning("no chapter tests %r", self.text, location=self.get_location())
+            return [], []
+        note_sources(self.env)
+        claim, chapter = ledger.claims[self.text]
+        page = self.env.app.builder.get_relative_uri(self.env.docname, f"{NOTEBOOKS}/{chapter}")
+        link = nodes.reference("", self.words(ledger, self.text), internal=True)
+        link["refuri"] = f"{page}#{claim.anchor}"
+        link["reftitle"] = claim.claim
+        link["classes"].append("bn-said")
+        return [link], []
+
+
+def effect(ledger: Ledger, name: str) -> str:
+    """The primary effect of a claim with its interval, as its card shows it."""
+    return ledger.claims[name][0].primary.effect_text.replace("-", MINUS)
+
+
+def points(ledger: Ledger, name: str) -> str:
+    """A difference of shares, such as accuracies, in hundredths, with its interval."""
+    primary = ledger.claims[name][0].primary
+    digits = max(0, int(primary.spec.strip(".f")) - 2)
+    mean, low, high = (
+        f"{100 * getattr(primary.effect, end):.{digits}f}" for end in ("mean", "low", "high")
+    )
+    return f"{mean} [{low}, {high}]".replace("-", MINUS)
+
+
 def mark_cards(app, page, template, context, doctree) -> None:
     """Say on a card that the common correction changes its outcome."""
     for name, (claim, chapter) in app.env.bn_ledger.claims.items():
@@ -360,6 +413,9 @@ def setup(app):
     app.add_directive("claims-summary", Summary)
     app.add_directive("article-claims", Article)
     app.add_directive("claims-ledger", Full)
+    app.add_role("claim-effect", InSentence(effect))
+    app.add_role("claim-points", InSentence(points))
+    app.add_role("claim-outcome", InSentence(lambda ledger, name: ledger.outcomes[name]))
     app.connect("builder-inited", read_ledger)
     app.connect("env-get-outdated", pages_to_mark)
     app.connect("html-page-context", mark_cards)
