@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -290,57 +289,42 @@ def in_rows(
     ax.grid(visible=False, axis="y")
 
 
-def spread(ax: Axes, percentiles: xr.DataArray, arm: str) -> None:
-    """Draw a median over steps, and the band between a lower and an upper percentile.
+def neuron(weighted: Mapping[str, np.ndarray]) -> None:
+    """Draw a neuron's weighted inputs as strips of dots, and what a sigmoid makes of them.
+
+    On the left the sigmoid with the dots on it, and below it the strips; on the right the outputs
+    alone, as the next layer sees them. The figure is Matplotlib's current one.
 
     Args:
-        ax: where to draw.
-        percentiles: shape (3, steps), the lower one, the median and the upper one, with the axes
-            "percentile" and "step".
-        arm: fixes color and line style.
+        weighted: by arm, the weighted inputs of one neuron, one for each example.
 
     Raises:
-        KeyError: if the arm has no color of its own.
-        ValueError: if there are not three percentiles over steps.
+        KeyError: if an arm has no color of its own.
+        ValueError: if the values of an arm are not those of one neuron.
     """
-    if percentiles.dims != ("percentile", "step") or len(percentiles) != 3:
-        raise ValueError(
-            f"expected 3 percentiles over steps, got {dict(percentiles.sizes)}: "
-            "select the other axes first"
-        )
-    style, (low, median, high) = arm_style(arm), percentiles.values
-    ax.plot(percentiles["step"], median, label=arm, **style)
-    ax.fill_between(percentiles["step"], low, high, color=style["color"], alpha=0.18, linewidth=0)
-
-
-def accuracy_map(ax: Axes, accuracy: xr.DataArray, mark: float = 0.9) -> QuadMesh:
-    """Draw accuracies over two settings on logarithmic axes, with a dot where they are high.
-
-    A dark page turns the lightness of a figure over, so only the dots say the same everywhere.
-
-    Args:
-        ax: where to draw.
-        accuracy: shape (settings, settings), between 0 and 1, with its coordinates; the second
-            axis runs from left to right.
-        mark: the accuracy from which on a square gets a dot.
-
-    Returns:
-        What was drawn, for a color bar.
-
-    Raises:
-        ValueError: if the accuracies have not two axes.
-    """
-    if accuracy.ndim != 2:
-        raise ValueError(f"expected accuracies over two settings, got axes {accuracy.dims}")
-    down, across = accuracy.dims
-    levels = [0, 0.5, 0.8, 0.9, 1]
-    look = {"levels": levels, "cmap": "YlGnBu", "add_colorbar": False, "add_labels": False}
-    drawn = accuracy.plot.pcolormesh(ax=ax, xscale="log", yscale="log", **look)
-    row, column = np.nonzero(accuracy.values >= mark)
-    dots = {"color": GROUND, "markeredgecolor": INK, "markersize": 6}
-    ax.plot(accuracy[across].values[column], accuracy[down].values[row], "o", **dots)
-    ax.grid(False)
-    return drawn
+    for arm, z in weighted.items():
+        if np.ndim(z) != 1:
+            raise ValueError(f"{arm}: expected one neuron's values, got shape {np.shape(z)}")
+    _, (left, right) = plt.subplots(
+        1, 2, figsize=(4.8, 2.6 + 0.2 * len(weighted)), sharey=True, width_ratios=[6, 1]
+    )
+    reach = max(6.0, *(float(np.abs(z).max()) + 1 for z in weighted.values()))
+    line = np.linspace(-reach, reach, 400)
+    left.plot(line, 1 / (1 + np.exp(-line)), color=FAINT, linewidth=1.5)
+    for row, (arm, z) in enumerate(weighted.items()):
+        dots = {"color": arm_style(arm)["color"], "marker": "osD"[row % 3]}
+        dots |= {"alpha": 0.5, "s": 30, "linewidth": 0}
+        output = 1 / (1 + np.exp(-z))
+        left.scatter(z, output, **dots, zorder=3)
+        left.scatter(z, np.full(len(z), -0.2 - 0.16 * row), **dots, label=arm)
+        right.scatter(np.full(len(z), row), output, **dots)
+    left.set(xlim=(-reach, reach), xlabel="weighted input", ylabel="output")
+    left.set_ylim(-0.2 - 0.16 * (len(weighted) - 0.25), 1.08)
+    left.set_yticks([0, 0.5, 1])
+    right.set(xlim=(-0.8, len(weighted) - 0.2), xticks=[], xlabel="next\nlayer")
+    right.grid(visible=False, axis="x")
+    if len(weighted) > 1:
+        left.legend(loc="upper left", handletextpad=0.2)
 
 
 def finish(
@@ -381,20 +365,25 @@ def finish(
 def _box(
     ax: Axes, x: float, y: float, text: str, formula: str, arm: str | None, width: float
 ) -> None:
+    _rounded(ax, (x - width / 2, y - 0.55), (width, 1.1), arm)
+    ax.text(x, y + 0.27, text, ha="center", va="center", fontsize=11)
+    ax.text(x, y - 0.22, formula, ha="center", va="center", fontsize=12.5)
+
+
+def _rounded(
+    ax: Axes, corner: tuple[float, float], size: tuple[float, float], arm: str | None
+) -> None:
     color = ARMS[arm]["color"] if arm else FAINT
     ax.add_patch(
         FancyBboxPatch(
-            (x - width / 2, y - 0.55),
-            width,
-            1.1,
+            corner,
+            *size,
             boxstyle="round,pad=0.02,rounding_size=0.12",
             facecolor=color + "22",
             edgecolor=color,
             linewidth=1.4,
         )
     )
-    ax.text(x, y + 0.27, text, ha="center", va="center", fontsize=11)
-    ax.text(x, y - 0.22, formula, ha="center", va="center", fontsize=12.5)
 
 
 def _arrow(
@@ -418,54 +407,173 @@ def _canvas(
 def layer_diagram() -> None:
     """Draw one layer with batch normalization: weighted sum, normalize, scale and shift, activate.
 
-    The figure is 7.2 by 2.2 inches, and Matplotlib's current one.
+    The figure is 4.5 by 3.1 inches, so that a phone can show it in full size, and Matplotlib's
+    current one.
     """
-    _, ax = _canvas(7.2, 2.2, (-0.55, 10.5), (-1.25, 0.75))
+    _, ax = _canvas(4.5, 3.1, (0, 4.5), (0, 3.1))
     boxes = [
-        (1.3, 1.95, "weighted sum", "$z = xW$", None),
-        (3.9, 2.0, "normalize", r"$\hat z = \frac{z - \mu}{\sqrt{\sigma^2 + \epsilon}}$", "BN"),
-        (6.55, 2.1, "scale and shift", r"$y = \gamma \hat z + \beta$", "BN"),
-        (8.95, 1.6, "activation", r"$a = \phi(y)$", None),
+        ("weighted sum", r"$z = uW + b$", None, 0.4),
+        ("normalize", r"$\hat z = \dfrac{z - \mu}{\sqrt{\sigma^2 + \epsilon}}$", "BN", 0.64),
+        ("scale and shift", r"$y = \gamma \hat z + \beta$", "BN", 0.4),
+        ("activation", r"$\varphi(y)$", None, 0.4),
     ]
-    right = -0.1
-    for center, width, text, formula, arm in boxes:
-        _box(ax, center, 0, text, formula, arm, width)
-        _arrow(ax, (right, 0), (center - width / 2 - 0.06, 0))
-        right = center + width / 2 + 0.06
-    _arrow(ax, (right, 0), (10.15, 0))
-    ax.text(-0.2, 0, "$x$", ha="right", va="center", fontsize=14)
-    ax.text(10.2, 0, "$a$", ha="left", va="center", fontsize=14)
-    bn = ARMS["BN"]["color"]
-    ax.plot([2.9, 2.9, 7.6, 7.6], [-0.75, -0.85, -0.85, -0.75], color=bn, linewidth=1.2)
-    ax.text(5.25, -1.1, "batch normalization", ha="center", va="center", color=bn, fontsize=11.5)
+    left, right, gap = 0.1, 3.15, 0.17
+    middle, top = (left + right) / 2, 2.8
+    ax.text(middle, 2.98, "$u$, from the layer before", ha="center", va="center", fontsize=11)
+    edges = []
+    for text, formula, arm, height in boxes:
+        _arrow(ax, (middle, top + 0.04), (middle, top - gap))
+        top -= gap + height
+        color = ARMS[arm]["color"] if arm else FAINT
+        box = FancyBboxPatch(
+            (left, top),
+            right - left,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            facecolor=color + "22",
+            edgecolor=color,
+            linewidth=1.4,
+        )
+        ax.add_patch(box)
+        ax.text(left + 0.12, top + height / 2, text, ha="left", va="center", fontsize=11)
+        ax.text(right - 0.12, top + height / 2, formula, ha="right", va="center", fontsize=12.5)
+        edges.append((top, top + height))
+    _arrow(ax, (middle, top + 0.04), (middle, top - gap - 0.04))
+    bn, low, high = ARMS["BN"]["color"], edges[2][0], edges[1][1]
+    ax.plot([3.25, 3.35, 3.35, 3.25], [high, high, low, low], color=bn, linewidth=1.4)
+    named = "batch\nnormalization"
+    ax.text(3.43, (high + low) / 2, named, ha="left", va="center", color=bn, fontsize=11)
+
+
+def four_numbers() -> None:
+    """Draw four numbers and what normalizing makes of them, one number line above the other.
+
+    The figure is 6.2 by 3.1 inches, and Matplotlib's current one. Its labels can be read where it
+    is shrunk to a phone.
+    """
+    _, ax = _canvas(6.2, 3.1, (0, 446), (0, 223))
+    before, after, markers, middle = (3, 9, 11, 17), (-1.4, -0.2, 0.2, 1.4), "os^D", 258
+    rows = [
+        (150, 22.0, 10, 5, before, "before", "mean 10, standard deviation 5", INK, 1),
+        (73, 80.0, 0, 1, after, "after", "mean 0, standard deviation 1", ARMS["BN"]["color"], -1),
+    ]
+    for y, unit, mean, sd, numbers, name, said, color, up in rows:
+        ax.plot([75, 440], [y, y], color=FAINT, linewidth=1.2)
+        ax.plot([middle, middle], [y - 7 * up, y + 38 * up], color=FAINT, linewidth=1.2)
+        ax.text(4, y, name, ha="left", va="center", fontsize=15)
+        for number, marker in zip(numbers, markers, strict=True):
+            x = middle + unit * (number - mean)
+            ax.plot(x, y, marker, color=color, markersize=9, clip_on=False)
+            nudge = {-0.2: -8, 0.2: 8}.get(number, 0)
+            text = f"{number}".replace("-", "−")
+            ax.text(x + nudge, y + 18 * up, text, ha="center", va="center", fontsize=15)
+        span = y + 38 * up
+        _arrow(ax, (middle, span), (middle - unit * sd - 1, span), FAINT)
+        _arrow(ax, (middle, span), (middle + unit * sd + 1, span), FAINT)
+        ax.text(middle, y + 56 * up, said, ha="center", va="center", fontsize=14)
+    for one, other in zip(before, after, strict=True):
+        ends = [middle + 22 * (one - 10), middle + 80 * other]
+        ax.plot(ends, [143, 80], color=FAINT, linewidth=1)
 
 
 def computation_graph() -> None:
     """Draw the steps of batch normalization, with the three paths by which x reaches y.
 
-    The figure is 7.2 by 3 inches, and Matplotlib's current one.
+    The numbers are those of the steps of the gradient. The figure is 6.2 by 3 inches, and
+    Matplotlib's current one.
     """
-    _, ax = _canvas(7.2, 3.0, (-0.75, 10.8), (-0.85, 3.25))
+    _, ax = _canvas(6.2, 3.0, (0, 446), (0, 216))
     direct, mean, variance = INK, ARMS["no BN"]["color"], ARMS["BN"]["color"]
-    _box(ax, 3.0, 0, "center", r"$c = x - \mu$", None, 1.7)
-    _box(ax, 6.5, 0, "divide", r"$\hat x = c\, s$", None, 1.5)
-    _box(ax, 8.95, 0, "scale and shift", r"$y = \gamma \hat x + \beta$", None, 2.1)
-    _box(ax, 1.4, 2.5, "mean", r"$\mu = \frac{1}{m}\sum x_i$", None, 1.7)
-    _box(ax, 4.2, 2.5, "variance", r"$\sigma^2 = \frac{1}{m}\sum c_i^2$", None, 1.8)
-    _box(ax, 6.9, 2.5, "inverse sd", r"$s = 1/\sqrt{\sigma^2 + \epsilon}$", None, 2.2)
-    for start, end in [((0.1, 0), (2.09, 0)), ((3.91, 0), (5.69, 0)), ((7.31, 0), (7.84, 0))]:
-        _arrow(ax, start, end, direct)
-    _arrow(ax, (10.06, 0), (10.4, 0), direct)
-    _arrow(ax, (0.15, 0.2), (1.1, 1.88), mean)
-    _arrow(ax, (1.7, 1.88), (2.6, 0.62), mean)
-    _arrow(ax, (3.3, 0.62), (4.0, 1.88), variance)
-    _arrow(ax, (5.16, 2.5), (5.74, 2.5), variance)
-    _arrow(ax, (6.75, 1.88), (6.55, 0.62), variance)
-    ax.text(-0.05, 0, "$x$", ha="right", va="center", fontsize=14)
-    ax.text(10.45, 0, "$y$", ha="left", va="center", fontsize=14)
-    ax.text(4.8, -0.3, "direct path", color=direct, ha="center", va="center", fontsize=11)
-    ax.text(0.45, 1.25, "mean path", color=mean, ha="right", va="center", fontsize=11)
-    ax.text(6.1, 1.25, "variance path", color=variance, ha="right", va="center", fontsize=11)
+    low, high = 48, 172
+    boxes = {
+        5: (91, low, "center", r"$r = x - \mu$", 94),
+        2: (215, low, "divide", r"$\hat x = r\, s$", 76),
+        1: (351, low, "scale and shift", r"$y = \gamma \hat x + \beta$", 130),
+        6: (60, high, "mean", r"$\mu = \langle x \rangle$", 84),
+        4: (187, high, "variance", r"$\sigma^2 = \langle r^2 \rangle$", 96),
+        3: (352, high, "inverse sd", r"$s = 1 / \sqrt{\sigma^2 + \epsilon}$", 140),
+    }
+    for step, (x, y, text, formula, width) in boxes.items():
+        look = "round,pad=0,rounding_size=8"
+        corner = (x - width / 2, y - 27)
+        edge = {"facecolor": FAINT + "22", "edgecolor": FAINT, "linewidth": 1.4}
+        ax.add_patch(FancyBboxPatch(corner, width, 54, boxstyle=look, **edge))
+        ax.text(x, y + 12, f"{step} {text}", ha="center", va="center", fontsize=14)
+        ax.text(x, y - 11, formula, ha="center", va="center", fontsize=15)
+    for left, right in [(17, 43), (139, 176), (254, 285), (417, 431)]:
+        _arrow(ax, (left, low), (right, low), direct)
+    _arrow(ax, (14, low + 12), (38, high - 29), mean)
+    _arrow(ax, (64, high - 28), (84, low + 28), mean)
+    _arrow(ax, (112, low + 28), (166, high - 28), variance)
+    _arrow(ax, (236, high), (281, high), variance)
+    _arrow(ax, (318, high - 28), (231, low + 28), variance)
+    ax.text(7, low, "$x$", ha="center", va="center", fontsize=17)
+    ax.text(439, low, "$y$", ha="center", va="center", fontsize=17)
+    ax.text(158, 8, "direct path", color=direct, ha="center", va="center", fontsize=14)
+    ax.text(104, 110, "mean\npath", color=mean, ha="center", va="center", fontsize=14)
+    ax.text(201, 110, "variance\npath", color=variance, ha="center", va="center", fontsize=14)
+
+
+def batches_of_three() -> None:
+    """Draw batches of three numbers as arrows: their outputs lie on a circle.
+
+    Above, the mean is subtracted and the distances are divided; below, two of the three directions
+    of a gradient are lost. The figure is 6.2 by 5.1 inches, and Matplotlib's current one.
+    """
+    _, axes = plt.subplots(2, 1, figsize=(6.2, 5.1), height_ratios=[204, 162])
+    lost, kept, radius = ARMS["no BN"]["color"], ARMS["BN"]["color"], 130
+
+    def seen(along: float, across: float, up: float = 0.0) -> np.ndarray:
+        """Where a point of the plane of the circle, or one above it, stands in the drawing."""
+        return np.array([along, 0.42 * across + up])
+
+    turn = np.linspace(0, 2 * np.pi, 200)
+    circle = np.transpose([seen(radius * np.cos(t), radius * np.sin(t)) for t in turn])
+    for ax, heights in zip(axes, [(-62, 142), (-84, 78)], strict=True):
+        ax.set_axis_off()
+        ax.set(xlim=(-136, 310), ylim=heights)
+        ax.fill(*circle, color=FAINT, alpha=0.12, linewidth=0)
+        ax.plot(*circle, color=INK, linewidth=1.4)
+        ax.plot(0, 0, ".", color=INK)
+
+    def says(ax: Axes, at: Sequence, right: float, up: float, text: str, **look: str) -> None:
+        ax.text(at[0] + right, at[1] + up, text, va="center", fontsize=14, **look)
+
+    def arrow(ax: Axes, start: np.ndarray, end: np.ndarray, color: str, style: str = "-") -> None:
+        look = {"arrowstyle": "-|>", "mutation_scale": 15, "shrinkA": 0, "shrinkB": 0}
+        line = {"color": color, "linewidth": 2, "linestyle": style}
+        ax.add_patch(FancyArrowPatch(tuple(start), tuple(end), **look, **line))
+
+    above, below = axes
+    way = np.array([np.cos(-0.55), np.sin(-0.55)])
+    batch, centered = seen(*(58 * way), up=118), seen(*(58 * way))
+    output = seen(*(radius * way))
+    arrow(above, batch, centered, lost)
+    arrow(above, centered, output, kept)
+    above.plot(*np.transpose([seen(0, 0), centered]), color=FAINT, linewidth=1, linestyle=":")
+    for point, color in ((batch, INK), (centered, INK), (output, kept)):
+        above.plot(*point, "o", color=color, markersize=8)
+    says(above, batch, 12, 2, "the batch $x$")
+    says(above, batch, 12, -42, "1. subtract the mean", color=lost)
+    says(above, centered, -10, -2, "$r$", ha="right")
+    says(above, output, 26, 12, "2. divide", color=kept)
+    says(above, output, 14, -10, r"the output $\hat x$")
+    says(above, (0, 0), -134, 130, "forward", weight="bold")
+    arrow(above, seen(-62, 0), seen(-62, 0, 64), FAINT)
+    says(above, (0, 0), -70, 58, "(1, 1, 1)", ha="right")
+
+    around = np.array([way[1], -way[0]])
+    parts = {"mean": np.array([0, 64.0]), "scale": seen(*(70 * way)), "rest": seen(*(100 * around))}
+    says(below, (0, 0), -134, 70, "backward", weight="bold")
+    below.plot(*np.transpose([seen(0, 0), output]), color=FAINT, linewidth=1, linestyle=":")
+    arrow(below, output, output + parts["mean"], lost, "--")
+    arrow(below, output, output + parts["scale"], lost, "--")
+    arrow(below, output, output + parts["rest"], kept)
+    below.plot(*output, "o", color=kept, markersize=8)
+    says(below, output + parts["mean"], 12, -6, "lost: along (1, 1, 1)", color=lost)
+    says(below, output + parts["scale"], 10, 0, r"lost: along $\hat x$", color=lost)
+    says(below, output, -12, 6, r"$\hat x$", ha="right")
+    says(below, output + parts["rest"], -10, -6, "kept: along the circle", color=kept, ha="right")
 
 
 def norm_family() -> None:
@@ -489,3 +597,28 @@ def norm_family() -> None:
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, fontsize=11, loc="center")
     finish(axes, x="channels", y="examples", legend=False)
+
+
+def keras_layers() -> None:
+    """Draw a layer of a Keras model, and the same layer with batch normalization put in.
+
+    The figure is 4.8 by 3.6 inches, so that its labels can be read on a phone, and Matplotlib's
+    current one.
+    """
+    _, ax = _canvas(4.8, 3.6, (0, 4.8), (0, 3.6))
+    names = {"family": "monospace", "fontsize": 10}
+    left = [("Dense", "weighted sum,\nthen ReLU", 0.35, 3.0, None)]
+    right = [
+        ("Dense", "weighted sum", 2.3, 3.0, None),
+        ("BatchNormalization", "normalize, scale and shift", 1.325, 2.025, "BN"),
+        ("Activation", "ReLU", 0.35, 1.05, None),
+    ]
+    for title, x, width, boxes in [("before", 0.95, 1.7, left), ("after", 3.45, 2.5, right)]:
+        ax.text(x - width / 2, 3.48, title, va="center", fontsize=11)
+        _arrow(ax, (x, 3.33), (x, 3.03))
+        for code, does, low, high, arm in boxes:
+            _rounded(ax, (x - width / 2 + 0.03, low), (width - 0.06, high - low), arm)
+            middle = (low + high) / 2
+            ax.text(x, middle + 0.04, code, ha="center", va="bottom", **names)
+            ax.text(x, middle - 0.04, does, ha="center", va="top", fontsize=10.5)
+            _arrow(ax, (x, low - 0.03), (x, low - 0.25))

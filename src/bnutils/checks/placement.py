@@ -84,6 +84,11 @@ class Placement:
             model = build()
         except Exception as error:  # whatever a learner's function raises is told
             return named("raises", f"It raises {type(error).__name__}: {error}")
+        if model is None:
+            return named(
+                "returns-nothing",
+                "It returns None. Write it in place of the dots, and end it with `return`.",
+            )
         if not isinstance(model, keras.Model):
             kind = type(model).__name__
             return named("not-a-model", f"It should return a Keras model, and returned a {kind}.")

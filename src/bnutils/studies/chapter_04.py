@@ -8,7 +8,7 @@ own initial weights and mini-batches, and its own choice of settings on its vali
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,9 @@ from bnutils.evidence import (
 )
 from bnutils.studies import load
 from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies
+
+if TYPE_CHECKING:
+    from bnutils._keras import keras
 
 ARMS = ["no BN", "BN", "BN after"]
 CHOOSE = ["initializer", "learning_rate"]
@@ -381,26 +384,59 @@ def _first(reached: np.ndarray, axis: int, steps: np.ndarray) -> np.ndarray:
     return steps_to(np.moveaxis(reached, axis, -1), steps, 0.5)
 
 
-def gains(
-    other: str = "no BN", record: str | xr.Dataset = "keras-model", steps: dict | None = None
-) -> pd.DataFrame:
-    """How far BN is ahead of another arm after some steps, each arm at its best settings then.
+#: The records that time a network, and how far below the best of the plain one its level lies.
+RACES = {"dense": ("keras-model", 0.01), "convolutional": ("keras-model-conv", 0.02)}
+
+
+def races() -> pd.DataFrame:
+    """Mean steps of both networks to their level, without BN and with it, and their ratio."""
+    rows = {}
+    for name, (record, below) in RACES.items():
+        for kind in ("recomputed", "moving"):
+            compared = race(below, record, kind)
+            rows[name, kind] = {arm: f"{compared.mean(arm):.0f}" for arm in ("no BN", "BN")}
+            rows[name, kind]["no BN ÷ BN"] = f"{compared.ratio('no BN', 'BN'):.2f}"
+    return pd.DataFrame(rows).T.rename_axis(["network", "statistics"])
+
+
+def curves(name: str, arm: str, statistics: str = "recomputed") -> xr.DataArray:
+    """Test accuracy on the way, each replicate at the settings with which it is fastest.
 
     Args:
-        other: the other arm.
-        record: as for `after`.
-        steps: numbers of steps by name; 1, 5, 20 and 40 epochs if None.
+        name: "dense" or "convolutional".
+        arm: "no BN", "BN" or "BN after".
+        statistics: those of prediction. The settings are those of the recomputed ones.
+
+    Returns:
+        An array over "seed" and "step".
     """
-    steps = steps or {f"{n} epoch{'s' * (n > 1)}": n * EPOCH for n in (1, 5, 20, 40)}
-    return pd.DataFrame(
-        {
-            name: {
-                f"BN − {other}, {kind}": f"{after(n, record, kind).gain('BN', other):.3f}"
-                for kind in ("recomputed", "moving")
-            }
-            for name, n in steps.items()
-        }
-    ).T
+    record, below = RACES[name]
+    accuracy = load(record)["accuracy"].sel(statistics=statistics, part="test", drop=True)
+    return race(below, record).at_chosen(accuracy, arm).transpose("seed", "step")
+
+
+def summary(model: keras.Model) -> pd.DataFrame:
+    """What `model.summary()` tells, in a table that fits a phone.
+
+    Args:
+        model: a model of Keras that knows its input.
+
+    Returns:
+        A row for each layer: what comes out of it, and how many numbers it has that are trained,
+        and that are not.
+    """
+    rows = [
+        (
+            type(layer).__name__,
+            str(layer.output.shape),
+            sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights),
+            sum(int(np.prod(weight.shape)) for weight in layer.non_trainable_weights),
+        )
+        for layer in model.layers
+    ]
+    rows.append(("in all", "", *(sum(row[i] for row in rows) for i in (2, 3))))
+    table = pd.DataFrame(rows, columns=["layer", "output", "trained", "not trained"])
+    return table.set_index("layer")
 
 
 def _finding(label: str, effect: Interval, margin: float = 0.01) -> Finding:

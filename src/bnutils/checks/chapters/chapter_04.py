@@ -1,4 +1,4 @@
-"""Chapter 4, Keras."""
+"""Chapter 4, Keras. Its last exercise, a model to build, is `checks.placement`."""
 
 import numpy as np
 
@@ -88,17 +88,5 @@ EXERCISES = {
         },
         hint="Count what is not 0 in `moving_mean` of the first BN layer. BN divides by the root "
         "of `moving_variance` plus epsilon.",
-    ),
-    "4.4": Answer(
-        truth="cannot tell",  # as measured: the interval of ten seeds contains 0
-        choices=("after ahead", "before ahead", "cannot tell"),
-        mistakes={
-            "one-sided": Mistake(
-                ["after ahead", "before ahead"],
-                "That needs an interval that stays on one side of 0. Print the paired difference "
-                "with its interval; one pair of runs can lie on either side.",
-            ),
-        },
-        hint="Print the paired difference of the recomputed accuracies, each arm at its best rate.",
     ),
 }
