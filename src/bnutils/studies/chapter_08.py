@@ -10,15 +10,16 @@ work to do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 
-from bnutils import data, network
+from bnutils import data, network, plots
 from bnutils.evidence import (
     Claim,
     Comparison,
@@ -1245,23 +1246,99 @@ def findings(claim: str, word: str) -> str:
     return "\n".join(f"{each.label}: {each.effect_text}" for each in also)
 
 
-def variances(record: xr.Dataset | None = None) -> pd.DataFrame:
-    """What the second BN learned of the variance that prediction meets, measured and derived.
+def plain_table() -> pd.DataFrame:
+    """Networks with BN and without, none with dropout: chosen settings and test accuracy."""
+    conv = "ghost-noise-conv"
+    tables = {
+        "right labels": drops().table(dropped=0.0).loc[["no BN", "BN"]],
+        "40% random": drops("dropout-wrong-labels").table(dropped=0.0),
+        "convolutions": pd.concat([without(conv).table(), groups(conv).table(sharing=32)]),
+    }
+    return pd.concat(tables)
 
-    Medians over neurons at the rates that were chosen, means over replicates.
+
+def by_passes(ax: Axes, rates: Mapping[str, float]) -> None:
+    """Draw test accuracy by the number of passes, with 40% of the labels random.
 
     Args:
-        record: a record of "dropout"; the book's if None.
+        ax: where to draw.
+        rates: the learning rate of each arm that is drawn; 0.003, 0.01, 0.03 or 0.1.
     """
-    compared = drops() if record is None else drops(record)
-    rows = {}
-    for drop in compared.scores["dropped"].values:
-        for arm in [name for name in compared.arms if name != "no BN"]:
-            rows[arm, drop] = {
-                what: float(_median_ratio(compared, f"{name}_ratio", arm, drop).mean())
-                for what, name in {"measured": "variance", "derived": "predicted"}.items()
-            }
-    return pd.DataFrame(rows).T.rename_axis(["arm", "dropped"])
+    record = load("dropout-wrong-labels-slow")
+    at = {"statistics": RECOMPUTED, "part": "test", "dropped": 0.0}
+    for arm, rate in rates.items():
+        runs = record["accuracy"].sel(at, drop=True).sel(arm=arm, learning_rate=rate)
+        label, runs = f"{arm}, learning rate {rate:g}", runs.transpose("seed", "passes")
+        plots.band(ax, runs["passes"], runs, arm, label, "o", overlap=MNIST_OVERLAP)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(record["passes"].values, record["passes"].values)
+
+
+def by_noise(ax: Axes) -> None:
+    """Draw test accuracy by the number of images that share a mean, and that without BN."""
+    plots.by_setting(ax, groups(), "sharing")
+    level, look = without().mean("no BN"), plots.arm_style("no BN")
+    ax.axhline(level.mean, label="no BN", **look)
+    ax.axhspan(level.low, level.high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def dropout_gains() -> pd.DataFrame:
+    """What dropout gains, and whether BN does without it: differences of test accuracy."""
+    columns = {}
+    for labels, record in {"right labels": "dropout", "40% random": "dropout-wrong-labels"}.items():
+        compared = drops(record)
+        alone = compared.values("BN", dropped=0.0)
+        columns[labels] = {
+            "dropout gains no BN": _helps(record, "no BN"),
+            "dropout gains BN": _helps(record, "BN"),
+            "BN − no BN, both with dropout": compared.gain("BN", "no BN"),
+            "BN without − no BN with it": _difference(compared, alone, compared.values("no BN")),
+        }
+    return pd.DataFrame(columns).map("{:.3f}".format)
+
+
+def decay_gains() -> pd.DataFrame:
+    """What the best decay of the hidden kernels gains in test accuracy, under gradient descent."""
+    columns = {}
+    for labels, record in {
+        "right labels": "decay-gain",
+        "40% random": "decay-gain-wrong-labels",
+    }.items():
+        compared = decays(record)
+        columns[labels] = {
+            name: _difference(compared, compared.values(arm), compared.values(arm, decay=0.0))
+            for name, arm in {"BN": "SGD", "no BN": "SGD, no BN"}.items()
+        }
+    return pd.DataFrame(columns).map("{:.3f}".format)
+
+
+def shift_table() -> pd.DataFrame:
+    """What dropout does to the second BN's moving variance, and what that costs.
+
+    Returns:
+        The moving variance over the one that prediction meets, measured and derived (the median
+        neuron at the chosen settings, the mean over replicates), and the test accuracy that is
+        regained with recomputed statistics.
+    """
+    rows, random = {}, "dropout-wrong-labels"
+    for labels, record, arm, drop in [
+        ("right", "dropout", "BN", 0.0),
+        ("right", "dropout", "BN", 0.2),
+        ("right", "dropout", "BN", 0.5),
+        ("right", "dropout", "BN, dropout last", 0.5),
+        ("40% random", random, "BN", 0.0),
+        ("40% random", random, "BN", 0.6),
+        ("40% random", random, "BN", 0.8),
+    ]:
+        ratios = {
+            what: float(_median_ratio(drops(record), f"{name}_ratio", arm, drop).mean())
+            for what, name in {"measured": "variance", "derived": "predicted"}.items()
+        }
+        rows[labels, f"{drop:g}" + " behind the last BN" * ("last" in arm)] = {
+            **{what: f"{ratio:.2f}" for what, ratio in ratios.items()},
+            "accuracy regained": f"{regained(0.99, drop, arm, record):.3f}",
+        }
+    return pd.DataFrame(rows).T.rename_axis(["labels", "dropped"])
 
 
 def _median_ratio(compared: Comparison, name: str, arm: str, drop: float) -> xr.DataArray:

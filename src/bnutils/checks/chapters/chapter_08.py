@@ -9,15 +9,15 @@ from bnutils.checks.engine import ANY, Answer, Function, Mistake, cases_of, smal
 
 def _seen(
     share=lambda rate: rate / (1 - rate),
-    moment=lambda a: (a**2).mean(0),
+    moment=lambda u: (u**2).mean(0),
     square=True,
     without=lambda z: z.var(0),
 ):
     """The variance after dropout and a dense layer, with a part of the formula replaced."""
 
-    def f(a, kernel, rate):
+    def f(u, kernel, rate):
         weights = kernel**2 if square else kernel
-        return without(a @ kernel) + share(rate) * moment(a) @ weights
+        return without(u @ kernel) + share(rate) * moment(u) @ weights
 
     return f
 
@@ -28,13 +28,13 @@ _TRAINING_VARIANCE = Function(
     cases=cases_of(
         [(4, 3), (6, 2)],
         lambda rng, shape: {
-            "a": rng.normal(1, 2, size=shape),
+            "u": rng.normal(1, 2, size=shape),
             "kernel": rng.normal(0.5, 1, size=(shape[1], 3)),
             "rate": 0.2,
         },
     ),
     tiny=lambda: (
-        {"a": x, "kernel": np.arange(1.0, x.shape[1] + 1)[:, None], "rate": rate}
+        {"u": x, "kernel": np.arange(1.0, x.shape[1] + 1)[:, None], "rate": rate}
         for x in small_batches()
         for rate in (0.0, 0.5, 0.75)
     ),
@@ -45,13 +45,13 @@ _TRAINING_VARIANCE = Function(
             "added where nothing is dropped.",
         ),
         "variance-for-mean-square": Mistake(
-            _seen(moment=lambda a: a.var(0)),
-            "The addition uses the variance of a. A neuron that always says 3 has none, and with "
+            _seen(moment=lambda u: u.var(0)),
+            "The addition uses the variance of u. A neuron that always says 3 has none, and with "
             "dropout it jumps between 0 and more: its mean square counts.",
         ),
         "mean-for-mean-square": Mistake(
-            _seen(moment=lambda a: a.mean(0) ** 2),
-            "The addition uses the square of the mean of a. The mean of the squares also has the "
+            _seen(moment=lambda u: u.mean(0) ** 2),
+            "The addition uses the square of the mean of u. The mean of the squares also has the "
             "variance in it.",
         ),
         "kernel-not-squared": Mistake(
@@ -67,13 +67,13 @@ _TRAINING_VARIANCE = Function(
             "The variance divides by m - 1. Batch normalization divides by m.",
         ),
         "all-divided-by-keep": Mistake(
-            lambda a, kernel, rate: (a @ kernel).var(0) / (1 - rate),
+            lambda u, kernel, rate: (u @ kernel).var(0) / (1 - rate),
             "The whole variance is divided by the keep rate. That holds for the mean square of one "
             "neuron; neurons of a sum are dropped one by one, not together.",
         ),
         "dropped-together": Mistake(
-            lambda a, kernel, rate: (
-                (a @ kernel).var(0) + rate / (1 - rate) * ((a @ kernel) ** 2).mean(0)
+            lambda u, kernel, rate: (
+                (u @ kernel).var(0) + rate / (1 - rate) * ((u @ kernel) ** 2).mean(0)
             ),
             "That is the formula for one neuron, applied to the sum. The neurons of the sum are "
             "dropped one by one, so their additions add up, each with its own weight squared.",
@@ -147,7 +147,7 @@ EXERCISES = {
     ),
     "8.3": Answer(
         truth=lambda: (np.sqrt(10), 0.2),
-        names=("factor by which the angle falls", "decay that restores it"),
+        names=("times smaller", "decay that restores the angle"),
         tolerance=0.02,
         mistakes={
             "proportional": Mistake(
