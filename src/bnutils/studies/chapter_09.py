@@ -34,6 +34,7 @@ from bnutils.studies.common import MNIST_OVERLAP, PARTS, Settings
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.axes import Axes
 
 MOMENTA = [0.9, 0.99, 0.999]
 STATISTICS = [*(f"moving, {momentum:g}" for momentum in MOMENTA), "recalibrated"]
@@ -679,6 +680,31 @@ def training(record: str | xr.Dataset = "fine-tuning", images: str | None = None
     images = str(record["images"].values[0]) if images is None else images
     scores = _by_way(record).rename(way="arm").sel(images=images)
     return Comparison(record, scores, ["learning_rate"])
+
+
+def draw_training(ax: Axes, images: str, live: xr.Dataset | None = None) -> None:
+    """Draw accuracy over updates: BN that follows, with two momenta, and frozen BN.
+
+    Args:
+        ax: where to draw.
+        images: "clean" or "faded".
+        live: a run of one's own, drawn as diamonds over the record's lines.
+    """
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    record, here = training(images=images), None if live is None else training(live, images)
+    for way, look, marker in [
+        ("moving, 0.9", "BN", "o"),
+        ("moving, 0.99", "group norm", "^"),
+        ("frozen", "no BN", "s"),
+    ]:
+        label = way.replace("moving,", "follows, momentum")
+        runs = record.values(way).transpose("seed", "updates")
+        plots.band(ax, runs.updates, runs, look, label, marker, record.overlap)
+        if here is not None and way in here.arms:
+            mean, color = here.values(way).mean("seed"), plots.arm_style(look)["color"]
+            ax.plot(mean.updates, mean, "D", color=color, markersize=9, zorder=3)
+    ax.set_title(f"{images} images")
 
 
 def lost(images: str, way: str = "moving, 0.99", updates: int = 300) -> Interval:

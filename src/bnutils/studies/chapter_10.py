@@ -16,13 +16,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from bnutils import data
+from bnutils import data, network, norm
 from bnutils.evidence import (
     Claim,
     Finding,
@@ -36,6 +36,9 @@ from bnutils.evidence import (
 )
 from bnutils.studies import load
 from bnutils.studies.common import DIGITS_OVERLAP, Settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STATES = ["with BN", "folded"]
 KINDS = [
@@ -944,6 +947,64 @@ def speed_table(batch_size: int, record: xr.Dataset | None = None) -> pd.DataFra
             for network in record["network"].values
         }
     )
+
+
+def draw_lines(axes: Sequence[Axes]) -> None:
+    """Draw one BN layer's outputs over its inputs: by batches in training mode, and at inference.
+
+    The layer stands in a small dense network that has learned digits.
+
+    Args:
+        axes: for training mode and for inference.
+    """
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    digits = data.digits()
+    net = network.mlp([64, 32, 10], seeds=[0], norm=network.BatchNorm(momentum=0.9))
+    adam, loss = network.Adam(0.01), network.softmax_cross_entropy
+    few = {"loss": loss, "optimizer": adam, "steps": 100, "batch_size": 64}
+    network.fit(net, digits.train.x, digits.train.y, **few)
+    inside, bn = dict(net.activations(digits.test.x)), net.batch_norms[0]
+    x, y = inside["dense_1"][0], inside["bn_1"][0]
+    gamma, beta, mean, variance = (
+        each[0] for each in (bn.gamma, bn.beta, bn.moving_mean, bn.moving_variance)
+    )
+    a = gamma / np.sqrt(variance + bn.epsilon)
+    order, blue = np.argsort(a), plots.arm_style("BN")["color"]
+    for batch in x[:80].reshape(10, 8, -1):
+        made = norm.batch_norm(batch, gamma, beta)[0][:, order[16]]
+        axes[0].plot(batch[:, order[16]], made, ".-", color=blue, linewidth=0.8)
+    for channel, marker in zip(order[[31, 16, 0]], "os^", strict=True):
+        axes[1].plot(x[::10, channel], y[::10, channel], marker, color=blue, markersize=4)
+        ends = np.array([x[:, channel].min(), x[:, channel].max()])
+        line = a[channel] * (ends - mean[channel]) + beta[channel]
+        axes[1].plot(ends, line, **plots.arm_style("theory"))
+    axes[0].set_title("training: a line for each batch")
+    axes[1].set_title("inference: a line for each channel")
+
+
+def draw_speed(ax: Axes, batch_size: int, live: xr.Dataset) -> None:
+    """Draw time with BN over time folded, by network and form.
+
+    Args:
+        ax: where to draw.
+        batch_size: images in a call.
+        live: a run of one's own, drawn as diamonds beside the record's intervals.
+    """
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    forms = [str(form) for form in load("folding-speed")["form"].values]
+    looks = {"dense": "other", "convolutional": "scaler", "depthwise": "layer norm"}
+    ax.axvline(1, **plots.arm_style("theory"))
+    for i, (name, arm) in enumerate(looks.items()):
+        ratios = {form: faster(name, form, batch_size) for form in forms}
+        look = {"color": plots.ARMS[arm]["color"], "marker": "os^"[i], "shift": i / 5 - 0.3}
+        plots.in_rows(ax, ratios, forms, label=name, **look)
+    if batch_size in live["batch_size"]:
+        for name in live["network"].values:
+            here = {str(f): faster(name, f, batch_size, live) for f in live["form"].values}
+            plots.in_rows(ax, here, forms, color=plots.INK, marker="D", shift=0.3)
+    ax.set_title(f"batch of {batch_size}")
 
 
 def added_operations(record: xr.Dataset | None = None) -> xr.DataArray:
