@@ -602,11 +602,11 @@ def norm_family() -> None:
 def keras_layers() -> None:
     """Draw a layer of a Keras model, and the same layer with batch normalization put in.
 
-    The figure is 4.8 by 3.6 inches, so that its labels can be read on a phone, and Matplotlib's
-    current one.
+    The figure is 6.2 by 4.4 inches, and Matplotlib's current one. Its labels can be read where it
+    is shrunk to a phone.
     """
-    _, ax = _canvas(4.8, 3.6, (0, 4.8), (0, 3.6))
-    names = {"family": "monospace", "fontsize": 10}
+    _, ax = _canvas(6.2, 4.4, (0, 4.8), (0, 3.6))
+    names = {"family": "monospace", "fontsize": 13.5}
     left = [("Dense", "weighted sum,\nthen ReLU", 0.35, 3.0, None)]
     right = [
         ("Dense", "weighted sum", 2.3, 3.0, None),
@@ -614,11 +614,11 @@ def keras_layers() -> None:
         ("Activation", "ReLU", 0.35, 1.05, None),
     ]
     for title, x, width, boxes in [("before", 0.95, 1.7, left), ("after", 3.45, 2.5, right)]:
-        ax.text(x - width / 2, 3.48, title, va="center", fontsize=11)
+        ax.text(x - width / 2, 3.48, title, va="center", fontsize=14)
         _arrow(ax, (x, 3.33), (x, 3.03))
         for code, does, low, high, arm in boxes:
             _rounded(ax, (x - width / 2 + 0.03, low), (width - 0.06, high - low), arm)
             middle = (low + high) / 2
             ax.text(x, middle + 0.04, code, ha="center", va="bottom", **names)
-            ax.text(x, middle - 0.04, does, ha="center", va="top", fontsize=10.5)
+            ax.text(x, middle - 0.04, does, ha="center", va="top", fontsize=13.5)
             _arrow(ax, (x, low - 0.03), (x, low - 0.25))

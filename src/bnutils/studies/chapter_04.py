@@ -389,14 +389,17 @@ RACES = {"dense": ("keras-model", 0.01), "convolutional": ("keras-model-conv", 0
 
 
 def races() -> pd.DataFrame:
-    """Mean steps of both networks to their level, without BN and with it, and their ratio."""
-    rows = {}
-    for name, (record, below) in RACES.items():
-        for kind in ("recomputed", "moving"):
-            compared = race(below, record, kind)
-            rows[name, kind] = {arm: f"{compared.mean(arm):.0f}" for arm in ("no BN", "BN")}
-            rows[name, kind]["no BN ÷ BN"] = f"{compared.ratio('no BN', 'BN'):.2f}"
-    return pd.DataFrame(rows).T.rename_axis(["network", "statistics"])
+    """Mean steps of both networks to their level, without BN and with it."""
+    kinds = {"no BN": "recomputed", "BN, recomputed": "recomputed", "BN, moving": "moving"}
+    return pd.DataFrame(
+        {
+            f"{network} network": {
+                row: f"{race(below, record, kind).mean(row.partition(',')[0]):.0f}"
+                for row, kind in kinds.items()
+            }
+            for network, (record, below) in RACES.items()
+        }
+    )
 
 
 def curves(name: str, arm: str, statistics: str = "recomputed") -> xr.DataArray:
@@ -416,27 +419,24 @@ def curves(name: str, arm: str, statistics: str = "recomputed") -> xr.DataArray:
 
 
 def summary(model: keras.Model) -> pd.DataFrame:
-    """What `model.summary()` tells, in a table that fits a phone.
+    """How many numbers each layer of a model has, as `model.summary()` tells it, but narrow.
 
     Args:
         model: a model of Keras that knows its input.
 
     Returns:
-        A row for each layer: what comes out of it, and how many numbers it has that are trained,
-        and that are not.
+        A row for each layer, with the numbers that are trained and the moving statistics.
     """
-    rows = [
-        (
-            type(layer).__name__,
-            str(layer.output.shape),
-            sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights),
-            sum(int(np.prod(weight.shape)) for weight in layer.non_trainable_weights),
-        )
+    counts = [
+        [
+            sum(int(np.prod(weight.shape)) for weight in weights)
+            for weights in (layer.trainable_weights, layer.non_trainable_weights)
+        ]
         for layer in model.layers
     ]
-    rows.append(("in all", "", *(sum(row[i] for row in rows) for i in (2, 3))))
-    table = pd.DataFrame(rows, columns=["layer", "output", "trained", "not trained"])
-    return table.set_index("layer")
+    names = [type(layer).__name__ for layer in model.layers]
+    total = np.sum(counts, axis=0)
+    return pd.DataFrame([*counts, total], [*names, "in all"], ["trained", "moving"])
 
 
 def _finding(label: str, effect: Interval, margin: float = 0.01) -> Finding:
