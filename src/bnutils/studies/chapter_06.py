@@ -484,17 +484,47 @@ def over_time(ax: Axes, compared: Comparison, kinds: Sequence[str], chooser: str
     """
     from bnutils import plots  # here, so that a study can run without Matplotlib
 
-    styles = {"recomputed": "other", "batch": "scaler", "start": "theory"}
+    styles = {"recomputed": "other", "batch of 50": "scaler", "moving 0.9": "theory"}
     scores = with_the_weights_of(compared, chooser, kinds)
     for kind in kinds:
         values = scores.sel(arm=kind).transpose("seed", "time")
-        style = styles.get(kind.split()[0], "BN")
+        style = styles.get(kind, "BN")
         plots.band(ax, values["time"], values, style, kind, "o", compared.overlap)
     times = compared.scores["time"].values
     ticks = [*times[:-1:2], times[-1]]
     ax.set_xscale("log")
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
+
+
+def arriving(ax: Axes, moving: np.ndarray, true: float, momentum: float, marked: list[int]) -> None:
+    """Draw a moving mean that starts at 0, and what the start still weighs after some updates.
+
+    Args:
+        ax: where to draw.
+        moving: the moving mean after each update.
+        true: the mean that it is to arrive at.
+        momentum: of the moving mean.
+        marked: numbers of updates.
+    """
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    ax.axhline(true, color=plots.INK, linestyle="--", linewidth=1.2)
+    ax.text(0, 1.03 * true, "true mean", va="bottom")
+    ax.plot(range(len(moving) + 1), [0, *moving], **plots.arm_style("BN"))
+    for n in marked:
+        ax.plot(n, moving[n - 1], "o", color=plots.arm_style("BN")["color"], markersize=7)
+        late = 2 * n > len(moving)
+        gap = "\n" if late else " "
+        ax.annotate(
+            f"{n} updates:{gap}start weighs {momentum**n:.0%}",
+            (n, moving[n - 1]),
+            xytext=(0, -10) if late else (10, 3),
+            textcoords="offset points",
+            ha="center" if late else "left",
+            va="top",
+        )
+    ax.set_ylim(-0.06 * true, 1.22 * true)
 
 
 def effect(compared: Comparison, arm: str, other: str, chooser: str | None = None) -> Interval:

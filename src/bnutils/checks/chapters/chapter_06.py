@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bnutils.checks.engine import Answer, Function, Mistake
+from bnutils.checks.engine import Answer, Mistake
 
 # ---- 6.3: a last batch of one -------------------------------------------------------------------
 
@@ -11,78 +11,6 @@ def _settled():
     """The moving variance after the batch of one, at momentum 0.9; the batches have 63/64 of 1."""
     newest_first = 0.1 * 0.9 ** np.arange(3) / (1 - 0.9**3)
     return newest_first @ [0, 63 / 64, 63 / 64]
-
-
-# ---- 6.4: the variance of all rows --------------------------------------------------------------
-
-
-def _all_rows(parts, ddof=0):
-    return np.concatenate(parts).var(axis=0, ddof=ddof)
-
-
-def _averaged(parts, weights=None):
-    return np.average([part.var(axis=0) for part in parts], axis=0, weights=weights)
-
-
-def _sizes(parts):
-    return [len(part) for part in parts]
-
-
-def _mean_of_means(parts):
-    """The sums add up, with the distances from an unweighted mean of the means."""
-    middle = np.mean([part.mean(axis=0) for part in parts], axis=0)
-    rows = np.concatenate(parts)
-    return ((rows - middle) ** 2).mean(axis=0)
-
-
-def _parts(sizes, columns=2):
-    rng = np.random.default_rng(sum(sizes))
-    return [rng.normal(rng.normal(0, 2), rng.uniform(1, 2), (n, columns)) for n in sizes]
-
-
-def _small():
-    for sizes in ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1, 2)):
-        rows = iter(range(sum(sizes)))
-        yield {"parts": [np.array([[next(rows) ** 2.0] for _ in range(n)]) for n in sizes]}
-
-
-_VARIANCE_OF_ALL = Function(
-    right=_all_rows,
-    returns=("variance",),
-    cases=[{"parts": _parts(sizes)} for sizes in ((5, 3), (4, 1, 6), (2, 2, 2, 7))],
-    tiny=_small,
-    mistakes={
-        "average-of-variances": Mistake(
-            _averaged,
-            "You averaged the variances of the batches, each with the same weight. A batch of one "
-            "then counts as much as a hundred rows, and the distances between the means are lost.",
-        ),
-        "between-forgotten": Mistake(
-            lambda parts: _averaged(parts, _sizes(parts)),
-            "You weighted the batches by their rows, but left out how far their means lie from "
-            "each other. That is part of the variance of all rows.",
-        ),
-        "mean-of-means": Mistake(
-            _mean_of_means,
-            "The distances are taken from the plain mean of the batches' means. The merged mean "
-            "weights each batch by its rows.",
-        ),
-        "ddof": Mistake(
-            lambda parts: _all_rows(parts, ddof=1),
-            "The sum is divided by the number of rows less one. Batch normalization uses the "
-            "biased variance, divided by the number of rows.",
-        ),
-        "last-batch": Mistake(
-            lambda parts: parts[-1].var(axis=0),
-            "This is the variance of the last batch alone. The merged count, mean and sum have to "
-            "be carried from batch to batch.",
-        ),
-        "sum-not-divided": Mistake(
-            lambda parts: _all_rows(parts) * sum(_sizes(parts)),
-            "This is the sum of the squared distances. Divide it by the number of rows.",
-        ),
-    },
-)
 
 
 EXERCISES = {
@@ -160,5 +88,4 @@ EXERCISES = {
         },
         hint="Three batches take turns. What variance does each of them show?",
     ),
-    "6.4": _VARIANCE_OF_ALL,
 }
