@@ -116,7 +116,14 @@ RACERS = {"no BN": None, "BN": 0.0, "BN + noise": 0.5, "BN + twice the noise": 1
 
 def noise_size(arm: str) -> float | None:
     """The size of an arm's noise; None without BN. Any size can be asked for: "BN + noise 4"."""
-    return RACERS[arm] if arm in RACERS else float(arm.removeprefix("BN + noise "))
+    if arm in RACERS:
+        return RACERS[arm]
+    try:
+        return float(arm.removeprefix("BN + noise "))
+    except ValueError:
+        raise ValueError(
+            f"expected an arm, one of {list(RACERS)} or 'BN + noise 4', got {arm!r}"
+        ) from None
 
 
 class Noise:
@@ -1566,32 +1573,6 @@ def landscape_ratio(
     return paired_ratio(*arms, overlap=DIGITS_OVERLAP)
 
 
-def landscape_table(records: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """The ratio BN ÷ no BN of the change per distance, by network, initial scale and rate.
-
-    Args:
-        records: a record without the axis of networks for each name.
-
-    Returns:
-        Ratios before training, and over the moments from step 10 on. The last row of each network
-        is BN at 0.3 against no BN at 1. Where a run diverges, there is no ratio.
-    """
-    rows = {}
-    for name, record in records.items():
-        for scale in (0.3, 1.0, 2.0, (0.3, 1.0)):
-            label = "BN × 0.3, no BN × 1" if isinstance(scale, tuple) else f"both × {scale:g}"
-            start = landscape_ratio(record, 0.1, scale=scale, moment=[0])
-            row = {"before training": f"{start.mean:.2g}"}
-            for rate in record["learning_rate"].values:
-                try:
-                    text = f"{landscape_ratio(record, rate, scale=scale):.2f}"
-                except ValueError:
-                    text = "some diverge"
-                row[f"rate {rate:g}"] = text
-            rows[name, label] = row
-    return pd.DataFrame(rows).T
-
-
 def _landscape(
     name: str, record: str, label: str, others: Sequence[Finding], **where: Any
 ) -> Claim:
@@ -1918,21 +1899,6 @@ def alone(record: str | xr.Dataset = "alone", step: int | None = None) -> Compar
     record = _record(record)
     step = int(record["step"].max()) if step is None else step
     return Comparison(record, "accuracy", ["learning_rate"], step=step)
-
-
-def alone_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
-    """Trained parameters, the rate chosen most often, and test accuracy, by network.
-
-    Args:
-        records: records of "alone", or their names, by what a row is called.
-    """
-    tables = {}
-    for name, record in records.items():
-        table = alone(record).table(".2f")
-        counts = _record(record)["parameters"].isel(seed=0).to_series()
-        table.insert(0, "trained parameters", [f"{counts[arm]:,.0f}" for arm in table.index])
-        tables[name] = table
-    return pd.concat(tables)
 
 
 def gamma_beta_alone() -> Claim:
