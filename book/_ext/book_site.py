@@ -9,6 +9,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 CHAPTER = re.compile(r"notebooks/(?P<number>\d\d)_")
+UNNUMBERED = ("book/index", "book/introduction")  # their figures have no number either
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ def mend_citation_list(app, page, template, context, doctree):
 
 def number_chapters(app, env):
     """Give each chapter, its sections and its figures the number in the name of its file."""
+    for document in UNNUMBERED:
+        env.toc_fignumbers.pop(document, None)
     numbered = []
     for document, sections in env.toc_secnumbers.items():
         match = CHAPTER.match(document)
