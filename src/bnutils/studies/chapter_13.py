@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 
-from bnutils import data, network
+from bnutils import data, network, plots
 from bnutils.evidence import (
     Claim,
     Comparison,
@@ -1573,6 +1574,25 @@ def landscape_ratio(
     return paired_ratio(*arms, overlap=DIGITS_OVERLAP)
 
 
+def by_scale(ax: Axes, records: Mapping[str, xr.Dataset]) -> None:
+    """Draw how much rougher the loss is with BN, by network and by the initial scale of both.
+
+    Args:
+        ax: where to draw.
+        records: a record without the axis of networks for each name.
+    """
+    looks = {0.3: ("other", "^"), 1.0: ("theory", "o"), 2.0: ("scaler", "s")}
+    for place, (scale, (style, marker)) in enumerate(looks.items()):
+        found = {name: landscape_ratio(each, 0.1, scale=scale) for name, each in records.items()}
+        look = {"color": plots.ARMS[style]["color"], "marker": marker}
+        label, shift = f"weights × {scale:g}", 0.22 * (place - 1)
+        plots.in_rows(ax, found, list(records), **look, label=label, shift=shift)
+    ax.axvline(1, color=plots.FAINT)
+    ax.set_xscale("log")
+    ax.set_xticks([0.1, 0.3, 1, 3, 10], [0.1, 0.3, 1, 3, 10])
+    ax.minorticks_off()
+
+
 def _landscape(
     name: str, record: str, label: str, others: Sequence[Finding], **where: Any
 ) -> Claim:
@@ -1851,6 +1871,25 @@ def singular_values_near_one() -> Claim:
         note="ReLU sets about half of the entries to 0, so that a share above one half is hardly "
         "possible there.",
     )
+
+
+def by_batch_size(ax: Axes, formulas: Mapping[str, Callable]) -> None:
+    """Draw the growth of the squared gradient per layer, measured and by a formula.
+
+    Args:
+        ax: where to draw.
+        formulas: the formula of each network that is drawn, a function of the batch size.
+    """
+    growth = load("growth")["growth"]
+    sizes = growth.batch_size.values
+    for (kind, formula), style in zip(formulas.items(), ["other", "scaler"], strict=True):
+        spread = interval(growth.sel(network=kind).transpose("seed", ...))
+        color = plots.ARMS[style]["color"]
+        ax.errorbar(sizes, spread.mean, spread.half_width, fmt="o", color=color, label=kind)
+        ax.plot(sizes, formula(sizes), ":", color=color)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sizes, sizes)
+    ax.minorticks_off()
 
 
 def exploding_gradients() -> Claim:
