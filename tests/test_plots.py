@@ -230,37 +230,18 @@ def test_intervals_stand_in_the_rows_of_their_names():
         plots.in_rows(ax, {"d": found["a"]}, ["a"], color=plots.INK)
 
 
-def test_a_spread_is_a_median_between_two_percentiles():
-    low, median, high = np.sort(np.random.default_rng(0).normal(size=(3, 4)), axis=0)
-    values = xr.DataArray([low, median, high], {"percentile": [15, 50, 85], "step": [0, 5, 10, 15]})
-    _, ax = plt.subplots()
-    plots.spread(ax, values, "BN")
-    (line,), (area,) = ax.lines, ax.collections
-    assert line.get_ydata().tolist() == median.tolist()
-    assert line.get_xdata().tolist() == [0, 5, 10, 15]
-    corners = area.get_paths()[0].vertices
-    for step, a, b in zip(values["step"].values, low, high, strict=True):
-        edges = corners[corners[:, 0] == step, 1]
-        assert (edges.min(), edges.max()) == (a, b)
-    with pytest.raises(ValueError, match=r"expected 3 percentiles over steps, got .*unit"):
-        plots.spread(ax, values.expand_dims(unit=2), "BN")
-    with pytest.raises(ValueError, match=r"expected 3 percentiles over steps, got .*: 2"):
-        plots.spread(ax, values[:2], "BN")
-
-
-def test_a_map_marks_what_is_high_whatever_its_colors():
-    labels = {"initial_scale": [0.1, 1.0, 10.0], "learning_rate": [0.01, 0.1]}
-    values = xr.DataArray([[0.9, 0.1], [0.2, 0.89], [0.95, 0.3]], labels)
-    _, ax = plt.subplots()
-    drawn = plots.accuracy_map(ax, values)
-    (dots,) = ax.lines
-    assert sorted(zip(*dots.get_data(), strict=True)) == [(0.01, 0.1), (0.01, 10.0)]
-    np.testing.assert_allclose(drawn.get_array().ravel(), values.values.ravel())
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    plots.accuracy_map(ax, values, mark=0.92)
-    assert ax.lines[1].get_data()[1].tolist() == [10.0]
-    with pytest.raises(ValueError, match=r"expected accuracies over two settings, got axes"):
-        plots.accuracy_map(ax, values[0])
+def test_a_neuron_shows_what_the_sigmoid_makes_of_each_value():
+    z = np.array([-40.0, 0.0, 2.0])
+    plots.neuron({"no BN": z, "BN": z / 10})
+    curve, seen = plt.gcf().axes
+    on_curve, strip, _, _ = (dots.get_offsets().data for dots in curve.collections)
+    np.testing.assert_allclose(on_curve[:, 1], [0, 0.5, 1 / (1 + np.exp(-2))], atol=1e-12)
+    assert strip[:, 0].tolist() == z.tolist()
+    assert len(set(strip[:, 1])) == 1
+    np.testing.assert_array_equal(seen.collections[0].get_offsets().data[:, 1], on_curve[:, 1])
+    assert curve.get_xlim() == (-41, 41)
+    with pytest.raises(ValueError, match=r"BN: expected one neuron's values, got shape \(3, 1\)"):
+        plots.neuron({"BN": z[:, None]})
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 5, 3)])
@@ -286,7 +267,16 @@ def test_finish_labels_the_outer_axes_and_gives_one_legend():
     assert [ax.get_legend() is not None for ax in axes] == [True, False]
 
 
-@pytest.mark.parametrize("draw", [plots.layer_diagram, plots.computation_graph, plots.norm_family])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.layer_diagram,
+        plots.four_numbers,
+        plots.computation_graph,
+        plots.batches_of_three,
+        plots.norm_family,
+    ],
+)
 def test_drawings_keep_their_text_inside_and_repeat_to_the_byte(draw):
     files = []
     for _ in range(2):

@@ -385,15 +385,14 @@ def test_a_dask_cluster_gives_the_same_record(tmp_path):
     )
 
 
-def test_a_drift_is_watched_live_from_the_start_and_repeats():
-    few = {"initial_scale": 2.0, "learning_rate": 2.0, "seed": 1, "steps": 10}
-    for arm in chapter_01.ARMS:
-        seen = chapter_01.watch_drift(arm, **few)
-        assert dict(seen.sizes) == {"percentile": 3, "step": 3, "unit": 10}
-        assert seen["step"].values.tolist() == [0, 5, 10]
-        assert (seen.diff("percentile") > 0).all()
-        assert (seen.diff("step") != 0).any()
-        xr.testing.assert_equal(seen, chapter_01.watch_drift(arm, **few))
+def test_the_network_of_the_race_starts_from_the_same_weights_in_both_arms():
+    plain, with_bn = (chapter_01.sigmoid_network(arm, 10.0, seed=1) for arm in chapter_01.ARMS)
+    kernels = [net.layers[0].kernel for net in (plain, with_bn)]
+    np.testing.assert_array_equal(*kernels)
+    assert kernels[0].std() == pytest.approx(10 / 28, rel=0.02)
+    assert (len(plain.batch_norms), len(with_bn.batch_norms)) == (0, 3)
+    with pytest.raises(ValueError, match=r"expected an arm, one of no BN, BN, got 'bn'"):
+        chapter_01.sigmoid_network("bn")
 
 
 def test_a_table_of_steps_has_the_ratio_first():

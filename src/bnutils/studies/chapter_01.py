@@ -121,6 +121,33 @@ def scale_kernels(net: network.Network, factors: float | np.ndarray) -> None:
             kernel *= np.reshape(factors, (-1, *[1] * (kernel.ndim - 1))).astype(kernel.dtype)
 
 
+def sigmoid_network(arm: str, initial_scale: float = 1.0, seed: int = 0) -> network.Network:
+    """The network of the race before its first step: three hidden layers of 100 sigmoids.
+
+    Args:
+        arm: "BN", before each sigmoid, or "no BN".
+        initial_scale: of the random weights of all layers, in multiples of LeCun's.
+        seed: of the random weights; both arms draw the same.
+
+    Returns:
+        A network of one run.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"expected an arm, one of {', '.join(ARMS)}, got {arm!r}")
+    net = network.mlp(
+        [784, 100, 100, 100, 10],
+        seeds=[seed],
+        activation="sigmoid",
+        initializer="lecun",
+        norm=normalization(arm, epsilon=EPSILON),
+    )
+    scale_kernels(net, initial_scale)
+    return net
+
+
 MOMENTA = [0.9, 0.99]
 EPSILON = 1e-3
 
@@ -306,55 +333,6 @@ class DriftWatch:
         with np.errstate(all="ignore"):
             path = np.abs(np.diff(median, axis=0)).sum(axis=0) / (high - low).mean(axis=0)
         return path.mean(axis=-1).T
-
-
-def watch_drift(
-    arm: str,
-    initial_scale: float = 3.0,
-    learning_rate: float = 4.0,
-    seed: int = 0,
-    steps: int = 300,
-) -> xr.DataArray:
-    """Train one sigmoid network of the race, and look at the input of ten sigmoids.
-
-    Their own weights are held; see `DriftWatch`.
-
-    Args:
-        arm: "BN" or "no BN".
-        initial_scale: in multiples of LeCun's.
-        learning_rate: of gradient descent.
-        seed: of the images' split, the initial weights and the batches.
-        steps: how long to train; every fifth step is looked at.
-
-    Returns:
-        The 15th, 50th and 85th percentile over 200 images, with the axes "percentile", "step" and
-        "unit".
-    """
-    dataset = standardized(data.mnist(split=seed))
-    net = network.mlp(
-        [784, 100, 100, 100, 10],
-        seeds=[seed],
-        activation="sigmoid",
-        initializer="lecun",
-        norm=normalization(arm, epsilon=EPSILON),
-    )
-    scale_kernels(net, initial_scale)
-    watch = DriftWatch(net, "sigmoid", dataset.validation.x[:200])
-    watch.look()
-    network.fit(
-        net,
-        dataset.train.x,
-        dataset.train.y,
-        loss=network.softmax_cross_entropy,
-        optimizer=network.SGD(learning_rate),
-        steps=steps,
-        batch_size=60,
-        after_step=lambda net, step: step % 5 or watch.look(),
-    )
-    return xr.DataArray(
-        watch.percentiles()[:, :, 0, 0],
-        {"percentile": [15, 50, 85], "step": range(0, steps + 1, 5), "unit": range(10)},
-    )
 
 
 # ------------------------------------------------------------------------------------------ the map
