@@ -179,6 +179,33 @@ def rain_network(
     return net
 
 
+def rain_networks(
+    head: str, rain: data.Dataset, seeds: Sequence[int] = range(10)
+) -> network.Network:
+    """Networks that are trained on millimeters for 300 steps of Adam at a rate of 0.003.
+
+    Args:
+        head: as for `rain_network`.
+        rain: the days, inputs standardized.
+        seeds: of the initial weights, one for each network.
+
+    Returns:
+        The networks, with statistics recomputed over all training days.
+    """
+    nets = rain_network(head, seeds, dtype=rain.train.x.dtype)
+    network.fit(
+        nets,
+        rain.train.x,
+        rain.train.y,
+        loss=network.squared_error,
+        optimizer=network.Adam(0.003),
+        steps=300,
+        batch_size=32,
+    )
+    nets.recalibrate(rain.train.x)
+    return nets
+
+
 def rain_block(settings: Settings) -> xr.Dataset:
     """Train one output on raw and on standardized millimeters, at all rates."""
     rain, runs = months(settings["seed"]), _grid(settings, "target", "learning_rate")
@@ -707,6 +734,19 @@ def over_scaler(
     return mine.values(arm) - inputs(score, inputs="standardized", **where).values("no BN")
 
 
+def arriving(batch_size: int = 32) -> pd.DataFrame:
+    """Mean accuracy with BN on raw inputs, by the number of steps and the statistics.
+
+    Args:
+        batch_size: of training.
+    """
+    where = {"inputs": "raw", "batch_size": batch_size}
+    means = Comparison(load("inputs"), "accuracy", ["learning_rate"], **where).means()
+    table = means.sel(arm="BN").transpose("trained", "statistics").to_pandas()
+    steps = steps_of({"work": 12000, "batch_size": batch_size, "trained": TRAINED})
+    return table.set_axis(pd.Index(steps, name="steps"))
+
+
 @cache
 def _mean_error(seed: int) -> float:
     rain = months(seed)
@@ -737,7 +777,7 @@ def over_mean(values: xr.DataArray, *, inverse: bool = False) -> Interval:
     return paired_ratio(*(pair[::-1] if inverse else pair), overlap=MONTHS_OVERLAP)
 
 
-def outputs(compared: Comparison, spec: str = ".2f", with_mean: bool = False) -> pd.DataFrame:
+def outputs(compared: Comparison, spec: str = ".2f") -> pd.DataFrame:
     """A row for each output: its usual learning rate, its mean score, and that over no BN's.
 
     A rate at the edge of its grid is marked with an asterisk.
@@ -745,8 +785,6 @@ def outputs(compared: Comparison, spec: str = ".2f", with_mean: bool = False) ->
     Args:
         compared: as `rain` or `logits` give it.
         spec: of the numbers.
-        with_mean: whether to compare with the mean of the training months, too, in a row and a
-            column of its own; for the RMSE of the record of the rain.
     """
     rows = {}
     for arm in compared.arms:
@@ -757,12 +795,7 @@ def outputs(compared: Comparison, spec: str = ".2f", with_mean: bool = False) ->
         if "no BN" in compared.arms and len(compared.arms) > 1:
             plain = arm == "no BN"
             row["÷ no BN"] = "" if plain else format(compared.ratio(arm, "no BN"), spec)
-        if with_mean:
-            row["÷ mean"] = format(over_mean(compared.values(arm)), spec)
         rows[arm] = row
-    if with_mean:
-        mean = training_mean(compared.record["seed"].values).mean()
-        rows["mean of the training months"] = {"rmse": format(float(mean), spec)}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
@@ -783,42 +816,6 @@ def by_rate(target: str, batch_size: int = 32) -> xr.DataArray:
     compared = Comparison(load("rain"), "rmse", ["after"], maximize=False, **where)
     values = [compared.values(arm) / plain for arm in compared.arms]
     return xr.concat(values, pd.Index(compared.arms, name="arm")).transpose("arm", "seed", ...)
-
-
-def head_start(
-    share: float, seeds: Sequence[int], learning_rate: float = 0.001, steps: int = 200
-) -> Interval:
-    """Train BN with a head start, and a plain output, on raw millimeters.
-
-    Args:
-        share: where gamma begins, as a share of the standard deviation of the rain. Beta begins at
-            its mean.
-        seeds: of the draws of months, the initial weights and the batches of 32.
-        learning_rate: of Adam.
-        steps: how long to train.
-
-    Returns:
-        Test RMSE with the head start over that of the plain output, statistics recomputed.
-    """
-    errors = []
-    for seed in seeds:
-        rain = months(seed)
-        start = rain.train.y.mean(), share * rain.train.y.std()
-        for head in ("head start", "no BN"):
-            net = rain_network(head, [seed], *start, dtype=np.float64)
-            network.fit(
-                net,
-                rain.train.x,
-                rain.train.y,
-                loss=network.squared_error,
-                optimizer=network.Adam(learning_rate),
-                steps=steps,
-                batch_size=32,
-            )
-            net.recalibrate(rain.train.x)
-            errors.append(network.evaluate(net, rain.test.x, rain.test.y, network.squared_error)[0])
-    started, plain = np.sqrt(np.reshape(errors, (-1, 2))).T
-    return paired_ratio(started, plain, overlap=MONTHS_OVERLAP)
 
 
 def surplus(arm: str, share: float, **where: object) -> Interval:
