@@ -291,6 +291,24 @@ def _forget(model: keras.Model) -> None:
             variable.assign(keras.ops.zeros_like(variable))
 
 
+def trained_chairs(seed: int) -> tuple[keras.Model, tuple[np.ndarray, np.ndarray]]:
+    """The first model after the five epochs of its thread, on a bright ground.
+
+    Args:
+        seed: of the weights, the order of the images and their draw, as in the record.
+
+    Returns:
+        The model, and its 64 training images with their labels.
+    """
+    x, y = threes_and_eights(seed, SIDE, "bright")["train"]
+    model, rng = chairs_and_lamps(), np.random.default_rng([seed, 2])
+    fresh(model, seed)
+    for _ in range(5):
+        rows = rng.permutation(len(x))
+        model.fit(x[rows], y[rows], batch_size=8, shuffle=False, verbose=0)
+    return model, (x, y)
+
+
 def recompute(model: keras.Model, x: np.ndarray) -> None:
     """Set all moving statistics to those of x, as `bnutils.doctor.recalibrate` does, in one pass.
 
@@ -1129,6 +1147,41 @@ def prices(long: bool = False, score: str = "accuracy") -> pd.DataFrame:
         for each in pairs
     }
     return pd.DataFrame(rows).T
+
+
+# The fault of each model, and the one change that is the right one for it.
+FAULTS = {
+    "1 too few updates": ("1 chairs", "recalibrate"),
+    "2 training=True forgotten": ("2 poses", "training=True"),
+    "3 frozen too late": ("3 frozen", "freeze_bn"),
+    "4 wrong axis": ("4 scenes", "axis -1, both recalibrated"),
+    "5 PyTorch's momentum": ("5 signals", "momentum 0.9"),
+    "6 one row left over": ("6 leftover", "drop the row"),
+}
+
+
+def draw_faults() -> None:
+    """Draw test accuracy before and after the right change, a panel for each of the six models."""
+    import matplotlib.pyplot as plt
+
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    pairs, effects = before_after(), gains()
+    color = plots.arm_style("BN")["color"]
+    fig, axes = plt.subplots(3, 2, figsize=(6.6, 6.6), sharex=True, sharey=True)
+    for ax, (fault, change) in zip(axes.flat, FAULTS.items(), strict=True):
+        runs = np.stack(pairs[change])
+        ax.plot([0, 1], runs, color=plots.FAINT, linewidth=0.8, alpha=0.7)
+        ax.plot([0, 1], runs.mean(axis=1), color=color, linewidth=3, marker="o", markersize=7)
+        effect = effects[change]
+        half = (effect.high - effect.low) / 2
+        text = f"{100 * effect.mean:+.0f} ± {100 * half:.0f} points".replace("+0", "0")
+        ax.text(0.5, 0.34, text, ha="center", fontsize=14)
+        ax.set_title(fault, fontsize=14)
+        ax.set_xticks([0, 1], ["sick", "mended"], fontsize=14)
+        ax.set(xlim=(-0.25, 1.25), ylim=(0.3, 1.02), yticks=[0.4, 0.6, 0.8, 1.0])
+        ax.tick_params("y", labelsize=13)
+    fig.supylabel("test accuracy", fontsize=14)
 
 
 # -- claims ---------------------------------------------------------------------------------------

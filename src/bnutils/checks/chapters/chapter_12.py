@@ -1,9 +1,19 @@
 """Chapter 12, the audit."""
 
+from itertools import permutations
+
 from bnutils.checks.engine import ANY, Answer, Mistake
 
 _ROWS = 1097
-_ALONE = [size for size in (32, 64, 128, 137, 256, 274) if _ROWS % size == 1]
+_SIZES = (32, 64, 128, 137, 256, 274)
+_ALONE = [size for size in _SIZES if _ROWS % size == 1]
+
+
+def _pairs(right: int) -> list[tuple]:
+    """All pairs of two sizes, so many of which leave a batch of one."""
+    pairs = permutations(_SIZES, 2)
+    return [(*pair, ANY) for pair in pairs if len(set(pair) & set(_ALONE)) == right]
+
 
 EXERCISES = {
     "12.1": Answer(
@@ -23,13 +33,14 @@ EXERCISES = {
                 "this as it is?",
             ),
             "powers-of-two": Mistake(
-                [
-                    (small, large, ANY)
-                    for small, large in ((32, 64), (32, 128), (32, 256), (64, 128), (64, 256))
-                ]
-                + [(128, 256, ANY)],
+                _pairs(right=0),
                 "Powers of two were the trap in the chapter, but there the number of rows was "
                 "another one. Compute the remainder for each size.",
+            ),
+            "one-of-two": Mistake(
+                _pairs(right=1),
+                "One of the two sizes is right, and the other leaves more than one row. Compute "
+                "the remainder for each size.",
             ),
             "exchanged": Mistake(
                 (*_ALONE[::-1], ANY),
