@@ -8,7 +8,7 @@ training serves all momenta, and recalibration at its end too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +34,6 @@ from bnutils.studies.common import MNIST_OVERLAP, PARTS, Settings
 
 if TYPE_CHECKING:
     import keras
-    from matplotlib.axes import Axes
 
 MOMENTA = [0.9, 0.99, 0.999]
 STATISTICS = [*(f"moving, {momentum:g}" for momentum in MOMENTA), "recalibrated"]
@@ -657,16 +656,15 @@ def freezing(record: str | xr.Dataset = "fine-tuning", updates: int | None = Non
     return Comparison(record, both, ["way", "learning_rate"], updates=updates)
 
 
-def by_batch_size(images: str, spec: str = ".3f") -> pd.DataFrame:
+def by_batch_size(images: str) -> pd.DataFrame:
     """Mean accuracy of each way with batches of 2 and 4, after 600 updates, and 20, after 300."""
     small, large = ways("fine-tuning-small-batches"), ways()
     columns = {size: (small, {"batch_size": size}) for size in (2, 4)} | {20: (large, {})}
-    return pd.DataFrame(
-        {
-            size: {arm: format(c.mean(arm, images=images, **at), spec) for arm in small.arms}
-            for size, (c, at) in columns.items()
-        }
-    ).rename_axis(columns="batch")
+    means = {
+        size: {arm: compared.mean(arm, images=images, **at).mean for arm in small.arms}
+        for size, (compared, at) in columns.items()
+    }
+    return pd.DataFrame(means).rename_axis(columns="batch_size")
 
 
 def training(record: str | xr.Dataset = "fine-tuning", images: str | None = None) -> Comparison:
@@ -682,29 +680,36 @@ def training(record: str | xr.Dataset = "fine-tuning", images: str | None = None
     return Comparison(record, scores, ["learning_rate"])
 
 
-def draw_training(ax: Axes, images: str, live: xr.Dataset | None = None) -> None:
+def plot_training(images: Sequence[str] = (), live: xr.Dataset | None = None) -> None:
     """Draw accuracy over updates: BN that follows, with two momenta, and frozen BN.
 
     Args:
-        ax: where to draw.
-        images: "clean" or "faded".
+        images: "clean" or "faded" for each panel; those of the run if empty.
         live: a run of one's own, drawn as diamonds over the record's lines.
     """
-    from bnutils import plots  # here, so that a study can run without Matplotlib
+    import matplotlib.pyplot as plt  # here, so that a study can run without Matplotlib
 
-    record, here = training(images=images), None if live is None else training(live, images)
-    for way, look, marker in [
-        ("moving, 0.9", "BN", "o"),
-        ("moving, 0.99", "group norm", "^"),
-        ("frozen", "no BN", "s"),
-    ]:
-        label = way.replace("moving,", "follows, momentum")
-        runs = record.values(way).transpose("seed", "updates")
-        plots.band(ax, runs.updates, runs, look, label, marker, record.overlap)
-        if here is not None and way in here.arms:
-            mean, color = here.values(way).mean("seed"), plots.arm_style(look)["color"]
-            ax.plot(mean.updates, mean, "D", color=color, markersize=9, zorder=3)
-    ax.set_title(f"{images} images")
+    from bnutils import plots
+
+    panels = list(images) or live["images"].values.tolist()
+    size = {"figsize": (4.5, 1 + 2.2 * len(panels)), "dpi": 140}
+    fig, axes = plt.subplots(len(panels), sharex=True, sharey=True, squeeze=False, **size)
+    for ax, name in zip(axes[:, 0], panels, strict=True):
+        record, here = training(images=name), None if live is None else training(live, name)
+        for way, look, marker in [
+            ("moving, 0.9", "BN", "o"),
+            ("moving, 0.99", "group norm", "^"),
+            ("frozen", "no BN", "s"),
+        ]:
+            label = way.replace("moving,", "momentum")
+            runs = record.values(way).transpose("seed", "updates")
+            plots.band(ax, runs.updates, runs, look, label, marker, record.overlap)
+            if here is not None and way in here.arms:
+                mean, color = here.values(way).mean("seed"), plots.arm_style(look)["color"]
+                ax.plot(mean.updates, mean, "D", color=color, markersize=9, zorder=3)
+        ax.set(title=f"{name} images", ylabel="test accuracy")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    plots.finish(axes[-1], x="updates", legend=False)
 
 
 def lost(images: str, way: str = "moving, 0.99", updates: int = 300) -> Interval:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,6 @@ from bnutils.evidence import (
 )
 from bnutils.studies import load
 from bnutils.studies.common import DIGITS_OVERLAP, Settings
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 STATES = ["with BN", "folded"]
 KINDS = [
@@ -949,15 +946,14 @@ def speed_table(batch_size: int, record: xr.Dataset | None = None) -> pd.DataFra
     )
 
 
-def draw_lines(axes: Sequence[Axes]) -> None:
+def plot_lines() -> None:
     """Draw one BN layer's outputs over its inputs: by batches in training mode, and at inference.
 
     The layer stands in a small dense network that has learned digits.
-
-    Args:
-        axes: for training mode and for inference.
     """
-    from bnutils import plots  # here, so that a study can run without Matplotlib
+    import matplotlib.pyplot as plt  # here, so that a study can run without Matplotlib
+
+    from bnutils import plots
 
     digits = data.digits()
     net = network.mlp([64, 32, 10], seeds=[0], norm=network.BatchNorm(momentum=0.9))
@@ -971,40 +967,46 @@ def draw_lines(axes: Sequence[Axes]) -> None:
     )
     a = gamma / np.sqrt(variance + bn.epsilon)
     order, blue = np.argsort(a), plots.arm_style("BN")["color"]
-    for batch in x[:80].reshape(10, 8, -1):
+    _, axes = plt.subplots(2, figsize=(4.5, 4.8), dpi=140, sharex=True, sharey=True)
+    for batch in x[:40].reshape(10, 4, -1):
         made = norm.batch_norm(batch, gamma, beta)[0][:, order[16]]
-        axes[0].plot(batch[:, order[16]], made, ".-", color=blue, linewidth=0.8)
+        axes[0].plot(batch[:, order[16]], made, ".-", color=blue, linewidth=1)
     for channel, marker in zip(order[[31, 16, 0]], "os^", strict=True):
         axes[1].plot(x[::10, channel], y[::10, channel], marker, color=blue, markersize=4)
         ends = np.array([x[:, channel].min(), x[:, channel].max()])
         line = a[channel] * (ends - mean[channel]) + beta[channel]
         axes[1].plot(ends, line, **plots.arm_style("theory"))
-    axes[0].set_title("training: a line for each batch")
-    axes[1].set_title("inference: a line for each channel")
+    axes[0].set(title="training: a line for each batch", ylabel="output y of BN")
+    axes[1].set(title="inference: a line for each channel", ylabel="output y of BN")
+    plots.finish(axes[1:], x="input x of BN", legend=False)
 
 
-def draw_speed(ax: Axes, batch_size: int, live: xr.Dataset) -> None:
+def plot_speed(live: xr.Dataset) -> None:
     """Draw time with BN over time folded, by network and form.
 
     Args:
-        ax: where to draw.
-        batch_size: images in a call.
         live: a run of one's own, drawn as diamonds beside the record's intervals.
     """
-    from bnutils import plots  # here, so that a study can run without Matplotlib
+    import matplotlib.pyplot as plt  # here, so that a study can run without Matplotlib
+
+    from bnutils import plots
 
     forms = [str(form) for form in load("folding-speed")["form"].values]
     looks = {"dense": "other", "convolutional": "scaler", "depthwise": "layer norm"}
-    ax.axvline(1, **plots.arm_style("theory"))
-    for i, (name, arm) in enumerate(looks.items()):
-        ratios = {form: faster(name, form, batch_size) for form in forms}
-        look = {"color": plots.ARMS[arm]["color"], "marker": "os^"[i], "shift": i / 5 - 0.3}
-        plots.in_rows(ax, ratios, forms, label=name, **look)
-    if batch_size in live["batch_size"]:
-        for name in live["network"].values:
-            here = {str(f): faster(name, f, batch_size, live) for f in live["form"].values}
-            plots.in_rows(ax, here, forms, color=plots.INK, marker="D", shift=0.3)
-    ax.set_title(f"batch of {batch_size}")
+    fig, axes = plt.subplots(2, figsize=(4.5, 5.8), dpi=140, sharex=True)
+    for ax, batch_size in zip(axes, [1, 64], strict=True):
+        ax.axvline(1, **plots.arm_style("theory"))
+        for i, (name, arm) in enumerate(looks.items()):
+            ratios = {form: faster(name, form, batch_size) for form in forms}
+            look = {"color": plots.ARMS[arm]["color"], "marker": "os^"[i], "shift": i / 5 - 0.3}
+            plots.in_rows(ax, ratios, forms, label=name, **look)
+        if batch_size in live["batch_size"]:
+            for name in live["network"].values:
+                here = {str(f): faster(name, f, batch_size, live) for f in live["form"].values}
+                plots.in_rows(ax, here, forms, color=plots.INK, marker="D", shift=0.3)
+        ax.set_title(f"batch of {batch_size}")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    plots.finish(axes[1:], x="time with BN ÷ time folded", legend=False)
 
 
 def added_operations(record: xr.Dataset | None = None) -> xr.DataArray:
