@@ -230,8 +230,8 @@ def test_an_unknown_answer_gets_a_hint_and_not_the_truth(name):
         ("4.1", 5300, "(parameters, of them not trained)"),
         ("4.1", (5300, "two hundred"), "A number"),
         ("4.1", (5300, 150), "look again at: of them not trained"),
-        ("3.2", "perhaps", "'cannot tell'"),
-        ("3.2", 0, "'cannot tell'"),
+        ("12.2", "perhaps", "'cannot tell'"),
+        ("12.2", 0, "'cannot tell'"),
         ("4.1", (1, 2, 3), "and 3 values came"),
         ("4.1", 5300, "and 1 value came"),
     ],
@@ -302,7 +302,7 @@ def test_growth_of_a_gradient_is_shared_among_the_steps_between_layers():
 def test_forms_that_mean_the_same():
     assert checks.answer("4.1", np.array([5300, 200]))
     assert checks.answer("4.1", [np.int64(5300), 200.0])
-    assert checks.answer("3.2", " bn Ahead ")
+    assert checks.answer("12.2", " Cannot Tell ")
 
 
 @pytest.mark.parametrize(
@@ -365,9 +365,10 @@ def test_exercises_stand_in_the_module_of_their_chapter():
     for path in (ROOT / "src" / "bnutils" / "checks" / "chapters").glob("chapter_*.py"):
         chapter = int(path.stem.removeprefix("chapter_"))
         ids = re.findall(r'^    "(\d+)\.(\d+)":', path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert [(int(c), int(n)) for c, n in ids] == [(chapter, n + 1) for n in range(len(ids))], (
-            path.stem
-        )
+        numbers = [int(number) for _, number in ids]
+        assert {int(c) for c, _ in ids} <= {chapter}, path.stem
+        # Some exercises are functions of `checks`, such as `checks.forward`.
+        assert numbers == sorted(set(numbers)), path.stem
 
 
 HEADING = re.compile(

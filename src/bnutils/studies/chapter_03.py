@@ -8,14 +8,15 @@ digits, its own initial weights and mini-batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from bnutils import data, network
+from bnutils import data, network, norm, plots
 from bnutils.evidence import (
     Claim,
     Comparison,
@@ -44,12 +45,12 @@ def rates_block(settings: Settings) -> xr.Dataset:
     seed, rates = settings["seed"], settings["learning_rate"]
     dataset = data.digits(split=seed)
     shift, unit = pixels(settings["inputs"], dataset.train.x)
-    norm = network.BatchNorm() if settings["arm"] == "BN" else None
+    layer = network.BatchNorm() if settings["arm"] == "BN" else None
     seeds = [seed] * len(rates)
     if settings["network"] == "dense":
-        net = network.mlp([64, 64, 64, 10], seeds=seeds, norm=norm)
+        net = network.mlp([64, 64, 64, 10], seeds=seeds, norm=layer)
     else:
-        net = network.cnn((8, 8, 1), filters=[8, 16], outputs=10, seeds=seeds, norm=norm)
+        net = network.cnn((8, 8, 1), filters=[8, 16], outputs=10, seeds=seeds, norm=layer)
     for layer in net.layers:
         if hasattr(layer, "kernel"):
             layer.kernel *= np.float32(settings["initial_scale"])
@@ -270,6 +271,50 @@ def usable_table(record: str | xr.Dataset = "own-layer-rates") -> pd.DataFrame:
             ratio = f"{usable_ratio(record, **where):.1f}"
             rows[f"{inputs}, {steps} steps"] = {**rates, "BN ÷ no BN": ratio}
     return pd.DataFrame(rows).T
+
+
+def far_from_zero() -> pd.DataFrame:
+    """The largest error of three programs in float32, for data whose mean moves away from zero.
+
+    Returns:
+        A row for each mean, in standard deviations of the data; a column for each program.
+    """
+    noise, rows = np.random.default_rng(0).normal(size=(64, 100)), {}
+    for mean in 10.0 ** np.arange(8):
+        x = (noise + mean).astype(np.float32)
+        true = norm.standardize(x.astype(np.float64), 0, 1e-3)[0]
+        centered = x - x.mean(axis=0)
+        shortcut = ((x**2).mean(axis=0) - x.mean(axis=0) ** 2).clip(0)
+        found = {
+            "a common shortcut": centered / np.sqrt(shortcut + 1e-3),
+            "mean subtracted once": centered / np.sqrt((centered**2).mean(axis=0) + 1e-3),
+            "bnutils.norm": norm.standardize(x, 0, 1e-3)[0],
+        }
+        rows[mean] = {name: np.abs(x_hat - true).max() for name, x_hat in found.items()}
+    return pd.DataFrame(rows).T
+
+
+def draw_rates(records: Mapping[str, str], live: Mapping[str, pd.Series]) -> None:
+    """Draw accuracy by learning rate, a panel for each record, as Matplotlib's current figure.
+
+    Args:
+        records: names of records by the titles of their panels.
+        live: by arm, accuracies by learning rate that were found elsewhere; diamonds in the first
+            panel.
+    """
+    _, axes = plt.subplots(1, len(records), figsize=(6.2, 3.2), sharey=True)
+    for ax, (name, record) in zip(axes, records.items(), strict=True):
+        compared = by_rate(record)
+        for arm in ARMS[::-1]:
+            runs = compared.values(arm).transpose("seed", "learning_rate")
+            plots.band(ax, runs["learning_rate"], runs, arm, overlap=compared.overlap)
+        ax.set(title=name, xscale="log", ylim=(0, 1.02))
+        ax.set_xticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
+        ax.minorticks_off()
+    for arm, points in live.items():
+        color = plots.arm_style(arm)["color"]
+        axes[0].plot(points.index, points, "D", color=color, markeredgecolor=plots.INK)
+    plots.finish(axes, x="learning rate", y="accuracy")
 
 
 def _higher_rates(name: str, record: str, below: str = "") -> Claim:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bnutils.checks.engine import ANY, Answer, Function, Mistake, cases_of, small_batches
+from bnutils.checks.engine import Function, Mistake, cases_of, small_batches
 
-# ---- 3.3: pooled variance -----------------------------------------------------------------------
+# ---- 3.4: pooled variance -----------------------------------------------------------------------
 
 
 def _pooled(n_a, mean_a, var_a, n_b, mean_b, var_b):
@@ -109,50 +109,7 @@ _POOLED = Function(
     },
 )
 
+# The first three exercises are `checks.forward`, `checks.gradient` and `checks.convolution`.
 EXERCISES = {
-    "3.1": Answer(
-        truth=lambda: ((3.0 - 3.0) / np.sqrt(0 + 1e-3), 0.0),
-        names=("output for the 3", "gradient of the 3"),
-        tolerance=1e-6,
-        mistakes={
-            "passes-through": Mistake(
-                [(3, ANY), (3 / np.sqrt(1e-3), ANY)],
-                "You did not subtract the mean. It is that of the batch, and the batch is this one "
-                "example.",
-            ),
-            "not-a-number": Mistake(
-                (np.nan, ANY),
-                "You divided 0 by 0. The variance is 0, but epsilon stands beside it.",
-            ),
-            "over-the-features": Mistake(
-                (-1, ANY),
-                "You normalized 3 and 9 together. They are two features of one example, and each "
-                "is normalized over the batch.",
-            ),
-            "mean-path-missing": Mistake(
-                [(0, 1), (0, 1 / np.sqrt(1e-3))],
-                "The output is right. But it stays the same whatever x is: move x, and its mean "
-                "moves along.",
-            ),
-        },
-        hint="The mean of one number is that number. Run `forward` and `backward` on it.",
-    ),
-    "3.2": Answer(
-        truth="BN ahead",  # as recorded: the whole interval lies above 0, and below two points
-        choices=("BN ahead", "no BN ahead", "cannot tell"),
-        mistakes={
-            "margin-for-zero": Mistake(
-                "cannot tell",
-                "Look at both ends of the interval after 500 steps: on which side of 0 are they? "
-                "A lead can be there, and still be too small to matter.",
-            ),
-            "sign": Mistake(
-                "no BN ahead",
-                'The difference is BN − no BN: `gain("BN", "no BN")` is positive where BN is '
-                "ahead.",
-            ),
-        },
-        hint="Print the lead after 500 steps with its interval, and look where 0 lies.",
-    ),
-    "3.3": _POOLED,
+    "3.4": _POOLED,
 }
