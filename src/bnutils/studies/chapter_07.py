@@ -7,11 +7,11 @@ split of the digits. Accuracy is measured with statistics recomputed over the tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from bnutils import data, network
@@ -27,6 +27,9 @@ from bnutils.evidence import (
 )
 from bnutils.studies import load
 from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies, pictures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRAIN = 1097
 
@@ -432,21 +435,27 @@ def alike(statistics: str = "recomputed", record: xr.Dataset | None = None) -> C
     return Comparison(record, "accuracy", ["learning_rate"], statistics=statistics)
 
 
-def rates(compared: Comparison, axis: str) -> pd.DataFrame:
-    """The learning rate that most replicates of each arm chose, by another setting.
+def funnel(ax: Axes, means: Mapping[int, np.ndarray]) -> None:
+    """Draw the means of batches as dots, and how far the mean of m values typically misses.
 
-    A rate at the edge of its grid is marked with an asterisk.
+    Args:
+        ax: where to draw.
+        means: by the size of a batch, the means of many, in units of the standard deviation of
+            all values, whose mean is 0.
     """
-    return pd.DataFrame(
-        {
-            value: {
-                arm: f"{rate['value']:g}{'*' * rate['edge']}"
-                for arm in compared.arms
-                for rate in [compared.chosen(arm, **{axis: value})["learning_rate"]]
-            }
-            for value in compared.scores[axis].values
-        }
-    ).rename_axis(columns=axis)
+    from bnutils import plots  # here, so that a study can run without Matplotlib
+
+    rng, sizes = np.random.default_rng(0), list(means)
+    for m, found in means.items():
+        beside = m * 2 ** rng.uniform(-0.25, 0.25, size=len(found))
+        color = plots.arm_style("BN")["color"]
+        ax.plot(beside, found, ".", color=color, alpha=0.35, markersize=4)
+    line = np.geomspace(sizes[0] / 1.25, sizes[-1] * 1.25)
+    for sign in (-1, 1):
+        ax.plot(line, sign / np.sqrt(line), color=plots.INK, linestyle="--", linewidth=1.4)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sizes, sizes)
+    ax.minorticks_off()
 
 
 def lost(compared: Comparison, arm: str, axis: str, small: int, large: int) -> Interval:

@@ -36,6 +36,11 @@ EXERCISES = {
                 "You took the momentum for the weight of the new batch, as PyTorch does. In Keras "
                 "it is the weight of what was there.",
             ),
+            "percent": Mistake(
+                (100 * 0.99**48, 100 * 0.9**48),
+                "Percentages came. Asked for are shares, between 0 and 1.",
+                tolerance=0.5,
+            ),
             "epochs-for-updates": Mistake(
                 (0.99**3, 0.9**3),
                 "You counted epochs. Each batch is an update.",

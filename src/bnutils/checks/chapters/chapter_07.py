@@ -146,6 +146,12 @@ EXERCISES = {
     "7.1": Answer(
         truth=(3 / np.sqrt(36), (3 / 0.1) ** 2),
         names=("error of the mean", "batch size"),
+        hints={
+            "error of the mean": "It is the standard deviation divided by the root of the batch "
+            "size.",
+            "batch size": "Set the standard deviation divided by the root of the batch size equal "
+            "to the error that is asked for, and solve for the batch size.",
+        },
         tolerance=0.005,
         mistakes={
             "variance-for-sd": Mistake(
@@ -179,8 +185,16 @@ EXERCISES = {
         truth=(*_MEANS, 3),
         names=("BN", "ghost batches", "layer", "group", "instance", "how many"),
         hints={
+            "BN": "BN averages over images and positions, so each channel has a mean.",
+            "ghost batches": "A ghost batch is normalized as a batch of its own. Count the ghosts, "
+            "and the means that each of them has under BN.",
+            "layer": "Layer norm averages over all that belongs to one image.",
+            "group": "Under group norm the number of means is that of the groups of one image, "
+            "times that of the images.",
+            "instance": "Under instance norm the number of means is that of the channels of one "
+            "image, times that of the images.",
             "how many": "Count those of the five whose means never average over examples: for "
-            "each, look for the axis of the images among those averaged over."
+            "each, look for the axis of the images among those averaged over.",
         },
         tolerance=0,
         mistakes={
