@@ -271,6 +271,7 @@ def test_finish_labels_the_outer_axes_and_gives_one_legend():
     "draw",
     [
         plots.layer_diagram,
+        plots.keras_layers,
         plots.four_numbers,
         plots.computation_graph,
         plots.batches_of_three,
