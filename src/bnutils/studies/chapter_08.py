@@ -1247,14 +1247,32 @@ def findings(claim: str, word: str) -> str:
 
 
 def plain_table() -> pd.DataFrame:
-    """Networks with BN and without, none with dropout: chosen settings and test accuracy."""
+    """Test accuracy without BN and with it, none with dropout, and the difference."""
     conv = "ghost-noise-conv"
-    tables = {
-        "right labels": drops().table(dropped=0.0).loc[["no BN", "BN"]],
-        "40% random": drops("dropout-wrong-labels").table(dropped=0.0),
-        "convolutions": pd.concat([without(conv).table(), groups(conv).table(sharing=32)]),
+    sides = {
+        labels: (
+            compared,
+            compared.values("no BN", dropped=0.0),
+            compared.values("BN", dropped=0.0),
+        )
+        for labels, compared in {
+            "right labels": drops(),
+            "40% random": drops("dropout-wrong-labels"),
+        }.items()
     }
-    return pd.concat(tables)
+    for passes in (None, 20, 160):
+        bn, none = groups(conv, passes=passes), without(conv, passes=passes)
+        name = "convolutions" if passes is None else f"{passes} passes"
+        sides[name] = bn, none.values("no BN"), bn.values("BN", sharing=32)
+    rows = {
+        name: {
+            "no BN": f"{float(none.mean()):.3f}",
+            "BN": f"{float(bn.mean()):.3f}",
+            "BN − no BN": f"{_difference(compared, bn, none):.3f}".replace("-0.000", "0.000"),
+        }
+        for name, (compared, none, bn) in sides.items()
+    }
+    return pd.DataFrame(rows).T
 
 
 def by_passes(ax: Axes, rates: Mapping[str, float]) -> None:
@@ -1282,17 +1300,38 @@ def by_noise(ax: Axes) -> None:
     ax.axhspan(level.low, level.high, color=look["color"], alpha=0.18, linewidth=0)
 
 
+def noise_gains() -> pd.DataFrame:
+    """What noise gains, and what is left without most of it: differences of test accuracy."""
+    columns = {}
+    for labels, record in {
+        "40% random": "ghost-noise",
+        "right labels": "ghost-noise-right-labels",
+    }.items():
+        compared, none = groups(record), without(record).values("no BN")
+        few, all_of_them = (compared.values("BN", sharing=size) for size in (4, 128))
+        columns[labels] = {
+            "4 − 128": _difference(compared, few, all_of_them),
+            "128 − no BN": _difference(compared, all_of_them, none),
+        }
+    return pd.DataFrame(columns).map("{:.3f}".format)
+
+
 def dropout_gains() -> pd.DataFrame:
-    """What dropout gains, and whether BN does without it: differences of test accuracy."""
+    """What dropout gains, and how BN compares with it: differences of test accuracy.
+
+    Returns:
+        What dropout gains without BN, and with it; BN instead of dropout minus dropout instead of
+        BN; and both together minus dropout.
+    """
     columns = {}
     for labels, record in {"right labels": "dropout", "40% random": "dropout-wrong-labels"}.items():
         compared = drops(record)
         alone = compared.values("BN", dropped=0.0)
         columns[labels] = {
-            "dropout gains no BN": _helps(record, "no BN"),
-            "dropout gains BN": _helps(record, "BN"),
-            "BN − no BN, both with dropout": compared.gain("BN", "no BN"),
-            "BN without − no BN with it": _difference(compared, alone, compared.values("no BN")),
+            "no BN": _helps(record, "no BN"),
+            "BN": _helps(record, "BN"),
+            "BN instead": _difference(compared, alone, compared.values("no BN")),
+            "BN besides": compared.gain("BN", "no BN"),
         }
     return pd.DataFrame(columns).map("{:.3f}".format)
 
@@ -1321,24 +1360,21 @@ def shift_table() -> pd.DataFrame:
         regained with recomputed statistics.
     """
     rows, random = {}, "dropout-wrong-labels"
-    for labels, record, arm, drop in [
-        ("right", "dropout", "BN", 0.0),
-        ("right", "dropout", "BN", 0.2),
-        ("right", "dropout", "BN", 0.5),
-        ("right", "dropout", "BN, dropout last", 0.5),
-        ("40% random", random, "BN", 0.0),
-        ("40% random", random, "BN", 0.6),
-        ("40% random", random, "BN", 0.8),
+    for name, record, arm, drop in [
+        ("0", "dropout", "BN", 0.0),
+        ("0.5", "dropout", "BN", 0.5),
+        ("0.5, last", "dropout", "BN, dropout last", 0.5),
+        ("random, 0", random, "BN", 0.0),
+        ("random, 0.6", random, "BN", 0.6),
+        ("random, 0.8", random, "BN", 0.8),
     ]:
         ratios = {
-            what: float(_median_ratio(drops(record), f"{name}_ratio", arm, drop).mean())
-            for what, name in {"measured": "variance", "derived": "predicted"}.items()
+            what: _median_ratio(drops(record), of, arm, drop).mean()
+            for what, of in {"variance": "variance_ratio", "formula": "predicted_ratio"}.items()
         }
-        rows[labels, f"{drop:g}" + " behind the last BN" * ("last" in arm)] = {
-            **{what: f"{ratio:.2f}" for what, ratio in ratios.items()},
-            "accuracy regained": f"{regained(0.99, drop, arm, record):.3f}",
-        }
-    return pd.DataFrame(rows).T.rename_axis(["labels", "dropped"])
+        rows[name] = {what: f"{float(ratio):.2f}" for what, ratio in ratios.items()}
+        rows[name]["regained"] = f"{regained(0.99, drop, arm, record):.3f}"
+    return pd.DataFrame(rows).T
 
 
 def _median_ratio(compared: Comparison, name: str, arm: str, drop: float) -> xr.DataArray:

@@ -1396,36 +1396,25 @@ def largest_rates(record: str | xr.Dataset) -> dict[str, np.ndarray]:
     return found
 
 
-def race_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
-    """Drift, chosen rate, and steps of all arms in some races.
+def race_table(record: str | xr.Dataset) -> pd.DataFrame:
+    """Drift, chosen settings, and steps to 90% in a race.
 
     Args:
-        records: races, or their names, by what a row is called.
+        record: a race, or its name.
 
     Returns:
-        A row for each race and arm: the drift at the chosen settings, the rate chosen most often
-        (with an asterisk at an edge of the grid), the steps at the chosen settings, and those at
-        the rate and initial scale that no BN chose most often.
+        A row for each arm: the drift, the initial scale and the rate chosen most often (with an
+        asterisk at an edge of the grid), and the steps.
     """
-    rows = {}
-    for name, record in records.items():
-        race = race_to(record)
-        plain = None
-        if "no BN" in race.arms:
-            plain = {name: each["value"] for name, each in race.chosen("no BN").items()}
-        for arm in race.arms:
-            chosen = race.chosen(arm)
-            path = float(race.at_chosen("path", arm).mean())
-            rows[name, arm] = {
-                "drift": "—" if np.isnan(path) else f"{path:.1f}",
-                **{
-                    f"best {n.split('_')[1]}": f"{each['value']:g}{'*' * each['edge']}"
-                    for n, each in chosen.items()
-                },
-                "steps": f"{race.mean(arm).mean:.1f}",
-            }
-            if plain:
-                rows[name, arm]["at no BN's scale and rate"] = f"{race.mean(arm, **plain).mean:.1f}"
+    race, rows = race_to(record), {}
+    for arm in race.arms:
+        chosen = race.chosen(arm)
+        path = float(race.at_chosen("path", arm).mean())
+        rows[arm] = {
+            "drift": "—" if np.isnan(path) else f"{path:.1f}",
+            **{n.split("_")[1]: f"{c['value']:g}{'*' * c['edge']}" for n, c in chosen.items()},
+            "steps": f"{race.mean(arm).mean:.1f}",
+        }
     return pd.DataFrame(rows).T
 
 
@@ -1445,12 +1434,12 @@ def _drifts(record: str, arm: str, other: str, **where: Any) -> Interval:
 
 
 def drift_table() -> pd.DataFrame:
-    """Drift over 60 steps by how often one looks, and steps to 90%, by arm of "slow-drift"."""
+    """Drift over 60 steps, seen every 5 or 20, and steps to 90%, by arm of "slow-drift"."""
     race, rows = race_to("slow-drift"), {}
     for arm in race.arms:
         paths = race.at_chosen("path", arm).mean("seed")
-        row = {f"every {look}": f"{float(paths.sel(look=look)):.2g}" for look in paths.look.values}
-        rows[arm] = {**row, "steps to 90%": f"{race.mean(arm).mean:.1f}"}
+        row = {f"every {look}": f"{float(paths.sel(look=look)):.2g}" for look in (5, 20)}
+        rows[arm] = {**row, "steps": f"{race.mean(arm).mean:.1f}"}
     return pd.DataFrame(rows).T
 
 
@@ -1702,27 +1691,24 @@ def equal_rate(record: str | xr.Dataset, arm: str = "BN") -> Interval:
 
 
 def gain_table(records: Mapping[str, str | xr.Dataset]) -> pd.DataFrame:
-    """What BN gains in rates and in steps, by network.
+    """How many times fewer steps BN needs, by network.
 
     Args:
-        records: races, or their names, by what a row is called. Where "rates-fine" has a network
-            of that name, its largest rates are taken from there.
+        records: races, or their names, by what a row is called.
 
     Returns:
-        The largest rate that trains, BN ÷ no BN; and steps, no BN ÷ BN, each at its best settings,
-        and both at the rate and initial scale that no BN chose most often.
+        Steps, no BN ÷ BN: each at its best settings, and both at the rate and initial scale that
+        no BN chose most often.
     """
-    rows, fine = {}, load("rates-fine")
-    for name, record in records.items():
-        close = name in fine["network"].values
-        largest = _largest(fine.sel(network=name) if close else _record(record))
-        rows[name] = {
-            "largest rate": f"{largest:.1f}",
-            "grid": "× 1.5" if close else "× 3.2",
-            "steps, each at its best": f"{race_to(record).ratio('no BN', 'BN'):.1f}",
-            "steps, both at no BN's": f"{equal_rate(record):.1f}",
+    return pd.DataFrame(
+        {
+            name: {
+                "each at its best": f"{race_to(record).ratio('no BN', 'BN'):.1f}",
+                "at one rate": f"{equal_rate(record):.1f}",
+            }
+            for name, record in records.items()
         }
-    return pd.DataFrame(rows).T
+    ).T
 
 
 def rates_are_the_cause() -> Claim:
@@ -1831,7 +1817,8 @@ def near_table() -> pd.DataFrame:
     """Share of a batch's singular values from 1/2 to 2 before training, by initial scale."""
     near = load("jacobians")["near"].sel(step=0, of="batch").mean("seed")
     table = near.to_series().unstack("initial_scale").round(2)
-    return table.rename(columns="scale {:g}".format).swaplevel().sort_index()
+    table = table.rename(columns="× {:g}".format).rename_axis(columns=None)
+    return table.swaplevel().rename_axis([None, None]).sort_index()
 
 
 def singular_values_near_one() -> Claim:
