@@ -1,6 +1,6 @@
-"""Link the first use of each glossary term in each chapter to its entry.
+"""Link the first use of each glossary term on each page to its entry.
 
-The notebooks stay plain Markdown: the links are made on the pages, from the entries of
+The sources stay plain Markdown: the links are made on the pages, from the entries of
 book/glossary.md. An entry is found by any of its terms, in either case, with or without a plural
 `s` or `es`. Headings, code, formulas, captions, links and outputs are left alone.
 """
@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx import addnodes
 
 GLOSSARY = "book/glossary"
-CHAPTERS = "notebooks/"
+LEFT_ALONE = (GLOSSARY, "book/bibliography", "book/api")
 SKIPPED = (nodes.literal, nodes.math, nodes.reference, nodes.caption, nodes.citation, nodes.raw)
 
 
@@ -80,9 +80,9 @@ def is_prose(text: nodes.Text) -> bool:
     return in_paragraph
 
 
-def link_chapter(app, doctree, page) -> None:
-    """Link the terms of one page, if it is a chapter."""
-    if not page.startswith(CHAPTERS) or not app.env.bn_glossary:
+def link_page(app, doctree, page) -> None:
+    """Link the terms of one page."""
+    if page in LEFT_ALONE or not app.env.bn_glossary:
         return
     wanted = {term: entry for entry in app.env.bn_glossary for term in entry.terms}
     pattern = term_pattern(wanted)
@@ -93,17 +93,17 @@ def link_chapter(app, doctree, page) -> None:
 
 
 def update_glossary(app, env):
-    """Read the glossary; if it has changed, have every chapter written again."""
+    """Read the glossary; if it has changed, have every page written again."""
     entries = read_glossary(env.get_doctree(GLOSSARY)) if GLOSSARY in env.found_docs else []
     if entries == getattr(env, "bn_glossary", None):
         return []
     env.bn_glossary = entries
-    return [page for page in env.found_docs if page.startswith(CHAPTERS)]
+    return sorted(env.found_docs - set(LEFT_ALONE))
 
 
 def setup(app):
     """Connect the hooks; Sphinx calls this."""
     app.connect("env-updated", update_glossary)
-    app.connect("doctree-resolved", link_chapter)
+    app.connect("doctree-resolved", link_page)
     app.add_css_file("back_matter.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -243,7 +243,7 @@ class Article(_LedgerDirective):
     """`{article-claims}`."""
 
     def nodes(self, ledger: Ledger) -> list[nodes.Node]:
-        """A list: what the article says, and the outcome of each claim that tests it."""
+        """What the article says, and, folded, each claim that tests it with its outcome."""
         return [_raw(article(ledger))]
 
 
@@ -254,10 +254,22 @@ def article(ledger: Ledger) -> str:
         tests = [name for name in row["claims"] if name in ledger.claims]
         found = [f"{_outcome(ledger, name)}: {_link(*ledger.claims[name])}" for name in tests]
         if not found:
-            found = [f"<strong>Not tested</strong>: {html.escape(row.get('reason', ''))}"]
+            found = [html.escape(row.get("reason", ""))]
+        counts = Counter(ledger.outcomes[name] for name in tests)
+        told = _listed(
+            [_counted(key, counts[key]) for key in WORDS if counts[key]] or ["Not tested"]
+        )
         items = "".join(f"<li>{line}</li>" for line in found)
-        rows.append(f"<dt>{html.escape(row['says'])}</dt><dd><ul>{items}</ul></dd>")
-    return f'<dl class="bn-ledger-article">{"".join(rows)}</dl>'
+        rows.append(
+            f'<details class="bn-ledger-row"><summary>{html.escape(row["says"])} '
+            f"<span>{told}</span></summary><ul>{items}</ul></details>"
+        )
+    return f'<div class="bn-ledger-article">{"".join(rows)}</div>'
+
+
+def _counted(outcome: str, number: int) -> str:
+    text = f"{number} {outcome}" if number > 1 else outcome.capitalize()
+    return f'<strong data-outcome="{_slug(outcome)}">{text}</strong>'
 
 
 class Full(_LedgerDirective):
@@ -277,7 +289,7 @@ class Full(_LedgerDirective):
 
 
 def entry(ledger: Ledger, name: str) -> str:
-    """One claim of the ledger: outcome, claim, source and effect; the rest is folded."""
+    """One claim of the ledger: the outcome and the claim; all that was found is folded."""
     claim, chapter = ledger.claims[name]
     changed = correction(claim, ledger.outcomes[name])
     margin, record = ledger.commits[name]
@@ -291,15 +303,16 @@ def entry(ledger: Ledger, name: str) -> str:
         rows.append(("record made", f"in commit {record}"))
     return "\n".join(
         [
-            f'<section class="bn-claim bn-ledger-claim" data-kind="{claim.kind}"'
+            f'<details class="bn-ledger-row bn-ledger-claim" data-kind="{claim.kind}"'
             f' data-outcome="{_slug(ledger.outcomes[name])}">',
-            f'<p class="bn-claim-outcome">{_outcome(ledger, name)}{cards.kind_html(claim)}</p>',
-            f'<p class="bn-claim-text">{_link(claim, chapter)}</p>',
-            f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}</p>',
+            f"<summary>{_outcome(ledger, name)} {html.escape(claim.claim)}"
+            f"{cards.kind_html(claim)}</summary>",
+            f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
+            f" {_link(claim, chapter, 'The card')}</p>",
             f'<p class="bn-claim-source">Said by {cards.source_html(claim)}</p>{changed}'
             f"{cards.edges_html(claim)}",
             cards.details(claim, rows),
-            "</section>",
+            "</details>",
         ]
     )
 
@@ -314,10 +327,10 @@ def correction(claim: Claim, outcome: str) -> str:
     )
 
 
-def _link(claim: Claim, chapter: str) -> str:
+def _link(claim: Claim, chapter: str, words: str = "") -> str:
     """A link to the claim's card. The card is HTML, whose anchors MyST does not know."""
     address = f"../{NOTEBOOKS}/{chapter}.html#{claim.anchor}"
-    return f'<a href="{address}">{html.escape(claim.claim)}</a>'
+    return f'<a href="{address}">{html.escape(words or claim.claim)}</a>'
 
 
 def _outcome(ledger: Ledger, name: str) -> str:
