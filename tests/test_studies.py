@@ -168,15 +168,26 @@ def test_changed_settings_give_the_same_kind_of_array(study, record):
     ("changed", "error", "message"),
     [
         ({"sede": [1]}, KeyError, "sede: expected a setting of 'tiny'.*did you mean 'seed'"),
-        ({"seed": 3}, ValueError, r"sequence of values for 'seed', such as \[3\]"),
+        ({"seed": 3}, ValueError, r"seed: expected a sequence of values, such as \[3\], got 3"),
         ({"arm": "a"}, ValueError, r"such as \['a'\]"),
-        ({"seed": []}, ValueError, "expected values for 'seed'"),
+        ({"seed": []}, ValueError, "seed: expected one value or more"),
+        ({"seed": [0.5]}, ValueError, "seed: expected a whole number, got 0.5"),
+        ({"seed": [-1]}, ValueError, "seed: expected a number not below 0, got -1"),
+        ({"size": ["ten"]}, ValueError, "size: expected a number, got 'ten'"),
+        ({"size": [0]}, ValueError, "size: expected a number above 0, got 0"),
+        ({"arm": ["c"]}, ValueError, r"arm: expected one of \['a', 'b'\], got 'c'"),
+        ({"arm": [1]}, ValueError, r"arm: expected one of \['a', 'b'\], got 1"),
+        ({"kind": "fine"}, ValueError, r"kind: expected one of \['plain', 'rough'\], got 'fine'"),
+        ({"factor": "2"}, ValueError, "factor: expected a number, got '2'"),
+        ({"factor": [2.0]}, ValueError, r"factor: expected a number, got \[2.0\]"),
+        ({"factor": float("nan")}, ValueError, "factor: expected a number, got nan"),
         ({"seed": [1, 1]}, ValueError, "each once"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(study, changed, error, message):
+    kinds = {"fixed": {**study.fixed, "kind": "plain"}, "texts": {"kind": ["rough"]}}
     with pytest.raises(error, match=message):
-        replace(study, block=None).run(**changed)
+        replace(study, block=None, **kinds).run(**changed)
 
 
 def test_the_fingerprint_follows_settings_revision_and_engine(study, monkeypatch):

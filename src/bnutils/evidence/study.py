@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import platform
 import subprocess
 import time
@@ -31,6 +32,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,7 @@ class Study:
         revision: raised when the block computes something else.
         overlap: test examples over training examples where each seed splits one pool anew.
         changes: each change of settings after results had been seen, with its reason.
+        texts: for a setting that is a text, what it may be changed to beside its own values.
     """
 
     name: str
@@ -136,6 +139,7 @@ class Study:
     revision: int = 1
     overlap: float = 0.0
     changes: tuple[str, ...] = ()
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the names, and keep the values as tuples."""
@@ -169,7 +173,8 @@ class Study:
 
         Raises:
             KeyError: a setting that the study does not have.
-            ValueError: one value where a sequence is expected.
+            ValueError: one value where a sequence is expected; a value of another kind than those
+                of the study (a text it doesn't know, a fraction for a count, 0 or less for a size).
         """
         known = [*self.dims, *self.fixed]
         for name in changed:
@@ -179,6 +184,10 @@ class Study:
                 raise KeyError(f"{name}: expected a setting of {self.name!r}, {known}{hint}")
         dims = {n: _values(n, changed.get(n, values)) for n, values in self.dims.items()}
         fixed = {n: changed.get(n, value) for n, value in self.fixed.items()}
+        for name in changed:
+            known = self.dims[name] if name in dims else (self.fixed[name],)
+            for value in dims[name] if name in dims else (fixed[name],):
+                _check_kind(name, value, [*known, *self.texts.get(name, ())])
         return replace(self, dims=dims, fixed=fixed)
 
     def blocks(self) -> list[dict[str, Any]]:
@@ -313,11 +322,39 @@ class Study:
 
 def _values(name: str, values: Any) -> tuple:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"expected a sequence of values for {name!r}, such as [{values!r}]")
+        raise ValueError(
+            f"{name}: expected a sequence of values, such as [{values!r}], got {values!r}"
+        )
     values = tuple(_plain(value) for value in values)
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"expected values for {name!r}, each once, got {list(values)}")
+        raise ValueError(f"{name}: expected one value or more, each once, got {list(values)}")
     return values
+
+
+def _check_kind(name: str, value: Any, known: Sequence) -> None:
+    """Refuse a value that no block could make sense of, judged by the values that a study has."""
+    if isinstance(known[0], (tuple, list)):
+        for part in _values(name, value):
+            _check_kind(name, part, known[0])
+        return
+    texts = [one for one in known if isinstance(one, str)]
+    numbers = [one for one in known if isinstance(one, Real) and not isinstance(one, bool)]
+    wanted = None
+    if len(texts) == len(known):
+        if value not in texts:
+            wanted = f"one of {list(dict.fromkeys(texts))}"
+    elif len(numbers) == len(known):
+        counts = all(isinstance(one, Integral) for one in numbers)
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            wanted = "a number"
+        elif counts and value != int(value):
+            wanted = "a whole number"
+        elif min(numbers) > 0 >= value:
+            wanted = "a number above 0"
+        elif min(numbers) == 0 > value:
+            wanted = "a number not below 0"
+    if wanted:
+        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

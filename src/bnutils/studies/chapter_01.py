@@ -27,6 +27,7 @@ from bnutils.evidence import (
     paired_difference,
     paired_ratio,
 )
+from bnutils.network.builders import INITIALIZERS
 from bnutils.studies import load
 from bnutils.studies.common import (
     DIGITS_OVERLAP,
@@ -667,6 +668,11 @@ STUDIES = (
             "inputs": "standardized",
             "steps": 1000,
             "batch_size": 60,
+        },
+        texts={
+            "activation": network.Activation.NAMES,
+            "initializer": tuple(INITIALIZERS),
+            "inputs": ["raw"],
         },
         tolerances=_CURVE,
         overlap=MNIST_OVERLAP,
