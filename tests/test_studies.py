@@ -164,6 +164,10 @@ def test_changed_settings_give_the_same_kind_of_array(study, record):
     assert provenance(live)["fingerprint"] != study.fingerprint
 
 
+def test_a_number_may_follow_a_text(study):
+    assert study.with_settings(arm=["a", "b 4", "b 0.5"]).dims["arm"] == ("a", "b 4", "b 0.5")
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [

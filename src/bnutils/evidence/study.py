@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -341,7 +342,8 @@ def _check_kind(name: str, value: Any, known: Sequence) -> None:
     numbers = [one for one in known if isinstance(one, Real) and not isinstance(one, bool)]
     wanted = None
     if len(texts) == len(known):
-        if value not in texts:
+        # A block may read a number behind a text, as in "BN + noise 4".
+        if re.sub(r" \d+(\.\d+)?$", "", str(value)) not in texts:
             wanted = f"one of {list(dict.fromkeys(texts))}"
     elif len(numbers) == len(known):
         counts = all(isinstance(one, Integral) for one in numbers)
