@@ -99,6 +99,11 @@ EXERCISES = {
                 "The loop over `model.layers` sees one level. What is nested stays as it was, "
                 "which is why the loop is not enough.",
             ),
+            "function-finds-none": Mistake(
+                (0, ANY),
+                "Your function finds no layer. Write it in place of the dots, and let it return a "
+                "list.",
+            ),
             "flat-loop-finds-none": Mistake(
                 (ANY, 0),
                 "One layer stands in the outermost model, before the base. The loop finds it.",

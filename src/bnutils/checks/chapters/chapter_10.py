@@ -7,7 +7,7 @@ from bnutils.checks.engine import ANY, Answer, Function, Mistake, cases_of, smal
 _BLOCKS = 16  # of ResNet50V2, with three BN each, and one BN at the end
 
 
-# ---- 10.5: a depthwise kernel [height, width, channels, multiplier] -----------------------------
+# ---- 10.4: a depthwise kernel [height, width, channels, multiplier] -----------------------------
 
 _DEPTHWISE = Function(
     right=lambda kernel, a: kernel * a.reshape(kernel.shape[2:]),
@@ -51,7 +51,7 @@ _DEPTHWISE = Function(
 )
 
 
-# ---- 10.4: batch normalization before a dense layer ---------------------------------------------
+# ---- 10.5: batch normalization before a dense layer ---------------------------------------------
 
 
 def _fold_before(
@@ -214,6 +214,6 @@ EXERCISES = {
         hint="Put each of the four in front of the rest of the network, and count the digits that "
         "are read as before.",
     ),
-    "10.4": _BEFORE,
-    "10.5": _DEPTHWISE,
+    "10.4": _DEPTHWISE,
+    "10.5": _BEFORE,
 }
