@@ -269,7 +269,8 @@ def usable_table(record: str | xr.Dataset = "own-layer-rates") -> pd.DataFrame:
                 for arm in ARMS
             }
             ratio = f"{usable_ratio(record, **where):.1f}"
-            rows[f"{inputs}, {steps} steps"] = {**rates, "BN ÷ no BN": ratio}
+            name = f"{steps} steps" + (", raw pixels" if inputs == "raw" else "")
+            rows[name] = {**rates, "BN ÷ no BN": ratio}
     return pd.DataFrame(rows).T
 
 
@@ -302,7 +303,7 @@ def draw_rates(records: Mapping[str, str], live: Mapping[str, pd.Series]) -> Non
         live: by arm, accuracies by learning rate that were found elsewhere; diamonds in the first
             panel.
     """
-    _, axes = plt.subplots(1, len(records), figsize=(6.2, 3.2), sharey=True)
+    _, axes = plt.subplots(1, len(records), figsize=(4.8, 3.0), sharey=True)
     for ax, (name, record) in zip(axes, records.items(), strict=True):
         compared = by_rate(record)
         for arm in ARMS[::-1]:
