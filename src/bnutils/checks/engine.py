@@ -397,7 +397,7 @@ class Answer:
         wrong = [pair for pair in zip(given, truth, strict=True) if not self._near(*pair)]
         if any(isinstance(part, str) for pair in wrong for part in pair):
             return None
-        if all(one > 1 >= other >= 0 and self._percent(one, other) for one, other in wrong):
+        if all(one > 1 >= other > 0 and self._percent(one, other) for one, other in wrong):
             return named("percent", "Percentages came. Asked for are shares, between 0 and 1.")
         if all(_rounded(one, other) for one, other in wrong):
             return named("rounded", "The digits that came are right. Give more of them.")

@@ -52,6 +52,10 @@ EXERCISES = {
             ),
         },
         hint="Count the dense kernel, then the arrays of BN that are left, each of length 100.",
+        hints={
+            "of them not trained": "Which arrays of BN does a gradient change, and which follow "
+            "the batches by their own rule?",
+        },
     ),
     "4.2": Answer(
         truth="alive",
@@ -86,7 +90,11 @@ EXERCISES = {
                 "nothing; look at `moving_variance` of a new layer.",
             ),
         },
-        hint="Count what is not 0 in `moving_mean` of the first BN layer. BN divides by the root "
-        "of `moving_variance` plus epsilon.",
+        hint="Both stand in the first BN layer, in `moving_mean` and in `moving_variance`.",
+        hints={
+            "moving means that moved": "Count what is not 0 in `moving_mean` of the first BN "
+            "layer. Was the model called without `training=True`?",
+            "what BN divided by": "BN divides by the root of `moving_variance` plus epsilon.",
+        },
     ),
 }

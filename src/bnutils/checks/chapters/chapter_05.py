@@ -140,7 +140,7 @@ EXERCISES = {
             ),
         },
         hint="The standard deviation after BN is sd / sqrt(sd**2 + epsilon), for each feature of "
-        "each of the ten problems in `made`.",
+        "each of the ten problems.",
     ),
     "5.3": Answer(
         truth=0.127,  # as measured
