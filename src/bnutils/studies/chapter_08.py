@@ -1331,7 +1331,7 @@ def dropout_gains() -> pd.DataFrame:
             "no BN": _helps(record, "no BN"),
             "BN": _helps(record, "BN"),
             "BN instead": _difference(compared, alone, compared.values("no BN")),
-            "BN besides": compared.gain("BN", "no BN"),
+            "BN added": compared.gain("BN", "no BN"),
         }
     return pd.DataFrame(columns).map("{:.3f}".format)
 
@@ -1364,9 +1364,9 @@ def shift_table() -> pd.DataFrame:
         ("0", "dropout", "BN", 0.0),
         ("0.5", "dropout", "BN", 0.5),
         ("0.5, last", "dropout", "BN, dropout last", 0.5),
-        ("random, 0", random, "BN", 0.0),
-        ("random, 0.6", random, "BN", 0.6),
-        ("random, 0.8", random, "BN", 0.8),
+        ("0*", random, "BN", 0.0),
+        ("0.6*", random, "BN", 0.6),
+        ("0.8*", random, "BN", 0.8),
     ]:
         ratios = {
             what: _median_ratio(drops(record), of, arm, drop).mean()

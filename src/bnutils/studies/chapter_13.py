@@ -1574,12 +1574,14 @@ def by_scale(ax: Axes, records: Mapping[str, xr.Dataset]) -> None:
     for place, (scale, (style, marker)) in enumerate(looks.items()):
         found = {name: landscape_ratio(each, 0.1, scale=scale) for name, each in records.items()}
         look = {"color": plots.ARMS[style]["color"], "marker": marker}
-        label, shift = f"weights × {scale:g}", 0.22 * (place - 1)
+        label, shift = f"× {scale:g}", 0.22 * (place - 1)
         plots.in_rows(ax, found, list(records), **look, label=label, shift=shift)
     ax.axvline(1, color=plots.FAINT)
     ax.set_xscale("log")
     ax.set_xticks([0.1, 0.3, 1, 3, 10], [0.1, 0.3, 1, 3, 10])
     ax.minorticks_off()
+    place = {"loc": "lower center", "bbox_to_anchor": (0.4, 1)}
+    ax.legend(title="initial weights", ncols=3, **place)
 
 
 def _landscape(
