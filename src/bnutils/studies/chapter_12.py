@@ -1149,6 +1149,16 @@ def prices(long: bool = False, score: str = "accuracy") -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def changes(model: str, **tables: pd.DataFrame) -> pd.DataFrame:
+    """What each single change to one model was worth, a column for each table.
+
+    Args:
+        model: such as "4 scenes".
+        **tables: tables that `prices` gave, by the name of their column.
+    """
+    return pd.DataFrame({name: table.loc[model]["change"] for name, table in tables.items()})
+
+
 # The fault of each model, and the one change that is the right one for it.
 FAULTS = {
     "1 too few updates": ("1 chairs", "recalibrate"),
@@ -1168,20 +1178,20 @@ def draw_faults() -> None:
 
     pairs, effects = before_after(), gains()
     color = plots.arm_style("BN")["color"]
-    fig, axes = plt.subplots(3, 2, figsize=(6.6, 6.6), sharex=True, sharey=True)
+    fig, axes = plt.subplots(3, 2, figsize=(4.8, 5.2), sharex=True, sharey=True)
     for ax, (fault, change) in zip(axes.flat, FAULTS.items(), strict=True):
         runs = np.stack(pairs[change])
         ax.plot([0, 1], runs, color=plots.FAINT, linewidth=0.8, alpha=0.7)
-        ax.plot([0, 1], runs.mean(axis=1), color=color, linewidth=3, marker="o", markersize=7)
+        ax.plot([0, 1], runs.mean(axis=1), color=color, linewidth=2.5, marker="o", markersize=6)
         effect = effects[change]
         half = (effect.high - effect.low) / 2
         text = f"{100 * effect.mean:+.0f} ± {100 * half:.0f} points".replace("+0", "0")
-        ax.text(0.5, 0.34, text, ha="center", fontsize=14)
-        ax.set_title(fault, fontsize=14)
-        ax.set_xticks([0, 1], ["sick", "mended"], fontsize=14)
+        ax.text(0.5, 0.34, text, ha="center", fontsize=12)
+        ax.set_title(fault, fontsize=12)
+        ax.set_xticks([0, 1], ["sick", "mended"], fontsize=12)
         ax.set(xlim=(-0.25, 1.25), ylim=(0.3, 1.02), yticks=[0.4, 0.6, 0.8, 1.0])
-        ax.tick_params("y", labelsize=13)
-    fig.supylabel("test accuracy", fontsize=14)
+        ax.tick_params("y", labelsize=11)
+    fig.supylabel("test accuracy", fontsize=12)
 
 
 # -- claims ---------------------------------------------------------------------------------------
