@@ -164,6 +164,10 @@ def test_changed_settings_give_the_same_kind_of_array(study, record):
     assert provenance(live)["fingerprint"] != study.fingerprint
 
 
+def test_a_fraction_may_be_0(study):
+    assert replace(study, fixed={"share": 0.4}).with_settings(share=0.0).fixed["share"] == 0
+
+
 def test_a_number_may_follow_a_text(study):
     assert study.with_settings(arm=["a", "b 4", "b 0.5"]).dims["arm"] == ("a", "b 4", "b 0.5")
 

@@ -351,9 +351,9 @@ def _check_kind(name: str, value: Any, known: Sequence) -> None:
             wanted = "a number"
         elif counts and value != int(value):
             wanted = "a whole number"
-        elif min(numbers) > 0 >= value:
+        elif counts and min(numbers) > 0 >= value:
             wanted = "a number above 0"
-        elif min(numbers) == 0 > value:
+        elif min(numbers) >= 0 > value:  # a share of 0, such as that of random labels, is one
             wanted = "a number not below 0"
     if wanted:
         raise ValueError(f"{name}: expected {wanted}, got {value!r}")
