@@ -43,8 +43,9 @@ def column(framework):
     for table in re.findall(r"(?:^\|.*\n)+", text[text.index("## Conventions") :], re.MULTILINE):
         rows = [row.strip("|").split("|") for row in table.splitlines()]
         cells = [[cell.strip().strip("*") for cell in row] for row in rows]
-        if framework in cells[0]:
-            place = cells[0].index(framework)
+        heads = [head.partition(",")[0] for head in cells[0]]
+        if framework in heads:
+            place = heads.index(framework)
             return {row[0]: row[place] for row in cells[2:]}
     raise ValueError(f"no table of {framework}")
 
