@@ -385,13 +385,18 @@ def points(ledger: Ledger, name: str) -> str:
 
 
 def mark_cards(app, page, template, context, doctree) -> None:
-    """Say on a card that the common correction changes its outcome."""
-    for name, (claim, chapter) in app.env.bn_ledger.claims.items():
+    """Put the outcome after the common correction on a card, and say what it is alone."""
+    ledger = app.env.bn_ledger
+    for name, (claim, chapter) in ledger.claims.items():
         sentence = app.env.bn_marks[name]
         if sentence and page == f"{NOTEBOOKS}/{chapter}":
             start = context["body"].index(f'id="{claim.anchor}"')
             end = context["body"].index("</p>", start) + len("</p>")
-            context["body"] = context["body"][:end] + sentence + context["body"][end:]
+            head = context["body"][start:end]
+            for told in (str.capitalize, _slug):
+                old, new = told(claim.outcome), told(ledger.outcomes[name])
+                head = head.replace(f">{old}<", f">{new}<").replace(f'"{old}"', f'"{new}"')
+            context["body"] = context["body"][:start] + head + sentence + context["body"][end:]
 
 
 def read_ledger(app) -> None:
