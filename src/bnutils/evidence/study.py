@@ -184,7 +184,7 @@ class Study:
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise KeyError(f"{name}: expected a setting of {self.name!r}, {known}{hint}")
         dims = {n: _values(n, changed.get(n, values)) for n, values in self.dims.items()}
-        fixed = {n: changed.get(n, value) for n, value in self.fixed.items()}
+        fixed = {n: _plain(changed.get(n, value)) for n, value in self.fixed.items()}
         for name in changed:
             known = self.dims[name] if name in dims else (self.fixed[name],)
             for value in dims[name] if name in dims else (fixed[name],):
@@ -360,7 +360,10 @@ def _check_kind(name: str, value: Any, known: Sequence) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    """A value as JSON has it."""
+    if isinstance(value, range):
+        return list(value)
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _compute(block: Block, settings: Mapping[str, Any]) -> tuple[xr.Dataset, float]:
