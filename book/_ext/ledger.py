@@ -260,9 +260,10 @@ def article(ledger: Ledger) -> str:
             [_counted(key, counts[key]) for key in WORDS if counts[key]] or ["Not tested"]
         )
         items = "".join(f"<li>{line}</li>" for line in found)
+        note = f" {html.escape(row['note'])}" if "note" in row else ""
         rows.append(
             f'<details class="bn-ledger-row"><summary>{html.escape(row["says"])} '
-            f"<span>{told}</span></summary><ul>{items}</ul></details>"
+            f"<span>{told}{note}</span></summary><ul>{items}</ul></details>"
         )
     return f'<div class="bn-ledger-article">{"".join(rows)}</div>'
 
