@@ -68,11 +68,14 @@ def test_the_four_numbers_come_out_as_told():
     for momentum, steps in {0.99: 459, 0.9: 44}.items():
         assert momentum**steps < 0.01 < momentum ** (steps - 1)
         assert f"{steps} steps" in TEXT
+    steps_an_epoch = -(-500 // 32)
+    assert -(-459 // steps_an_epoch) == 29
+    assert "29 epochs of 500 images in batches of 32" in TEXT
 
 
 def test_measured_numbers_are_not_typed():
     bought = TEXT.partition("## What it buys")[2].partition("% A place")[0]
-    assert re.findall(r"\d\.\d", bought.replace("a momentum of 0.9", "")) == []
+    assert re.findall(r"\d\.\d", bought.replace("a BN momentum of 0.9", "")) == []
     page = read("introduction")
     assert len(page.select("a.bn-said")) >= 10
     shown = page.select_one('a.bn-said[href$="#claim-wider-land"]').text
