@@ -105,8 +105,20 @@ EXERCISES = {
                 "That is the measured rain, driest minus wettest. Look at the predictions, in "
                 "training mode.",
             ),
+            "inference": Mistake(
+                [4.06, 8.30, 2.49],  # as measured: BN, no BN, and BN without gamma and beta
+                "Those are predictions at inference, or of another network. Did you take "
+                '`nets["BN"]`, and pass `training=True`?',
+                0.3,
+            ),
+            "one-batch-alone": Mistake(
+                0.78,  # as measured
+                "That is the mean prediction for one batch, beta. Asked for is how far the mean "
+                "for the wettest days lies above that for the driest.",
+            ),
         },
-        hint="BN on the output sets the mean of each batch of predictions. To what?",
+        hint="BN on the output sets the mean of each batch of predictions. To what? If you ran "
+        "it, did you pass `training=True`?",
     ),
     "5.2": Answer(
         truth=lambda: (_narrow(_normalized), "no"),
@@ -117,7 +129,16 @@ EXERCISES = {
             "mattered": Mistake(
                 lambda: (_narrow(_normalized), "yes"),
                 "The count is right. To matter, the difference in accuracy between BN on raw and "
-                "on scaled inputs would need an interval that leaves out 0.",
+                "on scaled inputs would have to reach a point, that is 0.01.",
+            ),
+            "share": Mistake(
+                [
+                    lambda: (_narrow(_normalized) / _sds().size, ANY),
+                    lambda: (100 * _narrow(_normalized) / _sds().size, ANY),
+                ],
+                "That is the share of such features. Asked for is a count, of all ten problems "
+                "together.",
+                1e-9,
             ),
             "before-bn": Mistake(
                 lambda: (_narrow(lambda sd: sd), ANY),
