@@ -14,7 +14,7 @@ import xarray as xr
 
 from bnutils import checks, norm
 from bnutils.checks import EXERCISES, MISTAKES, Outcome
-from bnutils.checks.engine import ANY, Answer, Function
+from bnutils.checks.engine import ANY, Answer, Function, _same
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = [name for name, each in EXERCISES.items() if isinstance(each, Function)]
@@ -26,7 +26,10 @@ FORMS = [
     for i, form in enumerate(mistakes[mistake].forms)
 ]
 # What a checker says of any function, whatever the exercise.
-GENERAL = {"changes-its-input", "not-a-function", "raises", "returns-nothing", "wrong-dtype"}
+GENERAL = {
+    *("changes-its-input", "digits-cut-off", "not-a-function", "raises", "returns-nothing"),
+    *("wrong-dtype", "wrong-return", "wrong-shape", "wrong-sign"),
+}
 
 
 def value(x):
@@ -123,10 +126,12 @@ def test_faults_of_any_function(name):
         (first[0] if isinstance(first, list) else first)[:] = 7
         return result
 
-    def single(*arguments):
-        result = exercise.right(*arguments)
-        small = [np.asarray(r, np.float32) for r in (result if exercise.returns[1:] else [result])]
-        return tuple(small)
+    def changed(change):
+        def f(*arguments):
+            result = exercise.right(*arguments)
+            return tuple(map(change, result)) if exercise.returns[1:] else change(result)
+
+        return f
 
     def stop(*arguments):
         raise RuntimeError("out of ideas")
@@ -135,9 +140,14 @@ def test_faults_of_any_function(name):
         "not-a-function": 3.0,
         "returns-nothing": lambda *a: None,
         "raises": stop,
-        "wrong-dtype": single,
+        "wrong-dtype": changed(np.float32),
+        "wrong-sign": changed(np.negative),
+        "digits-cut-off": changed(lambda each: np.round(each, 3)),
+        "wrong-return": changed(str),
     }
-    if name != "initial_statistics":  # which is given no array
+    if name == "initial_statistics":  # which is given no array, and whose result has no digits
+        del faults["digits-cut-off"]
+    else:
         faults["changes-its-input"] = scribble
     for mistake, f in faults.items():
         outcome = exercise.check(f)
@@ -149,7 +159,9 @@ def test_faults_of_any_function(name):
     ("f", "mistake"),
     [
         (lambda x, gamma, beta, epsilon: "abc", "wrong-return"),
-        (lambda x, gamma, beta, epsilon: (), "wrong-shape"),
+        (lambda x, gamma, beta, epsilon: (), "wrong-return"),
+        (lambda x, gamma, beta, epsilon: [x, None], "wrong-return"),
+        (lambda x, gamma, beta, epsilon: x * 1j, "wrong-return"),
         (lambda x, gamma, beta, epsilon: x.mean(axis=0), "wrong-shape"),
         (lambda x: x, "raises"),
         (lambda x, gamma, beta, epsilon: norm.batch_norm(x, gamma, beta, epsilon=epsilon), None),
@@ -159,8 +171,31 @@ def test_what_a_forward_pass_returns(f, mistake):
     assert checks.forward(f).mistake == mistake
 
 
-def test_a_gradient_needs_three_results():
-    assert checks.gradient(lambda dy, x, gamma, epsilon: dy).mistake == "wrong-return"
+@pytest.mark.parametrize(
+    ("returned", "part"),
+    [
+        (lambda dy, dx: dx, "and an array of the shape (1, 1) came"),
+        (lambda dy, dx: (dx, dy), "and a tuple of 2 came"),
+        (lambda dy, dx: (dx, None, None), "for dgamma one array is needed, and None came"),
+        (lambda dy, dx: (dx, dx[0], "dbeta"), "for dbeta one array is needed, and a text came"),
+    ],
+)
+def test_a_gradient_needs_three_results(returned, part):
+    outcome = checks.gradient(lambda dy, x, gamma, epsilon: returned(dy[:1, :1], x[:1, :1]))
+    assert outcome.mistake == "wrong-return"
+    assert part in outcome.message
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if not EXERCISES[n].returns[1:]])
+def test_only_where_a_cache_may_follow_the_first_of_a_tuple_counts(name):
+    exercise = EXERCISES[name]
+    outcome = exercise.check(lambda *arguments: (exercise.right(*arguments), "cache"))
+    assert exercise.cache == (name in ("forward", "convolution"))
+    assert bool(outcome) == exercise.cache
+    if not outcome:
+        assert re.match("One (array|number) is asked for, and a tuple of 2 came.", outcome.message)
+        outcome = exercise.check(lambda *arguments: (exercise.right(*arguments),))
+        assert "Is there a comma behind it?" in outcome.message
 
 
 def test_unknown_mistake_gets_the_smallest_example():
@@ -178,6 +213,56 @@ def test_unknown_mistake_gets_the_smallest_example():
     right_y = norm.batch_norm(np.array([[2.0, -2], [-3, 3]]), np.ones(2), np.zeros(2), epsilon=0)[0]
     assert "y = [[ 1.,  7." in outcome.message
     assert f"{right_y[0, 1]:.0f}.]" not in outcome.message.split("Yours returns")[1]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_small_example_shows_every_mistake_but_lost_digits(name):
+    exercise = EXERCISES[name]
+    small = [case for case in exercise.tiny() if sum(map(np.size, case.values())) <= 40]
+    right = [exercise._results(exercise.right, case) for case in small]
+    for mistake, about in exercise.mistakes.items():
+        for wrong in about.forms:
+            found = [exercise._results(wrong, case) for case in small]
+            assert mistake == "digits-lost" or not all(map(_same, found, right)), mistake
+
+
+def test_the_smallest_example_of_images_can_be_read():
+    message = checks.convolution(
+        lambda x, gamma, beta, epsilon: 3 * norm.batch_norm(x, gamma, beta, epsilon=epsilon)[0] + 1
+    ).message
+    assert message.endswith("y = [[[[ 4.]]],\n       [[[-2.]]]]")
+    assert "\n\n" not in message.replace("  ", "")
+
+
+def test_an_error_is_told_with_the_line_where_it_came_up():
+    def helper(x):
+        return x @ x.T @ x.T
+
+    def slip(x, gamma, beta, epsilon):
+        s = 1 / np.sqrt(x.var(axis=0) + epsilon)
+        return gama * s  # noqa: F821
+
+    def deeper(x, gamma, beta, epsilon):
+        return helper(x) + np.sqrt(x.var(axis=0))
+
+    number = slip.__code__.co_firstlineno + 2
+    outcome = checks.forward(slip)
+    assert outcome.mistake == "raises"
+    assert f"'gama' is not defined, in line {number}, `return gama * s" in outcome.message
+    assert "<code>return gama * s" in outcome._repr_html_()
+    assert "`return x @ x.T @ x.T`" in checks.forward(deeper).message
+    assert " in line" not in checks.forward(lambda x: x).message
+    assert "It raises TypeError: " in checks.forward(np.linalg.norm).message
+
+
+def test_what_prints_instead_of_returning_is_told_so():
+    def prints(x, gamma, beta, epsilon):
+        print(end="")
+
+    def skeleton(x, gamma, beta, epsilon): ...
+
+    assert "print is not enough" in checks.forward(prints).message
+    assert "in place of the dots" in checks.forward(skeleton).message
 
 
 def test_unknown_mistake_in_one_result_is_located():
@@ -198,6 +283,35 @@ def test_a_function_with_state_does_not_see_the_arrays_of_others():
     assert checks.forward(keeps)
     seen[0][:] = 0
     assert checks.forward(keeps)
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "mistake"),
+    [
+        # Errors that readers made, beside those of the tables.
+        (
+            "2.3",
+            lambda dy, x, epsilon: (dy - dy.mean(1, keepdims=True)) / x.std(1, keepdims=True),
+            None,
+        ),
+        ("2.4", lambda dy, x, gamma, epsilon: "0.3", "wrong-return"),
+        ("2.4", lambda dy, x, gamma, epsilon: np.array([0.3]), "wrong-shape"),
+        (
+            "3.4",
+            lambda n_a, mean_a, var_a, n_b, mean_b, var_b: (
+                (
+                    n_a * (var_a + mean_a - (n_a * mean_a + n_b * mean_b) / (n_a + n_b))
+                    + n_b * (var_b + mean_b - (n_a * mean_a + n_b * mean_b) / (n_a + n_b))
+                )
+                / (n_a + n_b)
+            ),
+            "between-missing",
+        ),
+        ("forward", lambda x, gamma, beta, epsilon: x.astype(np.float32) * gamma, None),
+    ],
+)
+def test_mistakes_of_readers(name, f, mistake):
+    assert EXERCISES[name].check(f).mistake == mistake
 
 
 # ---- Answers ------------------------------------------------------------------------------------
@@ -350,6 +464,7 @@ def test_outcome_shows_itself():
     outcome = Outcome(False, "ddof", "a < b\n  x = 1")
     assert repr(outcome) == "Not yet: ddof. a < b\n  x = 1"
     assert "a &lt; b</p><pre>  x = 1</pre>" in outcome._repr_html_()
+    assert "with <code>return</code>." in Outcome(False, "a", "End it with `return`.")._repr_html_()
     assert not outcome
     assert bool(Outcome(True))
 

@@ -7,6 +7,9 @@ tuple of these. Both return an `Outcome`, and neither ever shows what is right.
 
 import copy
 import html
+import linecache
+import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,8 +61,9 @@ class Outcome:
 
     def _repr_html_(self) -> str:
         text, *example = self.message.split("\n", 1)
+        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
         lines = "".join(f"<pre>{html.escape(part)}</pre>" for part in example)
-        return f"<p><strong>{self._verdict}</strong> {html.escape(text)}</p>{lines}"
+        return f"<p><strong>{self._verdict}</strong> {text}</p>{lines}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,58 @@ def _call(f: Callable, case: dict) -> tuple[Any, dict]:
             return error, given
 
 
+def raised(error: Exception, f: Any) -> str:
+    """What a learner's function raised, and in which of its lines."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    file = getattr(getattr(f, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    if numbers := [frame.lineno for frame in frames if frame.filename == file]:
+        line = linecache.getline(file, numbers[-1]).strip()
+        text += f", in line {numbers[-1]}" + f", `{line}`" * bool(line)
+    return f"It raises {text}."
+
+
+def returned_nothing(f: Any) -> Outcome:
+    """The outcome for a function that returns None, be it empty still or not."""
+    code = getattr(f, "__code__", _skeleton.__code__)
+    what = "End it with `return`; print is not enough."
+    if code.co_code == _skeleton.__code__.co_code:
+        what = "Write it in place of the dots, and end it with `return`."
+    return named("returns-nothing", f"It returns None. {what}")
+
+
+def _skeleton() -> None: ...
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """A value as a float64 array; a TypeError or ValueError if it is not made of numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufO" or any(each is None for each in array.flat):
+        raise TypeError
+    return array.astype(np.float64)
+
+
+def _is_numbers(value: Any) -> bool:
+    try:
+        _numbers(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    """A value in words."""
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str):
+        return "a text"
+    if hasattr(value, "__array__") and np.ndim(value):
+        return f"an array of the shape {np.shape(value)}"
+    if isinstance(value, Real) or hasattr(value, "__array__"):
+        return "one number"
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
 def _untouched(a: Any, b: Any) -> bool:
     if isinstance(a, list):
         return len(a) == len(b) and all(map(_untouched, a, b))
@@ -129,7 +185,8 @@ def _shown(value: Any) -> str:
     value = np.asarray(value)
     if value.dtype.kind == "f":
         value = value.round(4) + 0  # turns -0 into 0
-    return np.array2string(value, separator=", ", suppress_small=True, threshold=64)
+    text = np.array2string(value, separator=", ", suppress_small=True, threshold=64)
+    return re.sub(r"\n\s*\n", "\n", text)  # no empty lines between the rows of images
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -150,8 +207,7 @@ class Function:
 
     Attributes:
         right: the right function.
-        returns: the names of what it returns; a function with one name may return a tuple, of
-            which the first is taken, so that a cache may follow.
+        returns: the names of what it returns.
         cases: inputs as dictionaries, in the order of the arguments. Together they tell each
             mistake from the right function and from the others.
         tiny: gives inputs in growing order of size, from which the example for an unknown mistake
@@ -161,6 +217,7 @@ class Function:
             nothing but a loss of digits.
         properties: pairs of a sentence about the results and a function of (input, results), both
             dictionaries, that tells whether it holds.
+        cache: whether a function with one result may return a tuple that begins with it.
     """
 
     right: Callable
@@ -170,6 +227,7 @@ class Function:
     mistakes: Mapping[str, Mistake]
     rough: list[dict] = field(default_factory=list)
     properties: tuple[tuple[str, Callable], ...] = ()
+    cache: bool = False
 
     def check(self, f: Callable) -> Outcome:
         """Tell whether `f` is right, or what is wrong with it."""
@@ -186,7 +244,34 @@ class Function:
         for name, fingerprints in self._known.items():
             if any(_agree(found, known) for known in fingerprints):
                 return named(name, self.mistakes[name].message)
-        return next(self._faults(f))
+        return next(chain(self._slips(found), self._faults(f)))
+
+    def _slips(self, found: Fingerprint) -> Iterator[Outcome]:
+        """What can go wrong with any right numbers: their sign, their digits."""
+        exact, expected = found[0], self._expected[0]
+        if any(results is _RAISED for results in exact):
+            return
+        mine, right = zip(*exact, strict=True), zip(*expected, strict=True)
+        wrong = {
+            name: pair
+            for name, *pair in zip(self.returns, mine, right, strict=True)
+            if not all(map(_close, *pair))
+        }
+        if not wrong:
+            return
+        names = " and ".join(wrong)
+        if all(_close(-a, b) for pair in wrong.values() for a, b in zip(*pair, strict=True)):
+            yield named(
+                "wrong-sign",
+                f"The sign is wrong all over in {names}, and the size is right. Look where "
+                "something is subtracted.",
+            )
+        if all(_cut(*pair) for pair in wrong.values()):
+            yield named(
+                "digits-cut-off",
+                f"The numbers are right but rounded, in {names}. Return them with all their "
+                "digits: what is computed from them needs these.",
+            )
 
     def _manners(self, f: Callable) -> Iterator[Outcome]:
         """What a function with the right numbers can still do wrong."""
@@ -211,14 +296,18 @@ class Function:
         """What `f` returns as a list of float64 arrays; `_RAISED` if it is not that."""
         returned, _ = _call(f, case)
         try:
-            return [np.asarray(value, np.float64) for value in self._parts(returned)]
+            return [_numbers(value) for value in self._parts(returned)]
         except (TypeError, ValueError):
             return _RAISED
 
     def _parts(self, returned: Any) -> Sequence:
         """What was returned, as a sequence as long as `returns`."""
         if len(self.returns) == 1:
-            return returned[:1] if isinstance(returned, tuple) and returned else [returned]
+            if not isinstance(returned, tuple):
+                return [returned]
+            if self.cache and returned:
+                return returned[:1]
+            raise TypeError
         if not isinstance(returned, (tuple, list)) or len(returned) != len(self.returns):
             raise TypeError
         return returned
@@ -246,29 +335,39 @@ class Function:
         for case in self._examples():
             returned, _ = _call(f, case)
             if isinstance(returned, Exception):
-                kind = type(returned).__name__
-                yield named("raises", f"It raises {kind}: {returned}. {_input(case)}")
+                yield named("raises", f"{raised(returned, f)} {_input(case)}")
             if returned is None:
-                yield named(
-                    "returns-nothing",
-                    "It returns None. Write it in place of the dots, and end it with `return`.",
-                )
+                yield returned_nothing(f)
             arrays = self._results(f, case)
             if arrays is _RAISED:
-                wanted = f"({', '.join(self.returns)})" if self.returns[1:] else self.returns[0]
-                yield named(
-                    "wrong-return",
-                    f"It should return {wanted}, as numbers, and what came cannot be read as that.",
-                )
+                yield named("wrong-return", self._wanted(returned))
             expected = self._results(self.right, case)
             for name, array, other in zip(self.returns, arrays, expected, strict=True):
                 if array.shape != other.shape:
+                    needed = f"{other.shape} is needed" if other.ndim else "one number is needed"
                     yield named(
                         "wrong-shape",
-                        f"{name} has the shape {array.shape}, and {other.shape} is needed. "
-                        f"{_input(case)}",
+                        f"{name} has the shape {array.shape}, and {needed}. {_input(case)}",
                     )
         yield self._smallest(f)
+
+    def _wanted(self, returned: Any) -> str:
+        """What should be returned, and what was."""
+        right = self._expected[0][0]
+        forms = ["one array" if each.ndim else "one number" for each in right]
+        if len(forms) == 1:
+            came = _kind(returned)
+            if came.startswith(("an array", "one number", "a list")):
+                came += " that holds something else than numbers"
+            comma = isinstance(returned, tuple) and len(returned) == 1
+            more = " Is there a comma behind it?" if comma else ""
+            return f"{forms[0].capitalize()} is asked for, and {came} came.{more}"
+        wanted = f"({', '.join(self.returns)})"
+        if not isinstance(returned, (tuple, list)) or len(returned) != len(forms):
+            return f"It should return {wanted}, and {_kind(returned)} came."
+        bad = next(i for i, value in enumerate(returned) if not _is_numbers(value))
+        needed = f"for {self.returns[bad]} {forms[bad]} is needed"
+        return f"It should return {wanted}; {needed}, and {_kind(returned[bad])} came."
 
     def _examples(self) -> Iterator[dict]:
         return chain(self.tiny(), self.cases, self.rough)
@@ -296,6 +395,14 @@ class Function:
 def _agree(a: Fingerprint, b: Fingerprint) -> bool:
     (exact_a, rough_a), (exact_b, rough_b) = a, b
     return rough_a == rough_b and all(map(_same, exact_a, exact_b))
+
+
+def _cut(mine: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> bool:
+    """Whether arrays are others, rounded to some number of decimals."""
+    return any(
+        all(_close(a, b.round(decimals), 1e-12) for a, b in zip(mine, right, strict=True))
+        for decimals in range(7)
+    )
 
 
 def _where(name: str, array: np.ndarray, other: np.ndarray) -> str:

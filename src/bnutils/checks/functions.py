@@ -22,7 +22,7 @@ _EPSILON_OUTSIDE = (
     "outside it acts as its square would, and another framework's weights do not fit."
 )
 _NO_EPSILON = (
-    "Epsilon is not used. Without it a channel that is constant over a batch divides 0 by 0, and "
+    "Epsilon is not used. Without it values that are all the same in a batch divide 0 by 0, and "
     "the network is NaN from there on."
 )
 _VARIANCE = (
@@ -30,8 +30,8 @@ _VARIANCE = (
     "normalization is there to remove."
 )
 _ONE_FOR_ALL = (
-    "One mean and one variance serve all channels. Taken together the numbers have mean 0 and "
-    "standard deviation 1, but no channel does; a network trains with it, only worse."
+    "One mean and one variance serve all {0}s. Taken together the numbers have mean 0 and "
+    "standard deviation 1, but no {0} does; a network trains with it, only worse."
 )
 
 
@@ -49,14 +49,116 @@ def _shared_pieces(x, epsilon, axes):
 # ---- Forward ------------------------------------------------------------------------------------
 
 
-def _forward(centered=lambda p: p.x - p.mean, divisor=lambda p: p.sd):
-    """The right forward pass, with the mean or the divisor replaced."""
+def _hat(x, epsilon, axes=0):
+    return (x - x.mean(axes)) / np.sqrt(x.var(axes) + epsilon)
 
-    def f(x, gamma, beta, epsilon):
-        p = _shared_pieces(x, epsilon, 0)
-        return gamma * (centered(p) / divisor(p)) + beta
 
-    return f
+def _forward_mistakes(axes, unit):
+    """What goes wrong in a forward pass over any axes; `unit` is a feature or a channel."""
+
+    def forward(centered=lambda p: p.x - p.mean, divisor=lambda p: p.sd):
+        """The right forward pass, with the mean or the divisor replaced."""
+
+        def f(x, gamma, beta, epsilon):
+            p = _shared_pieces(x, epsilon, axes)
+            return gamma * (centered(p) / divisor(p)) + beta
+
+        return f
+
+    def before(x, gamma, beta, epsilon):
+        return _hat(gamma * x + beta, epsilon, axes)
+
+    def single(x, gamma, beta, epsilon):
+        return (gamma * _hat(x.astype(np.float32), epsilon, axes) + beta).astype(np.float64)
+
+    return {
+        "ddof": Mistake(
+            forward(divisor=lambda p: np.sqrt(p.x.var(axes, ddof=1) + p.epsilon)), _DDOF
+        ),
+        "epsilon-outside-the-root": Mistake(
+            forward(divisor=lambda p: np.sqrt(p.var) + p.epsilon), _EPSILON_OUTSIDE
+        ),
+        "no-epsilon": Mistake(forward(divisor=lambda p: np.sqrt(p.var)), _NO_EPSILON),
+        "one-mean-for-all": Mistake(
+            forward(lambda p: p.x - p.x.mean(), lambda p: np.sqrt(p.x.var() + p.epsilon)),
+            _ONE_FOR_ALL.format(unit),
+        ),
+        "divides-by-the-variance": Mistake(
+            [forward(divisor=lambda p: p.var + p.epsilon), forward(divisor=lambda p: p.var)],
+            _VARIANCE,
+        ),
+        "sd-of-the-mean": Mistake(
+            forward(divisor=lambda p: np.sqrt(p.var / p.m + p.epsilon)),
+            "The variance is divided by m once more. That is the variance of the mean, and not of "
+            "the data: the output comes out wider by the root of m, so it depends on the batch "
+            "size.",
+        ),
+        "sum-for-mean": Mistake(
+            forward(divisor=lambda p: np.sqrt(p.var * p.m + p.epsilon)),
+            "The squared distances are added up, but not divided by m. The output shrinks as the "
+            "batch grows.",
+        ),
+        "mean-square": Mistake(
+            forward(divisor=lambda p: np.sqrt((p.x**2).mean(axes) + p.epsilon)),
+            "It divides by the root of the mean square of x, not of x minus its mean. Far from "
+            "zero that is the mean itself, and the spread of the data is lost.",
+        ),
+        "digits-lost": Mistake(
+            [
+                forward(
+                    divisor=lambda p: np.sqrt(((p.x**2).mean(axes) - p.mean**2).clip(0) + p.epsilon)
+                ),
+                single,
+            ],
+            "On ordinary data this is right, but for data far from zero digits are lost. Either "
+            "it squares before it subtracts the mean, which leaves a small difference of large "
+            "numbers, or it computes in float32.",
+        ),
+        "sd-forgotten": Mistake(
+            forward(divisor=lambda p: 1),
+            f"It subtracts the mean, and divides by nothing. Each {unit} keeps its own width, "
+            "which was to be the same for all.",
+        ),
+        "mean-not-subtracted": Mistake(
+            forward(lambda p: p.x),
+            "The mean is not subtracted. The output keeps the offset of x, which beta was to set.",
+        ),
+        "multiplies-by-the-sd": Mistake(
+            forward(divisor=lambda p: 1 / p.sd),
+            f"It multiplies by the standard deviation. Wide {unit}s come out wider still, where "
+            "all should have the same width.",
+        ),
+        "gamma-before-normalizing": Mistake(
+            [before, lambda x, gamma, beta, epsilon: _hat(gamma * x, epsilon, axes) + beta],
+            "Gamma acts before the normalization, which takes it away again. It has to act on "
+            "x-hat, or it can change nothing and has no gradient.",
+        ),
+        "beta-before-gamma": Mistake(
+            lambda x, gamma, beta, epsilon: gamma * (_hat(x, epsilon, axes) + beta),
+            "Beta is added before gamma multiplies. The offset then depends on gamma, and the mean "
+            "of y is no longer beta.",
+        ),
+        "gamma-forgotten": Mistake(
+            lambda x, gamma, beta, epsilon: _hat(x, epsilon, axes) + beta,
+            "Gamma is not used. The layer can then give no output but one of standard deviation 1, "
+            "and cannot undo itself where that is best.",
+        ),
+        "beta-forgotten": Mistake(
+            lambda x, gamma, beta, epsilon: gamma * _hat(x, epsilon, axes),
+            "Beta is not added. Every output then has mean 0, and with ReLU behind it about half "
+            "of it is cut off, whatever the network needs.",
+        ),
+        "gamma-and-beta-forgotten": Mistake(
+            lambda x, gamma, beta, epsilon: _hat(x, epsilon, axes),
+            "This is x-hat, without gamma and beta. They let the network choose scale and offset "
+            "again, which normalizing took from it.",
+        ),
+        "gamma-and-beta-swapped": Mistake(
+            lambda x, gamma, beta, epsilon: beta * _hat(x, epsilon, axes) + gamma,
+            "Gamma and beta have changed places. Gamma multiplies and starts at 1; beta is added "
+            "and starts at 0.",
+        ),
+    }
 
 
 def _per_example(keepdims):
@@ -67,13 +169,24 @@ def _per_example(keepdims):
     return f
 
 
-def _before(x, gamma, beta, epsilon):
-    z = gamma * x + beta
-    return (z - z.mean(0)) / np.sqrt(z.var(0) + epsilon)
+def _tiny_forward(x):
+    """One small batch with several parameters, the plainest first."""
+    for gamma, beta, epsilon in (
+        (1.0, 0.0, 0.0),
+        (1.0, 0.0, 1.0),
+        (2.0, 0.0, 0.0),
+        (2.0, 1.0, 1.0),
+    ):
+        yield {
+            "x": x,
+            "gamma": np.full(x.shape[-1], gamma),
+            "beta": np.full(x.shape[-1], beta),
+            "epsilon": epsilon,
+        }
 
 
-def _hat(x, epsilon):
-    return (x - x.mean(0)) / np.sqrt(x.var(0) + epsilon)
+_FAR = 1e7 + np.array([[0.1, 0.4], [0.2, 0.1], [0.4, 0.2], [0.7, 0.9]])
+_FAR_FROM_ZERO = {"gamma": np.ones(2), "beta": np.zeros(2), "epsilon": 1e-3}
 
 
 _FORWARD = Function(
@@ -88,29 +201,9 @@ _FORWARD = Function(
             "epsilon": 0.5,
         },
     ),
-    rough=[
-        {
-            "x": 1e7 + np.array([[0.1, 0.4], [0.2, 0.1], [0.4, 0.2], [0.7, 0.9]]),
-            "gamma": np.ones(2),
-            "beta": np.zeros(2),
-            "epsilon": 1e-3,
-        }
-    ],
-    tiny=lambda: (
-        {
-            "x": x,
-            "gamma": np.full(x.shape[1], gamma),
-            "beta": np.full(x.shape[1], beta),
-            "epsilon": epsilon,
-        }
-        for x in small_batches()
-        for gamma, beta, epsilon in (
-            (1.0, 0.0, 0.0),
-            (1.0, 0.0, 1.0),
-            (2.0, 0.0, 0.0),
-            (2.0, 1.0, 1.0),
-        )
-    ),
+    cache=True,
+    rough=[{"x": _FAR, **_FAR_FROM_ZERO}],
+    tiny=lambda: (case for x in small_batches() for case in _tiny_forward(x)),
     properties=(
         (
             "Each column of y should have the mean beta.",
@@ -124,89 +217,11 @@ _FORWARD = Function(
         ),
     ),
     mistakes={
-        "ddof": Mistake(_forward(divisor=lambda p: np.sqrt(p.x.var(0, ddof=1) + p.epsilon)), _DDOF),
-        "epsilon-outside-the-root": Mistake(
-            _forward(divisor=lambda p: np.sqrt(p.var) + p.epsilon), _EPSILON_OUTSIDE
-        ),
-        "no-epsilon": Mistake(_forward(divisor=lambda p: np.sqrt(p.var)), _NO_EPSILON),
+        **_forward_mistakes(0, "feature"),
         "wrong-axis": Mistake(
             [_per_example(True), _per_example(False)],
             "Mean and variance are taken over the features of each example. That is layer "
             "normalization: here each column should be averaged over the batch.",
-        ),
-        "one-mean-for-all": Mistake(
-            _forward(lambda p: p.x - p.x.mean(), lambda p: np.sqrt(p.x.var() + p.epsilon)),
-            _ONE_FOR_ALL,
-        ),
-        "divides-by-the-variance": Mistake(
-            [_forward(divisor=lambda p: p.var + p.epsilon), _forward(divisor=lambda p: p.var)],
-            _VARIANCE,
-        ),
-        "sd-of-the-mean": Mistake(
-            _forward(divisor=lambda p: np.sqrt(p.var / p.m + p.epsilon)),
-            "The variance is divided by m once more. That is the variance of the mean, and not of "
-            "the data: the output comes out wider by the root of m, so it depends on the batch "
-            "size.",
-        ),
-        "sum-for-mean": Mistake(
-            _forward(divisor=lambda p: np.sqrt(p.var * p.m + p.epsilon)),
-            "The squared distances are added up, but not divided by m. The output shrinks as the "
-            "batch grows.",
-        ),
-        "mean-square": Mistake(
-            _forward(divisor=lambda p: np.sqrt((p.x**2).mean(0) + p.epsilon)),
-            "It divides by the root of the mean square of x, not of x minus its mean. Far from "
-            "zero that is the mean itself, and the spread of the data is lost.",
-        ),
-        "cancellation": Mistake(
-            _forward(divisor=lambda p: np.sqrt(((p.x**2).mean(0) - p.mean**2).clip(0) + p.epsilon)),
-            "On ordinary data this is right, but for data far from zero digits are lost. The mean "
-            "of the squares minus the square of the mean is a small difference of large numbers; "
-            "subtract the mean first, then square.",
-        ),
-        "sd-forgotten": Mistake(
-            _forward(divisor=lambda p: 1),
-            "It subtracts the mean, and divides by nothing. Each channel keeps its own width, "
-            "which was to be the same for all.",
-        ),
-        "mean-not-subtracted": Mistake(
-            _forward(lambda p: p.x),
-            "The mean is not subtracted. The output keeps the offset of x, which beta was to set.",
-        ),
-        "multiplies-by-the-sd": Mistake(
-            _forward(divisor=lambda p: 1 / p.sd),
-            "It multiplies by the standard deviation. Wide channels come out wider still, where "
-            "all should have the same width.",
-        ),
-        "gamma-before-normalizing": Mistake(
-            [_before, lambda x, gamma, beta, epsilon: _hat(gamma * x, epsilon) + beta],
-            "Gamma acts before the normalization, which takes it away again. It has to act on "
-            "x-hat, or it can change nothing and has no gradient.",
-        ),
-        "beta-before-gamma": Mistake(
-            lambda x, gamma, beta, epsilon: gamma * (_hat(x, epsilon) + beta),
-            "Beta is added before gamma multiplies. The offset then depends on gamma, and the mean "
-            "of y is no longer beta.",
-        ),
-        "gamma-forgotten": Mistake(
-            lambda x, gamma, beta, epsilon: _hat(x, epsilon) + beta,
-            "Gamma is not used. The layer can then give no output but one of standard deviation 1, "
-            "and cannot undo itself where that is best.",
-        ),
-        "beta-forgotten": Mistake(
-            lambda x, gamma, beta, epsilon: gamma * _hat(x, epsilon),
-            "Beta is not added. Every output then has mean 0, and with ReLU behind it about half "
-            "of it is cut off, whatever the network needs.",
-        ),
-        "gamma-and-beta-forgotten": Mistake(
-            lambda x, gamma, beta, epsilon: _hat(x, epsilon),
-            "This is x-hat, without gamma and beta. They let the network choose scale and offset "
-            "again, which normalizing took from it.",
-        ),
-        "gamma-and-beta-swapped": Mistake(
-            lambda x, gamma, beta, epsilon: beta * _hat(x, epsilon) + gamma,
-            "Gamma and beta have changed places. Gamma multiplies and starts at 1; beta is added "
-            "and starts at 0.",
         ),
     },
 )
@@ -531,7 +546,7 @@ _MOVING = Function(
                 lambda p: _moved(p.moving_mean, p.x.mean(), p),
                 lambda p: _moved(p.moving_variance, p.x.var(), p),
             ),
-            _ONE_FOR_ALL,
+            _ONE_FOR_ALL.format("feature"),
         ),
         "wrong-axis": Mistake(
             _moving(
@@ -584,18 +599,28 @@ _INITIAL = Function(
 # ---- Convolution --------------------------------------------------------------------------------
 
 
-def _over(
-    *axes, variance=None, parameters=(-1,), divisor=lambda var, epsilon: np.sqrt(var + epsilon)
-):
+def _over(*axes, variance=None, parameters=(-1,)):
     """Normalize over some axes; `parameters` is the shape that gamma and beta take."""
 
     def f(x, gamma, beta, epsilon):
         mean = x.mean(axes or None, keepdims=True)
         var = x.var(axes or None, keepdims=True) if variance is None else variance(x)
         gamma, beta = gamma.reshape(parameters), beta.reshape(parameters)
-        return gamma * (x - mean) / divisor(var, epsilon) + beta
+        return gamma * (x - mean) / np.sqrt(var + epsilon) + beta
 
     return f
+
+
+def _small_images():
+    """Two values of one channel, then small whole numbers in more places; in growing order."""
+    rng = np.random.default_rng(0)
+    batches = list(small_batches())
+    yield from (x[:, None, None] for x in batches if x.shape[1] == 1)
+    for shape in ((2, 1, 2, 1), (2, 2, 1, 1), (2, 2, 2, 1), (2, 1, 2, 2), (2, 2, 2, 2)):
+        for _ in range(4):
+            x = rng.integers(-3, 4, size=shape).astype(float)
+            x[0] += (x[0] == x[-1]) + np.arange(shape[-1])
+            yield x
 
 
 _FIRST = (1, -1, 1, 1)
@@ -613,16 +638,9 @@ _CONVOLUTION = Function(
             "epsilon": 0.5,
         },
     ),
-    tiny=lambda: (
-        {
-            "x": x[:, None, None],
-            "gamma": np.ones(x.shape[1]),
-            "beta": np.zeros(x.shape[1]),
-            "epsilon": epsilon,
-        }
-        for x in small_batches()
-        for epsilon in (0.0, 1.0)
-    ),
+    cache=True,
+    rough=[{"x": _FAR.reshape(2, 2, 1, 2), **_FAR_FROM_ZERO}],
+    tiny=lambda: (case for x in _small_images() for case in _tiny_forward(x)),
     properties=(
         (
             "Each channel of y, over all images and positions, should have the mean beta.",
@@ -630,6 +648,7 @@ _CONVOLUTION = Function(
         ),
     ),
     mistakes={
+        **_forward_mistakes(_POSITIONS, "channel"),
         "per-position": Mistake(
             _over(0),
             "Every position has its own mean and variance. A convolution treats all positions "
@@ -665,7 +684,6 @@ _CONVOLUTION = Function(
             "Every row of the image has its own statistics: the height is not averaged over. "
             "With all three axes there is one mean for each channel.",
         ),
-        "one-mean-for-all": Mistake(_over(), _ONE_FOR_ALL),
         "counts-images-only": Mistake(
             _over(*_POSITIONS, variance=lambda x: x.var(_POSITIONS) * x.shape[1] * x.shape[2]),
             "The sum of squares is divided by the number of images. Each channel has that many "
@@ -675,17 +693,6 @@ _CONVOLUTION = Function(
             _over(*_POSITIONS, variance=lambda x: x.var((1, 2)).mean(0)),
             "The variance is the average of those of the single images. It misses how far the "
             "images' means lie apart, so it is too small.",
-        ),
-        "ddof": Mistake(_over(*_POSITIONS, variance=lambda x: x.var(_POSITIONS, ddof=1)), _DDOF),
-        "no-epsilon": Mistake(
-            _over(*_POSITIONS, divisor=lambda var, epsilon: np.sqrt(var)), _NO_EPSILON
-        ),
-        "epsilon-outside-the-root": Mistake(
-            _over(*_POSITIONS, divisor=lambda var, epsilon: np.sqrt(var) + epsilon),
-            _EPSILON_OUTSIDE,
-        ),
-        "divides-by-the-variance": Mistake(
-            _over(*_POSITIONS, divisor=lambda var, epsilon: var + epsilon), _VARIANCE
         ),
     },
 )
@@ -725,7 +732,7 @@ _FOLDING = Function(
         {
             "kernel": x,
             "bias": x[0],
-            "gamma": np.full(x.shape[1], 2.0),
+            "gamma": np.full(x.shape[1], 4.0),
             "beta": x[-1],
             "mean": x[0] - 1,
             "variance": np.full(x.shape[1], 3.0),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bnutils.checks.engine import Mistake, Outcome, named
+from bnutils.checks.engine import Mistake, Outcome, named, raised, returned_nothing
 
 if TYPE_CHECKING:
     from bnutils._keras import keras
@@ -83,12 +83,9 @@ class Placement:
         try:
             model = build()
         except Exception as error:  # whatever a learner's function raises is told
-            return named("raises", f"It raises {type(error).__name__}: {error}")
+            return named("raises", raised(error, build))
         if model is None:
-            return named(
-                "returns-nothing",
-                "It returns None. Write it in place of the dots, and end it with `return`.",
-            )
+            return returned_nothing(build)
         if not isinstance(model, keras.Model):
             kind = type(model).__name__
             return named("not-a-model", f"It should return a Keras model, and returned a {kind}.")

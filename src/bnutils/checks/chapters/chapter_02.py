@@ -1,5 +1,7 @@
 """Chapter 2, the mathematics."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from bnutils import norm
@@ -25,18 +27,42 @@ def _sd(sd):
 # ---- 2.3: the gradient of layer normalization ---------------------------------------------------
 
 
-def _layer_norm(mean_over=1, path_over=1, paths=(1, 1), over=1, epsilon_used=True, factor=None):
-    """The right gradient, with a choice of axes, a path or epsilon replaced."""
+def _layer_norm(
+    mean_over=1,
+    path_over=1,
+    paths=(1, 1),
+    over=1,
+    sd=lambda p: np.sqrt(p.var + p.epsilon),
+    x_hat=lambda p: p.centered / p.sd,
+    steepness=lambda p: 1 / p.sd,
+    keepdims=True,
+):
+    """The right gradient, with a choice of axes, a path or a piece replaced."""
 
     def f(dy, x, epsilon):
-        mean, var = x.mean(over, keepdims=True), x.var(over, keepdims=True)
-        sd = np.sqrt(var + epsilon * epsilon_used)
-        x_hat = (x - mean) / sd
-        dx = dy - paths[0] * dy.mean(mean_over, keepdims=True)
-        dx = dx - paths[1] * x_hat * (dy * x_hat).mean(path_over, keepdims=True)
-        return dx / sd if factor is None else dx / sd * factor(sd)
+        p = SimpleNamespace(x=x, epsilon=epsilon, axis=over)
+        p.var, p.centered = x.var(over, keepdims=keepdims), x - x.mean(over, keepdims=keepdims)
+        p.sd = sd(p)
+        p.x_hat = x_hat(p)
+        dx = dy - paths[0] * dy.mean(mean_over, keepdims=keepdims)
+        dx = dx - paths[1] * p.x_hat * (dy * p.x_hat).mean(path_over, keepdims=keepdims)
+        return dx * steepness(p)
 
     return f
+
+
+def _layer_norm_sums(mean, product):
+    """One or both of the means taken as sums."""
+
+    def f(dy, x, epsilon):
+        paths = x.shape[1] if mean else 1, x.shape[1] if product else 1
+        return _layer_norm(paths=paths)(dy, x, epsilon)
+
+    return f
+
+
+def _ddof(p):
+    return np.sqrt(p.x.var(p.axis, keepdims=True, ddof=1) + p.epsilon)
 
 
 _LAYER_NORM_GRADIENT = Function(
@@ -100,14 +126,83 @@ _LAYER_NORM_GRADIENT = Function(
             "which its example is divided.",
         ),
         "no-epsilon": Mistake(
-            _layer_norm(epsilon_used=False),
+            [
+                _layer_norm(sd=lambda p: np.sqrt(p.var)),
+                _layer_norm(x_hat=lambda p: p.centered / np.sqrt(p.var)),
+                _layer_norm(steepness=lambda p: 1 / np.sqrt(p.var)),
+            ],
             "Epsilon is not used. The gradient has to be that of the forward pass with its "
             "epsilon.",
         ),
         "sd-forgotten": Mistake(
-            _layer_norm(factor=lambda sd: sd),
+            _layer_norm(steepness=lambda p: 1),
             "The division by the standard deviation is missing. It is how much x-hat moves when x "
             "does.",
+        ),
+        "mean-path-sign": Mistake(
+            _layer_norm(paths=(-1, 1)),
+            "The path through the mean has the wrong sign. The mean is subtracted, so what it "
+            "sends back is subtracted too.",
+        ),
+        "variance-path-sign": Mistake(
+            _layer_norm(paths=(1, -1)),
+            "The path through the variance has the wrong sign. A wider example makes all its "
+            "outputs smaller, hence the minus.",
+        ),
+        "both-signs": Mistake(
+            _layer_norm(paths=(-1, -1)),
+            "Both paths are added to dy. The mean is subtracted and the width is divided by, so "
+            "both send back something to subtract.",
+        ),
+        "sum-for-mean": Mistake(
+            [_layer_norm_sums(*which) for which in ((1, 1), (1, 0), (0, 1))],
+            "A sum stands where the closed form has a mean. One feature moves the mean by its part "
+            "of its own step; as it stands the error grows with the number of features.",
+        ),
+        "ddof": Mistake(
+            [
+                _layer_norm(sd=_ddof),
+                _layer_norm(steepness=lambda p: 1 / _ddof(p)),
+                _layer_norm(x_hat=lambda p: p.centered / _ddof(p)),
+            ],
+            "A variance divides by one less than the number of features. Layer normalization "
+            "divides by that number, as batch normalization does by m.",
+        ),
+        "epsilon-outside-the-root": Mistake(
+            [
+                _layer_norm(sd=lambda p: np.sqrt(p.var) + p.epsilon),
+                _layer_norm(steepness=lambda p: 1 / (np.sqrt(p.var) + p.epsilon)),
+            ],
+            "Epsilon is added to the standard deviation. It belongs to the variance, under the "
+            "root, in the forward pass and here.",
+        ),
+        "divides-by-the-variance": Mistake(
+            [
+                _layer_norm(steepness=lambda p: 1 / (p.var + p.epsilon)),
+                _layer_norm(sd=lambda p: p.var + p.epsilon),
+            ],
+            "It divides by the variance, not by its root. The result is then off by a factor of "
+            "the standard deviation.",
+        ),
+        "not-centered": Mistake(
+            _layer_norm(x_hat=lambda p: p.x / p.sd),
+            "x / sd stands where x-hat should. It is right only for examples of mean 0, which is "
+            "what tests often use.",
+        ),
+        "centered-for-x-hat": Mistake(
+            _layer_norm(x_hat=lambda p: p.centered),
+            "x minus its mean stands where x-hat should. Dividing by the standard deviation is "
+            "missing there, so it is right only where that is 1.",
+        ),
+        "x-for-x-hat": Mistake(
+            _layer_norm(x_hat=lambda p: p.x),
+            "x itself stands where x-hat should. What the variance path takes away is a part "
+            "along x-hat.",
+        ),
+        "means-without-keepdims": Mistake(
+            _layer_norm(keepdims=False),
+            "The means have lost their axis. NumPy then lines them up with the features and not "
+            "with the examples, which fails unless both are as many; use keepdims=True.",
         ),
     },
 )
@@ -116,14 +211,26 @@ _LAYER_NORM_GRADIENT = Function(
 # ---- 2.4: what is left of orthogonality ---------------------------------------------------------
 
 
-def _left_over(factor, mean=np.mean, gamma_used=True):
-    """The formula of the exercise, with its last factor replaced."""
+def _share(p):
+    return p.epsilon / (p.var + p.epsilon)
 
-    def f(dy, x, gamma, epsilon):
-        var = x.var()
-        sd = np.sqrt(var + epsilon)
-        product = mean(dy * (x - x.mean()) / sd)
-        return (gamma if gamma_used else 1) / sd * product * factor(var, epsilon)
+
+def _left_over(
+    share=_share,
+    mean=np.mean,
+    gamma=lambda p: p.gamma,
+    var=lambda p: p.x.var(),
+    sd=lambda p: np.sqrt(p.var + p.epsilon),
+    x_hat=lambda p: p.centered / p.sd,
+    steepness=lambda p: 1 / p.sd,
+):
+    """The formula of the exercise, with one of its pieces replaced."""
+
+    def f(dy, x, gamma_given, epsilon):
+        p = SimpleNamespace(x=x, gamma=gamma_given, epsilon=epsilon, centered=x - x.mean())
+        p.var = var(p)
+        p.sd = sd(p)
+        return gamma(p) * steepness(p) * mean(dy * x_hat(p)) * share(p)
 
     return f
 
@@ -151,33 +258,90 @@ _LEFT_OVER = Function(
     ),
     mistakes={
         "orthogonal": Mistake(
-            _left_over(lambda var, epsilon: 0),
+            _left_over(lambda p: 0),
             "You return 0. That holds for epsilon = 0; with epsilon the mean of the squares of "
             "x-hat is less than 1, and something is left.",
         ),
         "other-share": Mistake(
-            _left_over(lambda var, epsilon: var / (var + epsilon)),
+            _left_over(lambda p: p.var / (p.var + p.epsilon)),
             "The last factor is the share of the variance. That is the mean of x-hat squared; what "
             "is left is 1 minus that.",
         ),
         "factor-missing": Mistake(
-            _left_over(lambda var, epsilon: 1),
+            _left_over(lambda p: 1),
             "The last factor is missing. Without it this is the product of dy with x-hat, of which "
             "the variance path takes most away.",
         ),
         "epsilon-over-variance": Mistake(
-            _left_over(lambda var, epsilon: epsilon / var),
+            _left_over(lambda p: p.epsilon / p.var),
             "The last factor divides by the variance without epsilon. For a variance below "
             "epsilon that is more than 1, and more cannot be left than there was.",
         ),
         "sums-for-means": Mistake(
-            _left_over(lambda var, epsilon: epsilon / (var + epsilon), np.sum),
+            _left_over(mean=np.sum),
             "It uses a sum over the batch where the angle brackets mean an average. The result "
             "then grows with the batch.",
         ),
         "gamma-forgotten": Mistake(
-            _left_over(lambda var, epsilon: epsilon / (var + epsilon), gamma_used=False),
+            _left_over(gamma=lambda p: 1),
             "Gamma is missing. dx is proportional to it; with gamma = 1 nothing shows.",
+        ),
+        "gamma-twice": Mistake(
+            _left_over(gamma=lambda p: p.gamma**2),
+            "Gamma stands there twice. dx has it once, and x-hat has none; with gamma = 1 nothing "
+            "shows.",
+        ),
+        "sd-forgotten": Mistake(
+            _left_over(steepness=lambda p: 1),
+            "A division by the standard deviation is missing. There are two: the closed form "
+            "begins with gamma over it, and x-hat is x minus its mean, divided by it.",
+        ),
+        "multiplies-by-the-sd": Mistake(
+            _left_over(steepness=lambda p: p.sd),
+            "It multiplies by the standard deviation. The closed form divides by it.",
+        ),
+        "divides-by-the-variance": Mistake(
+            _left_over(steepness=lambda p: 1 / (p.var + p.epsilon)),
+            "It divides by the variance, not by its root. The closed form begins with gamma over "
+            "the standard deviation.",
+        ),
+        "epsilon-squared": Mistake(
+            _left_over(lambda p: _share(p) ** 2),
+            "The last factor is squared. One of the two squares that you average is x-hat, the "
+            "other stands in the closed form, and together they give the factor once.",
+        ),
+        "root-of-the-factor": Mistake(
+            _left_over(lambda p: np.sqrt(_share(p))),
+            "The last factor stands under a root. It is 1 minus a mean of squares, and no root is "
+            "taken of that.",
+        ),
+        "ddof": Mistake(
+            _left_over(var=lambda p: p.x.var(ddof=1)),
+            "The variance divides by one less than the number of examples. Batch normalization "
+            "divides by that number.",
+        ),
+        "no-epsilon": Mistake(
+            _left_over(steepness=lambda p: 1 / np.sqrt(p.var)),
+            "A standard deviation lacks epsilon, in front or inside x-hat. Both are the root of "
+            "variance plus epsilon, and here epsilon is a large part of it.",
+        ),
+        "epsilon-outside-the-root": Mistake(
+            _left_over(sd=lambda p: np.sqrt(p.var) + p.epsilon),
+            "Epsilon is added to the standard deviation. It belongs to the variance, under the "
+            "root.",
+        ),
+        "not-centered": Mistake(
+            _left_over(x_hat=lambda p: p.x / p.sd),
+            "x / sd stands where x-hat should. Subtract the mean of x first.",
+        ),
+        "x-for-x-hat": Mistake(
+            _left_over(x_hat=lambda p: p.x),
+            "x itself stands where x-hat should. The angle brackets hold dy times x-hat.",
+        ),
+        "mean-of-dy": Mistake(
+            _left_over(x_hat=lambda p: 1),
+            "The mean of dy stands where that of dy times x-hat should. The mean path drops out, "
+            "for the mean of x-hat is 0.",
         ),
     },
 )

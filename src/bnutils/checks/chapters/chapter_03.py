@@ -64,7 +64,8 @@ _POOLED = Function(
         "between-missing": Mistake(
             _without_between,
             "This is the weighted average of the variances. Two halves that each hold one value "
-            "over and over would give 0: how far the means lie apart is missing.",
+            "over and over would give 0: how far the means lie apart is missing. Or it is there "
+            "without its square: distances from the mean cancel.",
         ),
         "equal-weights": Mistake(
             _equal_weights,

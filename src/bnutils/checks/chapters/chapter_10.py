@@ -89,7 +89,7 @@ _BEFORE = Function(
         {
             "kernel": x,
             "bias": x[0],
-            "gamma": np.full(len(x), 2.0),
+            "gamma": np.full(len(x), 4.0),
             "beta": x[:, 0],
             "mean": x[:, -1] - 1,
             "variance": np.full(len(x), 3.0),
