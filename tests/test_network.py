@@ -1085,6 +1085,8 @@ FIT_ERRORS = [
     ({"batch_size": 1}, "2 or more, got 1"),
     ({"batch_size": 101}, "from 1 to 100 rows, got 101"),
     ({"steps": 0}, "at least one step, got 0"),
+    ({"steps": "150"}, "steps, a whole number, got '150'"),
+    ({"batch_size": 2.5}, "batch_size, a whole number, got 2.5"),
     ({"every": 0}, "every to be None or at least 1, got 0"),
     ({"record": {"loss": len}}, "'loss' is always recorded"),
     ({"record": {"n": lambda net: 1.0}}, r"'n' to return .* 2 runs, got the shape \(\)"),

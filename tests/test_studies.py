@@ -16,7 +16,7 @@ import xarray as xr
 from bnutils import data, network, norm, studies
 from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
-from bnutils.studies import chapter_01, chapter_06, chapter_09, chapter_13
+from bnutils.studies import chapter_01, chapter_02, chapter_03, chapter_06, chapter_09, chapter_13
 
 NAMES = studies.names()
 
@@ -116,8 +116,58 @@ def test_the_data_can_carry_the_margins_that_were_stated(name):
 
 def test_unknown_names_are_told_the_known_ones():
     for ask in (studies.get, studies.load, studies.claim):
-        with pytest.raises(KeyError, match=r"nope: expected one of \['"):
-            ask("nope")
+        with pytest.raises(KeyError, match=r"xyzzy: expected one of \['"):
+            ask("xyzzy")
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "message"),
+    [
+        (studies.load, "gradient", "name of a study; did you mean 'gradients'"),
+        (studies.claim, "bias-dead", "name of a claim; did you mean 'bias-before-bn-dead'"),
+        (
+            studies.load,
+            "bias-before-bn-dead",
+            r"a claim; use studies\.claim\('bias-before-bn-dead'",
+        ),
+        (studies.claim, "bias-before-bn", r"of a study; use studies\.load\('bias-before-bn'"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_the_right_one(ask, name, message):
+    with pytest.raises(KeyError, match=message):
+        ask(name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rates": 0.1}, r"learning_rate: expected a sequence of values, such as \[0.1\]"),
+        ({"rates": ["0.1"]}, "learning_rate: expected a number, got '0.1'"),
+        ({"seeds": []}, "seed: expected one value or more"),
+        ({"seeds": [-1]}, "seed: expected a number not below 0"),
+        ({"steps": "150"}, "steps: expected a number, got '150'"),
+        ({"steps": -1}, "steps: expected a number above 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_the_layer_is_trained(changed, message):
+    settings = {"rates": [0.1], "seeds": [0], "steps": 5, **changed}
+    with pytest.raises(ValueError, match=message):
+        chapter_03.sweep(lambda *settings: pytest.fail("trained"), None, **settings)
+
+
+@pytest.mark.parametrize(
+    ("epsilons", "seeds", "message"),
+    [(0.1, [0], "such as"), ([], [0], "such as"), (["0"], [0], "a number"), ([0.1], 0, "such as")],
+)
+def test_identities_refuse_what_is_no_list_of_epsilons(epsilons, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        chapter_02.identities(epsilons, seeds)
+
+
+@pytest.mark.parametrize("record", ["gradients", "own-layer", 3])
+def test_usable_rates_name_the_records_that_have_them(record):
+    with pytest.raises(ValueError, match="own-layer-rates or own-layer-rates-conv"):
+        chapter_03.usable_table(record)
 
 
 # ------------------------------------------------------------------------------ how a study runs
@@ -415,13 +465,22 @@ def test_the_network_of_the_race_starts_from_the_same_weights_in_both_arms():
 
 
 def test_a_table_of_steps_has_the_ratio_first():
-    race = chapter_01.race_to(0.8)
-    held = {"initial_scale": 1.0}
-    table = chapter_01.steps_table({"chosen": (race, {}), "held": (race, held)})
+    rows = {"80%": chapter_01.race_to(0.8), "90%": chapter_01.race_to(0.9)}
+    table = chapter_01.steps_table(rows)
     assert table.columns.tolist() == ["no BN ÷ BN", "BN", "no BN"]
-    assert table.loc["chosen", "BN"] == f"{race.mean('BN').mean:.0f}"
-    assert table.loc["held", "no BN ÷ BN"] == f"{race.ratio('no BN', 'BN', **held):.1f}"
-    assert (table.loc["chosen"] != table.loc["held"]).all()
+    assert table.loc["80%", "BN"] == f"{rows['80%'].mean('BN').mean:.0f}"
+    assert table.loc["90%", "no BN ÷ BN"] == f"{rows['90%'].ratio('no BN', 'BN'):.1f}"
+    assert (table.loc["80%"] != table.loc["90%"]).all()
+
+
+def test_a_table_of_layers_has_what_the_images_have_in_common_and_how_they_differ():
+    images = np.random.default_rng(0).standard_normal((60, 784))
+    table = chapter_01.layer_table(10.0, images)
+    assert table.index.tolist() == [1, 2, 3]
+    assert float(table.loc[1, "sd"]) == pytest.approx(10, rel=0.05)
+    assert float(table.loc[1, "mean off by"]) < 3
+    # As often is |z| above ln 19, for a normal z of standard deviation 10.
+    assert table.loc[1, "saturated"] in {"76%", "77%", "78%"}
 
 
 def test_momenta_kept_beside_one_training_are_those_of_layers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -178,6 +179,9 @@ def _check_fit(
         )
     if seeds is not None and len(check_seeds(seeds)) != net.runs:
         raise ValueError(f"expected {net.runs} seeds, one for each run, got {len(seeds)}")
+    for name, count in (("steps", steps), ("batch_size", batch_size)):
+        if not isinstance(count, Integral):
+            raise ValueError(f"expected {name}, a whole number, got {count!r}")
     if steps < 1:
         raise ValueError(f"expected at least one step, got {steps}")
     if not 1 <= batch_size <= rows:

@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -58,8 +59,21 @@ def get(name: str) -> Study:
         KeyError: there is none of that name.
     """
     if name not in _studies():
-        raise KeyError(f"{name}: expected one of {names()}")
+        raise KeyError(_unknown(name, names(), "study"))
     return _studies()[name]
+
+
+def _unknown(name: str, known: list[str], kind: str) -> str:
+    """What to say of a name that is not known: one that is close, or else all there are."""
+    if kind == "study" and name in _claims():
+        return f"{name}: expected a study, got the name of a claim; use studies.claim({name!r})"
+    if kind == "claim" and name in _studies():
+        return f"{name}: expected a claim, got the name of a study; use studies.load({name!r})"
+    if close := get_close_matches(str(name), known, 3):
+        return (
+            f"{name}: expected the name of a {kind}; did you mean {' or '.join(map(repr, close))}?"
+        )
+    return f"{name}: expected one of {known}"
 
 
 def load(name: str) -> xr.Dataset:
@@ -118,7 +132,7 @@ def hypothesis(name: str) -> Hypothesis:
         KeyError: no study tests a claim of that name.
     """
     if name not in _claims():
-        raise KeyError(f"{name}: expected one of {claims()}")
+        raise KeyError(_unknown(name, claims(), "claim"))
     return _claims()[name].HYPOTHESES[name]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from bnutils import network, norm
@@ -70,6 +71,32 @@ def bias_block(settings: Settings) -> xr.Dataset:
         {"change": ("seed", change), "gradient": ("seed", gradient)},
         {"seed": list(settings["seed"])},
     )
+
+
+def identities(epsilons: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
+    """How far the worst of all neurons is from centered and orthogonal, computed here and now.
+
+    Args:
+        epsilons: a column for each.
+        seeds: of the random draws.
+
+    Raises:
+        ValueError: no list, an empty one, or a value that is none.
+
+    Example:
+        >>> identities(epsilons=[0.0], seeds=[0]).round(3)
+        epsilon     0.0
+        centered    0.0
+        orthogonal  0.0
+    """
+    if isinstance(epsilons, str) or not np.ndim(epsilons) or not np.size(epsilons):
+        raise ValueError(f"expected epsilons, a list such as [0.0, 0.001], got {epsilons!r}")
+    study = next(study for study in STUDIES if study.name == "gradient-identities")
+    found = {
+        epsilon: study.run(seed=seeds, epsilon=epsilon, workers=1).max().to_pandas()
+        for epsilon in epsilons
+    }
+    return pd.DataFrame(found).rename_axis(columns="epsilon")
 
 
 def off_balance(terms: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

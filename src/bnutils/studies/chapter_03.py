@@ -8,7 +8,7 @@ digits, its own initial weights and mini-batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -224,9 +224,21 @@ def by_rate(
 def _compared(
     record: str | xr.Dataset, choose: list[str], steps: int | None, inputs: str
 ) -> Comparison:
-    record = load(record) if isinstance(record, str) else record
+    record = _record(record)
     steps = int(record["steps"].max()) if steps is None else steps
     return Comparison(record, "accuracy", choose, steps=steps, inputs=inputs)
+
+
+def _record(record: str | xr.Dataset) -> xr.Dataset:
+    """A record by its name, if it is one of this chapter's."""
+    known = [study.name for study in STUDIES]
+    if isinstance(record, str):
+        if record not in known:
+            raise ValueError(f"expected a record of {' or '.join(known)}, got {record!r}")
+        return load(record)
+    if not isinstance(record, xr.Dataset) or not {"arm", *CHOOSE} <= set(record.dims):
+        raise ValueError(f"expected a record of {' or '.join(known)}, or its name")
+    return record
 
 
 def largest_usable(
@@ -259,8 +271,7 @@ def usable_ratio(record: str | xr.Dataset = "own-layer-rates", **settings: Any) 
 
 def usable_table(record: str | xr.Dataset = "own-layer-rates") -> pd.DataFrame:
     """The largest usable rates, as geometric means over the replicates, and their ratio."""
-    record = load(record) if isinstance(record, str) else record
-    rows = {}
+    record, rows = _record(record), {}
     for inputs in record["inputs"].values:
         for steps in record["steps"].values:
             where = {"steps": int(steps), "inputs": str(inputs)}
@@ -293,6 +304,30 @@ def far_from_zero() -> pd.DataFrame:
         }
         rows[mean] = {name: np.abs(x_hat - true).max() for name, x_hat in found.items()}
     return pd.DataFrame(rows).T
+
+
+def sweep(
+    train: Callable, kind: Any, rates: Sequence, seeds: Sequence, steps: int, **options: Any
+) -> pd.Series:
+    """Train at each rate from each seed.
+
+    Args:
+        train: the chapter's `train(kind, rate, seed, steps, **options)`, which returns accuracy.
+        kind: class of the layer.
+        rates: learning rates.
+        seeds: of initial weights and batches.
+        steps: of each training.
+        **options: passed on to `train`.
+
+    Returns:
+        The mean accuracy over the seeds, by rate.
+
+    Raises:
+        ValueError: a setting with which nothing could be trained, before anything is.
+    """
+    STUDIES[0].with_settings(learning_rate=rates, seed=seeds, steps=[steps])
+    scores = [[train(kind, rate, seed, steps, **options) for rate in rates] for seed in seeds]
+    return pd.Series(np.mean(scores, axis=0), rates).round(3)
 
 
 def draw_rates(records: Mapping[str, str], live: Mapping[str, pd.Series]) -> None:
