@@ -233,13 +233,16 @@ def test_intervals_stand_in_the_rows_of_their_names():
 def test_a_neuron_shows_what_the_sigmoid_makes_of_each_value():
     z = np.array([-40.0, 0.0, 2.0])
     plots.neuron({"no BN": z, "BN": z / 10})
-    curve, seen = plt.gcf().axes
-    on_curve, strip, _, _ = (dots.get_offsets().data for dots in curve.collections)
+    curve, below, seen = plt.gcf().axes
+    on_curve, _ = (dots.get_offsets().data for dots in curve.collections)
+    strip, narrow = (dots.get_offsets().data for dots in below.collections)
     np.testing.assert_allclose(on_curve[:, 1], [0, 0.5, 1 / (1 + np.exp(-2))], atol=1e-12)
     assert strip[:, 0].tolist() == z.tolist()
     assert len(set(strip[:, 1])) == 1
+    assert narrow[0, 1] != strip[0, 1]
+    assert [text.get_text() for text in below.get_yticklabels()] == ["no BN", "BN"]
     np.testing.assert_array_equal(seen.collections[0].get_offsets().data[:, 1], on_curve[:, 1])
-    assert curve.get_xlim() == (-41, 41)
+    assert curve.get_xlim() == below.get_xlim() == (-41, 41)
     with pytest.raises(ValueError, match=r"BN: expected one neuron's values, got shape \(3, 1\)"):
         plots.neuron({"BN": z[:, None]})
 

@@ -305,26 +305,31 @@ def neuron(weighted: Mapping[str, np.ndarray]) -> None:
     for arm, z in weighted.items():
         if np.ndim(z) != 1:
             raise ValueError(f"{arm}: expected one neuron's values, got shape {np.shape(z)}")
-    _, (left, right) = plt.subplots(
-        1, 2, figsize=(4.8, 2.6 + 0.2 * len(weighted)), sharey=True, width_ratios=[6, 1]
-    )
+    strip = 0.2 + 0.25 * len(weighted)  # inches
+    fig = plt.figure(figsize=(4.8, 2.6 + strip))
+    grid = fig.add_gridspec(2, 2, width_ratios=[6, 1], height_ratios=[2, strip])
+    curve, below = fig.add_subplot(grid[0, 0]), fig.add_subplot(grid[1, 0])
+    right = fig.add_subplot(grid[0, 1], sharey=curve)
     reach = max(6.0, *(float(np.abs(z).max()) + 1 for z in weighted.values()))
     line = np.linspace(-reach, reach, 400)
-    left.plot(line, 1 / (1 + np.exp(-line)), color=FAINT, linewidth=1.5)
+    curve.plot(line, 1 / (1 + np.exp(-line)), color=FAINT, linewidth=1.5)
     for row, (arm, z) in enumerate(weighted.items()):
         dots = {"color": arm_style(arm)["color"], "marker": "osD"[row % 3]}
         dots |= {"alpha": 0.5, "s": 30, "linewidth": 0}
         output = 1 / (1 + np.exp(-z))
-        left.scatter(z, output, **dots, zorder=3)
-        left.scatter(z, np.full(len(z), -0.2 - 0.16 * row), **dots, label=arm)
+        curve.scatter(z, output, **dots, zorder=3)
+        below.scatter(z, np.full(len(z), row), **dots)
         right.scatter(np.full(len(z), row), output, **dots)
-    left.set(xlim=(-reach, reach), xlabel="weighted input", ylabel="output")
-    left.set_ylim(-0.2 - 0.16 * (len(weighted) - 0.25), 1.08)
-    left.set_yticks([0, 0.5, 1])
-    right.set(xlim=(-0.8, len(weighted) - 0.2), xticks=[], xlabel="next\nlayer")
+    curve.set(xlim=(-reach, reach), ylim=(-0.08, 1.08), yticks=[0, 0.5, 1], ylabel="output")
+    curve.tick_params(labelbottom=False)
+    below.set(xlim=(-reach, reach), ylim=(len(weighted) - 0.4, -0.6), xlabel="weighted input")
+    below.set_yticks(range(len(weighted)), list(weighted))
+    below.grid(visible=False, axis="y")
+    right.set(xlim=(-0.8, len(weighted) - 0.2), xticks=[])
+    right.text(0.5, -0.06, "next\nlayer", ha="center", va="top", transform=right.transAxes)
+    right.texts[0].set_in_layout(False)  # it hangs into the free corner
+    right.tick_params(labelleft=False)
     right.grid(visible=False, axis="x")
-    if len(weighted) > 1:
-        left.legend(loc="upper left", handletextpad=0.2)
 
 
 def finish(
@@ -405,14 +410,14 @@ def _canvas(
 
 
 def layer_diagram() -> None:
-    """Draw one layer with batch normalization: weighted sum, normalize, scale and shift, activate.
+    """Draw one layer with batch normalization, from the weighted input to the activation.
 
     The figure is 4.5 by 3.1 inches, so that a phone can show it in full size, and Matplotlib's
     current one.
     """
     _, ax = _canvas(4.5, 3.1, (0, 4.5), (0, 3.1))
     boxes = [
-        ("weighted sum", r"$z = uW + b$", None, 0.4),
+        ("weighted input", r"$z = uW + b$", None, 0.4),
         ("normalize", r"$\hat z = \dfrac{z - \mu}{\sqrt{\sigma^2 + \epsilon}}$", "BN", 0.64),
         ("scale and shift", r"$y = \gamma \hat z + \beta$", "BN", 0.4),
         ("activation", r"$\varphi(y)$", None, 0.4),

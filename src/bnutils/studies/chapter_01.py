@@ -149,6 +149,28 @@ def sigmoid_network(arm: str, initial_scale: float = 1.0, seed: int = 0) -> netw
     return net
 
 
+def layer_table(scale: float, x: np.ndarray) -> pd.DataFrame:
+    """What a typical neuron of the race's plain network says before the first step, by layer.
+
+    Args:
+        scale: of the initial weights, in multiples of LeCun's.
+        x: a batch of images.
+
+    Returns:
+        A row for each hidden layer, and three columns: how far from 0 the mean of z over the
+        images is, their standard deviation, and the share of saturated outputs in the layer.
+    """
+    inside, rows = dict(sigmoid_network("no BN", scale).activations(x)), {}
+    for i in (1, 2, 3):
+        z, a = inside[f"dense_{i}"][0], inside[f"sigmoid_{i}"][0]
+        rows[i] = {
+            "mean off by": f"{np.abs(z.mean(axis=0)).mean():.2f}",
+            "sd": f"{z.std(axis=0).mean():.2f}",
+            "saturated": f"{((a < 0.05) | (a > 0.95)).mean():.0%}",
+        }
+    return pd.DataFrame(rows).T
+
+
 MOMENTA = [0.9, 0.99]
 EPSILON = 1e-3
 
@@ -833,20 +855,19 @@ def _ratio(label: str, effect: Any) -> Finding:
     return Finding(label, effect, margin=1.5, reason=_FASTER, spec=".1f")
 
 
-def steps_table(rows: Mapping[str, tuple[Comparison, Settings]]) -> pd.DataFrame:
+def steps_table(rows: Mapping[str, Comparison]) -> pd.DataFrame:
     """Steps that the arms take, with their ratio first.
 
     Args:
-        rows: for each row a comparison as `race_to` gives it, and the settings at which both arms
-            are compared; those not given are chosen.
+        rows: for each row a comparison as `race_to` gives it.
 
     Returns:
         A table with the columns "no BN ÷ BN", "BN" and "no BN".
     """
     table = {}
-    for name, (compared, held) in rows.items():
-        steps = {arm: f"{compared.mean(arm, **held).mean:.0f}" for arm in ("BN", "no BN")}
-        table[name] = {"no BN ÷ BN": f"{compared.ratio('no BN', 'BN', **held):.1f}", **steps}
+    for name, compared in rows.items():
+        steps = {arm: f"{compared.mean(arm).mean:.0f}" for arm in ("BN", "no BN")}
+        table[name] = {"no BN ÷ BN": f"{compared.ratio('no BN', 'BN'):.1f}", **steps}
     return pd.DataFrame(table).T
 
 

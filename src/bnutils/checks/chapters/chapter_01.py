@@ -17,9 +17,9 @@ _SLOPE, _SLOPE_WITH_BN = 0.0012237, 0.20411
 def _saturated(scale):
     """Share of saturated neurons in the third hidden layer of 100 sigmoids, by theory.
 
-    A weighted sum of many independent inputs is nearly normal, with a variance of the squared scale
-    (in multiples of LeCun's) times their mean square. That is 1 for standardized images, and below
-    1 for the outputs of a layer.
+    A weighted sum of many independent numbers is nearly normal, with a variance of the squared
+    scale (in multiples of LeCun's) times their mean square. That is 1 for standardized images, and
+    below 1 for the outputs of a layer.
     """
     node, weight = np.polynomial.hermite_e.hermegauss(100)
     z_sd = scale
@@ -30,7 +30,7 @@ def _saturated(scale):
 
 
 def _beyond(z_sd):
-    """Share of normal weighted sums that make an output below 0.05 or above 0.95."""
+    """Share of normal weighted inputs that make an output below 0.05 or above 0.95."""
     return erfc(log(19) / z_sd / sqrt(2))
 
 
@@ -42,8 +42,8 @@ EXERCISES = {
         mistakes={
             "wrong-way-round": Mistake(
                 lambda: (_beyond(1), _saturated(30)),
-                "The two shares have changed places. Large weights make large weighted sums, and "
-                "only one of the two networks divides by their spread.",
+                "The two shares have changed places. Large weights make large weighted inputs, "
+                "and only one of the two networks divides by their standard deviation.",
             ),
             "both-saturate": Mistake(
                 lambda: (_saturated(30), _saturated(30)),
@@ -53,7 +53,7 @@ EXERCISES = {
             "in-proportion": Mistake(
                 lambda: (3 * _saturated(10), ANY),
                 "You multiplied the share by three, as the weights were. A share cannot be more "
-                "than 1: the sums spread further, and fewer and fewer are left to saturate.",
+                "than 1: z spreads further, and fewer and fewer outputs are left to saturate.",
                 tolerance=0.3,
             ),
             "other-end": Mistake(
@@ -122,7 +122,7 @@ EXERCISES = {
             "wrong-way-round": Mistake(
                 (0.89, 1 / 10),
                 "The two accuracies have changed places. Which of the two rescales its own "
-                "weighted sums?",
+                "weighted inputs?",
             ),
             "both-learn": Mistake(
                 (0.89, 0.89),
