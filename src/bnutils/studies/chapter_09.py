@@ -656,6 +656,25 @@ def freezing(record: str | xr.Dataset = "fine-tuning", updates: int | None = Non
     return Comparison(record, both, ["way", "learning_rate"], updates=updates)
 
 
+def over_following(
+    those: Sequence[str], rates: Sequence[float], images: str = "faded"
+) -> pd.DataFrame:
+    """What ways to fine-tune gain over momentum 0.9 after 300 updates, both at the same rate.
+
+    Args:
+        those: the ways.
+        rates: the learning rates, a row each.
+        images: "clean" or "faded".
+    """
+    compared = ways()
+
+    def gain(way: str, rate: float) -> str:
+        return f"{compared.gain(way, 'moving, 0.9', images=images, learning_rate=rate):.3f}"
+
+    columns = {way: [gain(way, rate) for rate in rates] for way in those}
+    return pd.DataFrame(columns, index=pd.Index(rates, name="learning rate"))
+
+
 def by_batch_size(images: str) -> pd.DataFrame:
     """Mean accuracy of each way with batches of 2 and 4, after 600 updates, and 20, after 300."""
     small, large = ways("fine-tuning-small-batches"), ways()
