@@ -516,3 +516,18 @@ def test_every_exercise_of_a_chapter_has_its_check(path):
         results = [output["data"] for output in cell["outputs"] if "data" in output]
         assert "".join(results[-1]["text/plain"]) == "Right.", f"exercise {number}"
     assert len(solutions) == len(exercises)
+
+
+@pytest.mark.parametrize("stem", ["02_the_math", "03_numpy"])
+def test_functions_can_be_answered_before_anything_of_the_chapter_ran(stem, capsys):
+    cells = json.loads((ROOT / "notebooks" / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    names: dict = {}
+    for text in sources:
+        if text.startswith("# Your answer\n"):
+            exec(text, names)
+    assert {"np", "checks"} <= set(names)
+    if stem == "03_numpy":  # "write the layer before you read ours"
+        for text in sources:
+            if text.startswith("# Solution\n"):
+                exec(text, names)
