@@ -1260,10 +1260,8 @@ def plain_table() -> pd.DataFrame:
             "40% random": drops("dropout-wrong-labels"),
         }.items()
     }
-    for passes in (None, 20, 160):
-        bn, none = groups(conv, passes=passes), without(conv, passes=passes)
-        name = "convolutions" if passes is None else f"{passes} passes"
-        sides[name] = bn, none.values("no BN"), bn.values("BN", sharing=32)
+    bn, none = groups(conv), without(conv)
+    sides["convolutions"] = bn, none.values("no BN"), bn.values("BN", sharing=32)
     rows = {
         name: {
             "no BN": f"{float(none.mean()):.3f}",
@@ -1308,12 +1306,12 @@ def noise_gains() -> pd.DataFrame:
         "right labels": "ghost-noise-right-labels",
     }.items():
         compared, none = groups(record), without(record).values("no BN")
-        few, all_of_them = (compared.values("BN", sharing=size) for size in (4, 128))
-        columns[labels] = {
-            "4 − 128": _difference(compared, few, all_of_them),
-            "128 − no BN": _difference(compared, all_of_them, none),
-        }
-    return pd.DataFrame(columns).map("{:.3f}".format)
+        whole, of_two = compared.values("BN", sharing=128), 2 in compared.scores["sharing"]
+        for size in (2, 4) if of_two else (4,):
+            few = compared.values("BN", sharing=size)
+            columns.setdefault(labels, {})[f"{size} − 128"] = _difference(compared, few, whole)
+        columns[labels]["128 − no BN"] = _difference(compared, whole, none)
+    return pd.DataFrame(columns).map("{:.3f}".format, na_action="ignore").fillna("—")
 
 
 def dropout_gains() -> pd.DataFrame:

@@ -1876,6 +1876,7 @@ def by_batch_size(ax: Axes, formulas: Mapping[str, Callable]) -> None:
         color = plots.ARMS[style]["color"]
         ax.errorbar(sizes, spread.mean, spread.half_width, fmt="o", color=color, label=kind)
         ax.plot(sizes, formula(sizes), ":", color=color)
+    ax.plot([], [], ":", color=plots.INK, label="theory")
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, sizes)
     ax.minorticks_off()

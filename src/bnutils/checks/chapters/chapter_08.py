@@ -160,6 +160,16 @@ EXERCISES = {
                 "You took the angle not to depend on the learning rate. The length adapts, but "
                 "only half of the way, in powers of ten.",
             ),
+            "upside-down": Mistake(
+                lambda: (1 / np.sqrt(10), ANY),
+                "The first is the new angle divided by the old. Asked for is how many times "
+                "smaller it is: the old divided by the new.",
+            ),
+            "factor-for-decay": Mistake(
+                lambda: (np.sqrt(10), 10),
+                "The first is right. The second is by how much the decay has to grow. Asked for is "
+                "the decay itself.",
+            ),
             "decay-times-root": Mistake(
                 lambda: (np.sqrt(10), 0.02 * np.sqrt(10)),
                 "The first is right. The decay stands under the same root as the learning rate, so "

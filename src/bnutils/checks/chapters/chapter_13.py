@@ -94,12 +94,17 @@ _STEP = Function(
         "degrees": Mistake(
             _step(angle=lambda a, w: np.degrees(np.arctan2(a, w))),
             "The angle is in degrees. In radians a small angle is step divided by length, which is "
-            "what the effective learning rate is made of.",
+            "where the effective learning rate comes from.",
         ),
         "other-angle": Mistake(
             _step(angle=lambda a, w: np.arctan2(w, a)),
             "This is the other angle of the triangle. A step of length 0 turns the weights by "
             "nothing, and yours by a right angle.",
+        ),
+        "order": Mistake(
+            lambda w, g, rate: _step()(w, g, rate)[::-1],
+            "The two results came in the other order. Asked for are first the squared length, then "
+            "the angle.",
         ),
         "rate-forgotten": Mistake(
             _step(rate_used=lambda rate: 1.0),
