@@ -74,7 +74,7 @@ def glossary():
 def test_the_column_of_keras_is_that_of_the_installed_keras():
     from bnutils._keras import keras
 
-    says = column("Keras")
+    says = column("Keras 3")
     layer_class = getattr(keras.layers, says["layer"].strip("`"))
     defaults = {
         name: parameter.default
@@ -112,7 +112,7 @@ def test_the_column_of_keras_is_that_of_the_installed_keras():
     assert says["`momentum` weighs the"] == "old value"
 
 
-@pytest.mark.parametrize("framework", ["Keras", "PyTorch", "Flax", "ONNX"])
+@pytest.mark.parametrize("framework", ["Keras 3", "PyTorch", "Flax", "ONNX"])
 def test_updates_until_one_percent_is_left_follow_from_momentum(framework):
     says = column(framework)
     momentum = float(says["`momentum`"])
