@@ -9,6 +9,7 @@ import copy
 import html
 import linecache
 import re
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ def raised(error: Exception, f: Any) -> str:
     file = getattr(getattr(f, "__code__", None), "co_filename", None)
     frames = traceback.extract_tb(error.__traceback__)
     if numbers := [frame.lineno for frame in frames if frame.filename == file]:
-        line = linecache.getline(file, numbers[-1]).strip()
+        line = textwrap.shorten(linecache.getline(file, numbers[-1]), 70, placeholder=" ...")
         text += f", in line {numbers[-1]}" + f", `{line}`" * bool(line)
     return f"It raises {text}."
 
@@ -344,10 +345,9 @@ class Function:
             expected = self._results(self.right, case)
             for name, array, other in zip(self.returns, arrays, expected, strict=True):
                 if array.shape != other.shape:
-                    needed = f"{other.shape} is needed" if other.ndim else "one number is needed"
                     yield named(
                         "wrong-shape",
-                        f"{name} has the shape {array.shape}, and {needed}. {_input(case)}",
+                        f"{name} is {_kind(array)}, and {_kind(other)} is needed. {_input(case)}",
                     )
         yield self._smallest(f)
 

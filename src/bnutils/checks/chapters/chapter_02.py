@@ -159,6 +159,14 @@ _LAYER_NORM_GRADIENT = Function(
             "A sum stands where the closed form has a mean. One feature moves the mean by its part "
             "of its own step; as it stands the error grows with the number of features.",
         ),
+        "factor-n": Mistake(
+            [
+                lambda dy, x, epsilon: _layer_norm()(dy, x, epsilon) * x.shape[1],
+                lambda dy, x, epsilon: _layer_norm()(dy, x, epsilon) / x.shape[1],
+            ],
+            "dx is off by a factor of the number of features. Where the closed form is written "
+            "with sums, one n stands in front of dy and another below all of it.",
+        ),
         "ddof": Mistake(
             [
                 _layer_norm(sd=_ddof),
@@ -213,6 +221,14 @@ _LAYER_NORM_GRADIENT = Function(
 
 def _share(p):
     return p.epsilon / (p.var + p.epsilon)
+
+
+def _ddof_share(p):
+    return p.epsilon / (p.x.var(ddof=1) + p.epsilon)
+
+
+def _ddof_steepness(p):
+    return 1 / np.sqrt(p.x.var(ddof=1) + p.epsilon)
 
 
 def _left_over(
@@ -316,7 +332,12 @@ _LEFT_OVER = Function(
             "taken of that.",
         ),
         "ddof": Mistake(
-            _left_over(var=lambda p: p.x.var(ddof=1)),
+            [
+                _left_over(var=lambda p: p.x.var(ddof=1)),
+                _left_over(share=_ddof_share),
+                _left_over(steepness=_ddof_steepness),
+                _left_over(share=_ddof_share, steepness=_ddof_steepness),
+            ],
             "The variance divides by one less than the number of examples. Batch normalization "
             "divides by that number.",
         ),
