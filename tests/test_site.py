@@ -76,17 +76,41 @@ def test_figures_on_pages_are_drawings_without_a_ground(page):
         assert without_ground(svg) == svg, "a white box on a dark page"
 
 
-def test_a_page_is_made_from_the_drawings_of_a_notebook(monkeypatch):
+def test_a_page_takes_drawing_and_caption_from_where_jupyterlab_shows_them(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
     plain_notebooks = importlib.import_module("plain_notebooks")
     svg = f'<svg><g id="patch_1"><path d="M 0 0" style="fill: {GROUND}"/></g></svg>'
     drawn = {"image/png": "AAAA", "image/svg+xml": svg.split("\n"), "text/plain": "<Figure>"}
-    notebook = {"cells": [{"outputs": [{"data": drawn}]}, {"source": "text"}]}
+    figure = {"mystnb": {"figure": {"name": "fig-a"}}}
+    notebook = {
+        "cells": [
+            {"outputs": [{"data": drawn}], "metadata": figure},
+            {"source": ["**Figure 1.2.** What it\n", "shows.\n", "\n", "Text."], "metadata": {}},
+            {"source": "**Figure 1.2.** Not under a drawing.", "metadata": {}},
+        ]
+    }
     source = [json.dumps(notebook)]
     app = SimpleNamespace(env=SimpleNamespace(doc2path=lambda name: f"{name}.ipynb"))
     plain_notebooks.prepare_notebook(app, "notebooks/01", source)
-    data = json.loads(source[0])["cells"][0]["outputs"][0]["data"]
-    assert data == {"image/svg+xml": svg.replace(GROUND, "none"), "text/plain": "<Figure>"}
+    drawing, below, last = json.loads(source[0])["cells"]
+    shown = drawing["outputs"][0]["data"]
+    assert shown == {"image/svg+xml": svg.replace(GROUND, "none"), "text/plain": "<Figure>"}
+    assert drawing["metadata"]["mystnb"]["figure"]["caption"] == "What it\nshows."
+    assert below["source"] == "Text."
+    assert last == notebook["cells"][2]
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name == "notebooks"])
+def test_a_work_that_a_chapter_cites_leads_to_its_entry(path):
+    entries = read(HTML / "book" / "bibliography.html")
+    article = read(path).select_one("article")
+    cited = article.select("a.bn-cite")
+    assert cited
+    addresses = {a["href"] for a in entries.select("div.citation a.external")}
+    for link in cited:
+        assert entries.find(id=link["href"].partition("#")[2]), link
+    for link in article.select("p a.external, li a.external"):
+        assert link["href"] not in addresses, f"{link} is in the bibliography"
 
 
 @pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name == "notebooks"])
