@@ -1239,11 +1239,11 @@ def regained(
 
 
 def findings(claim: str, word: str) -> str:
-    """The findings beside a claim whose label has a word, a line each, as its card shows them."""
+    """The findings beside a claim whose label has a word, label and effect on a line each."""
     from bnutils.studies import claim as judged
 
     also = [each for each in judged(claim).secondary if word in each.label]
-    return "\n".join(f"{each.label}: {each.effect_text}" for each in also)
+    return "\n".join(f"{each.label}:\n{each.effect_text}" for each in also)
 
 
 def plain_table() -> pd.DataFrame:
