@@ -46,6 +46,10 @@ EXERCISES = {
                 "You counted epochs. Each batch is an update.",
             ),
         },
+        hints={
+            "weight at momentum 0.9": "The first weight shows that you count the updates right. "
+            "Take the same number at the other momentum, and give two decimals.",
+        },
         hint="Count the updates: three epochs of so many batches, the last one partly filled.",
     ),
     "6.2": Answer(

@@ -208,6 +208,11 @@ EXERCISES = {
                 "You counted the ghost batches as one batch. Each of them has a mean for each "
                 "channel.",
             ),
+            "layer-norm-of-keras": Mistake(
+                (ANY, ANY, _IMAGES * _PIXELS, ANY, ANY, ANY),
+                "You gave each position of an image its own mean under layer norm, as Keras's "
+                "layer does. Meant is that of figure 7.5, which averages over all of an image.",
+            ),
             "group-size-for-number": Mistake(
                 (ANY, ANY, ANY, _IMAGES * _CHANNELS // _GROUPS, ANY, ANY),
                 "You took 6 as the size of a group. It is the number of groups of each image.",
