@@ -380,14 +380,15 @@ COUNT = Answer(truth=(0.2537, 40), names=("share", "steps"), mistakes={}, hint="
 @pytest.mark.parametrize(
     ("given", "mistake", "part"),
     [
-        ((25.37, 40), "percent", "shares, between 0 and 1"),
-        ((25, 40), "percent", "shares, between 0 and 1"),
+        ((25.37, 40), "percent", "a share, between 0 and 1"),
+        ((25, 40), "percent", "a share, between 0 and 1"),
         ((0.254, 40), "rounded", "Give more of them"),
         ((0.25, 40), "rounded", "Give more of them"),
         ((0.3, 40), None, "look again at: share"),
         ((0.2537, 41), None, "look again at: steps"),
         ((40, 0.2537), "wrong-order", "(share, steps)"),
         ((0.2537, None), "wrong-form", "Did you run the cell"),
+        ((0.2537, "40"), "wrong-form", "Leave out the quotes"),
         (np.zeros((6, 4)), "wrong-form", "an array of the shape (6, 4) came"),
         (xr.DataArray([0.2537, 40]), None, ""),
         (pd.Series([0.2537, 40]), None, ""),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from bnutils import studies
 from bnutils.evidence import Comparison, interval
+from bnutils.studies import chapter_01, chapter_09, chapter_10
 
 
 def record_of(scores, **coords):
@@ -223,3 +225,26 @@ def test_independent_replicates_need_no_correction():
         for each in (interval(rng.normal(0.3, 1, size=10)) for _ in range(2000))
     ]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"choose": "seed"}, ValueError, r"expected a sequence of axes, \['seed'\], got 'seed'"),
+        ({"momentum": 0.5}, KeyError, r"momentum=0.5: expected one of \[0.9, 0.99\]"),
+        ({"level": "0.8"}, ValueError, "level: expected a number, got '0.8'"),
+        ({"level": 80}, ValueError, "level: expected an accuracy between 0 and 1, got 80"),
+    ],
+)
+def test_what_a_race_is_asked_for_is_checked(arguments, error, message):
+    with pytest.raises(error, match=message):
+        chapter_01.race_to(**{"level": 0.8, **arguments})
+
+
+def test_a_plot_says_what_it_cannot_draw():
+    early = studies.load("fine-tuning").sel(arm=["inference mode"])
+    with pytest.raises(ValueError, match=r"'all trainable' or 'frozen'.*'inference mode'"):
+        chapter_09.plot_training(live=early)
+    live = studies.load("folding-speed").assign_coords(batch_size=[4, 8])
+    with pytest.raises(ValueError, match=r"\[1, 64\], which are drawn, got \[4, 8\]"):
+        chapter_10.plot_speed(live)

@@ -477,6 +477,8 @@ class Answer:
                 return named("wrong-form", f"Choose one of: {', '.join(map(repr, self.choices))}.")
             if not isinstance(other, str) and not isinstance(one, Real):
                 hint = " Did you run the cell that computes it?" if one is None else ""
+                if isinstance(one, str) and one.replace(".", "", 1).removeprefix("-").isdigit():
+                    hint = " Leave out the quotes."
                 return named("wrong-form", f"A number is asked for, and {one!r} is none.{hint}")
         if self._match(given, truth):
             return Outcome(True)
@@ -505,7 +507,11 @@ class Answer:
         if any(isinstance(part, str) for pair in wrong for part in pair):
             return None
         if all(one > 1 >= other > 0 and self._percent(one, other) for one, other in wrong):
-            return named("percent", "Percentages came. Asked for are shares, between 0 and 1.")
+            return named(
+                "percent",
+                "A number that came is a hundred times too large. If it is meant in percent: write "
+                "a share, between 0 and 1.",
+            )
         if all(_rounded(one, other) for one, other in wrong):
             return named("rounded", "The digits that came are right. Give more of them.")
         if 1 < len(given) <= 4 and any(self._match(list(p), truth) for p in permutations(given)):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,12 @@ class Comparison:
             scores = record[score]
         else:
             scores = score
+        if isinstance(choose, str):
+            raise ValueError(f"choose: expected a sequence of axes, [{choose!r}], got {choose!r}")
         for axis in ("arm", "seed", "part", *choose, *where):
             if axis not in scores.dims:
                 raise KeyError(f"{axis}: expected an axis of the scores, {scores.dims}")
+        _check_values(scores, where)
         self.record, self.choose, self.maximize = record, tuple(choose), maximize
         self.scores = scores.sel(where)
         self.overlap = provenance(record)["overlap"] if overlap is None else overlap
@@ -93,6 +97,8 @@ class Comparison:
             choose: as for the class.
             **where: as for the class.
         """
+        if isinstance(level, bool) or not isinstance(level, Real):
+            raise ValueError(f"level: expected a number, got {level!r}")
         curves, steps = record[curve], record["step"].values
         first = curves.reduce(lambda values, axis: _steps_to(values, steps, level, axis), "step")
         score = first.rename(f"steps to {level:g}")
@@ -241,9 +247,7 @@ class Comparison:
     def _arm(self, values: xr.DataArray, arm: str, settings: Mapping[str, Any]) -> xr.DataArray:
         if arm not in self.arms:
             raise KeyError(f"{arm}: expected one of the arms {self.arms}")
-        for name, value in settings.items():
-            if name in values.dims and not np.isin(value, values[name].values).all():
-                raise KeyError(f"{name}={value}: expected one of {values[name].values.tolist()}")
+        _check_values(values, settings)
         return values.sel(
             arm=arm, **{n: v for n, v in settings.items() if n in values.dims}, drop=True
         )
@@ -279,3 +283,10 @@ class Comparison:
 
 def _steps_to(values: np.ndarray, steps: np.ndarray, level: float, axis: int) -> np.ndarray:
     return steps_to(np.moveaxis(values, axis, -1), steps, level)
+
+
+def _check_values(scores: xr.DataArray, where: Mapping[str, Any]) -> None:
+    """Refuse values that an axis does not have."""
+    for name, value in where.items():
+        if name in scores.dims and not np.isin(value, scores[name].values).all():
+            raise KeyError(f"{name}={value}: expected one of {scores[name].values.tolist()}")

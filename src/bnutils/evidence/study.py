@@ -180,7 +180,7 @@ class Study:
         known = [*self.dims, *self.fixed]
         for name in changed:
             if name not in known:
-                close = get_close_matches(name, known, 1)
+                close = get_close_matches(name, [*known, "workers", "progress", "store"], 1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise KeyError(f"{name}: expected a setting of {self.name!r}, {known}{hint}")
         dims = {n: _values(n, changed.get(n, values)) for n, values in self.dims.items()}
@@ -233,6 +233,8 @@ class Study:
         Example:
             See the top of this module.
         """
+        if workers is not None and (not isinstance(workers, Integral) or workers < 1):
+            raise ValueError(f"workers: expected a whole number above 0, got {workers!r}")
         study = self.with_settings(**changed)
         blocks = study.blocks()
         done: dict[int, tuple[xr.Dataset, float]] = {}
@@ -351,7 +353,7 @@ def _check_kind(name: str, value: Any, known: Sequence) -> None:
             wanted = "a number"
         elif counts and value != int(value):
             wanted = "a whole number"
-        elif counts and min(numbers) > 0 >= value:
+        elif (counts or len(numbers) > 1) and min(numbers) > 0 >= value:
             wanted = "a number above 0"
         elif min(numbers) >= 0 > value:  # a share of 0, such as that of random labels, is one
             wanted = "a number not below 0"

@@ -831,6 +831,8 @@ def race_to(
     Returns:
         A `Comparison` in which fewer is better.
     """
+    if isinstance(level, float | int) and not 0 < level < 1:
+        raise ValueError(f"level: expected an accuracy between 0 and 1, got {level}")
     return Comparison.of_steps(_race(record), "accuracy", level, choose, momentum=momentum)
 
 

@@ -710,16 +710,22 @@ def plot_training(images: Sequence[str] = (), live: xr.Dataset | None = None) ->
 
     from bnutils import plots
 
-    panels = list(images) or live["images"].values.tolist()
+    drawn = {
+        "moving, 0.9": ("BN", "o"),
+        "moving, 0.99": ("group norm", "^"),
+        "frozen": ("no BN", "s"),
+    }
+    if live is not None and not set(drawn) & set(training(live).arms):
+        raise ValueError(
+            "expected a run with the arm 'all trainable' or 'frozen', which are drawn, "
+            f"got {live['arm'].values.tolist()}"
+        )
+    panels = [images] if isinstance(images, str) else list(images) or live["images"].values.tolist()
     size = {"figsize": (4.5, 1 + 2.2 * len(panels)), "dpi": 140}
     fig, axes = plt.subplots(len(panels), sharex=True, sharey=True, squeeze=False, **size)
     for ax, name in zip(axes[:, 0], panels, strict=True):
         record, here = training(images=name), None if live is None else training(live, name)
-        for way, look, marker in [
-            ("moving, 0.9", "BN", "o"),
-            ("moving, 0.99", "group norm", "^"),
-            ("frozen", "no BN", "s"),
-        ]:
+        for way, (look, marker) in drawn.items():
             label = way.replace("moving,", "momentum")
             runs = record.values(way).transpose("seed", "updates")
             plots.band(ax, runs.updates, runs, look, label, marker, record.overlap)

@@ -991,10 +991,16 @@ def plot_speed(live: xr.Dataset) -> None:
 
     from bnutils import plots
 
+    sizes = [1, 64]
+    if not set(sizes) & set(live["batch_size"].values.tolist()):
+        raise ValueError(
+            f"expected a run with one of the batch sizes {sizes}, which are drawn, "
+            f"got {live['batch_size'].values.tolist()}"
+        )
     forms = [str(form) for form in load("folding-speed")["form"].values]
     looks = {"dense": "other", "convolutional": "scaler", "depthwise": "layer norm"}
     fig, axes = plt.subplots(2, figsize=(4.5, 5.8), dpi=140, sharex=True)
-    for ax, batch_size in zip(axes, [1, 64], strict=True):
+    for ax, batch_size in zip(axes, sizes, strict=True):
         ax.axvline(1, **plots.arm_style("theory"))
         for i, (name, arm) in enumerate(looks.items()):
             ratios = {form: faster(name, form, batch_size) for form in forms}

@@ -52,7 +52,7 @@ EXERCISES = {
         truth=(0.9**30, "nearly all"),
         names=("weight of the old statistics", "share"),
         choices=("none", "half", "nearly all"),
-        tolerance=5e-4,
+        tolerance=0.003,
         mistakes={
             "momentum-of-before": Mistake(
                 (0.99**30, ANY),
@@ -77,7 +77,8 @@ EXERCISES = {
                 "there may be nothing to gain.",
             ),
         },
-        hint="Compare both gains over momentum 0.99, at the same rate.",
+        hint="The weight: each update keeps the share that momentum says. The share: compare both "
+        "gains over momentum 0.99, at the same rate.",
     ),
     "9.4": Answer(
         truth=(1 + 2 + 1, 1),
