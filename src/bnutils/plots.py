@@ -367,14 +367,6 @@ def finish(
             labelled.legend()
 
 
-def _box(
-    ax: Axes, x: float, y: float, text: str, formula: str, arm: str | None, width: float
-) -> None:
-    _rounded(ax, (x - width / 2, y - 0.55), (width, 1.1), arm)
-    ax.text(x, y + 0.27, text, ha="center", va="center", fontsize=11)
-    ax.text(x, y - 0.22, formula, ha="center", va="center", fontsize=12.5)
-
-
 def _rounded(
     ax: Axes, corner: tuple[float, float], size: tuple[float, float], arm: str | None
 ) -> None:
@@ -457,27 +449,30 @@ def four_numbers() -> None:
     is shrunk to a phone.
     """
     _, ax = _canvas(6.2, 3.1, (0, 446), (0, 223))
-    before, after, markers, middle = (3, 9, 11, 17), (-1.4, -0.2, 0.2, 1.4), "os^D", 258
+    before, markers, middle = np.array([3.0, 9.0, 11.0, 17.0]), "os^D", 258
+    after = (before - before.mean()) / before.std()
     rows = [
-        (150, 22.0, 10, 5, before, "before", "mean 10, standard deviation 5", INK, 1),
-        (73, 80.0, 0, 1, after, "after", "mean 0, standard deviation 1", ARMS["BN"]["color"], -1),
+        (150, 22.0, before, "before", INK, 1),
+        (73, 80.0, after, "after", ARMS["BN"]["color"], -1),
     ]
-    for y, unit, mean, sd, numbers, name, said, color, up in rows:
+    for y, unit, numbers, name, color, up in rows:
+        mean, sd = numbers.mean(), numbers.std()
+        said = f"mean {round(mean, 9) + 0:g}, standard deviation {sd:g}"
         ax.plot([75, 440], [y, y], color=FAINT, linewidth=1.2)
         ax.plot([middle, middle], [y - 7 * up, y + 38 * up], color=FAINT, linewidth=1.2)
         ax.text(4, y, name, ha="left", va="center", fontsize=15)
         for number, marker in zip(numbers, markers, strict=True):
             x = middle + unit * (number - mean)
             ax.plot(x, y, marker, color=color, markersize=9, clip_on=False)
-            nudge = {-0.2: -8, 0.2: 8}.get(number, 0)
-            text = f"{number}".replace("-", "−")
+            nudge = 8 * np.sign(number) * (abs(number) < 1)  # two labels that would touch
+            text = f"{number:g}".replace("-", "−")
             ax.text(x + nudge, y + 18 * up, text, ha="center", va="center", fontsize=15)
         span = y + 38 * up
         _arrow(ax, (middle, span), (middle - unit * sd - 1, span), FAINT)
         _arrow(ax, (middle, span), (middle + unit * sd + 1, span), FAINT)
         ax.text(middle, y + 56 * up, said, ha="center", va="center", fontsize=14)
     for one, other in zip(before, after, strict=True):
-        ends = [middle + 22 * (one - 10), middle + 80 * other]
+        ends = [middle + 22 * (one - before.mean()), middle + 80 * other]
         ax.plot(ends, [143, 80], color=FAINT, linewidth=1)
 
 
