@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -248,3 +249,14 @@ def test_a_plot_says_what_it_cannot_draw():
     live = studies.load("folding-speed").assign_coords(batch_size=[4, 8])
     with pytest.raises(ValueError, match=r"\[1, 64\], which are drawn, got \[4, 8\]"):
         chapter_10.plot_speed(live)
+
+
+def test_a_run_with_other_batches_than_the_record_is_drawn_as_such():
+    few = {"images": ["faded"], "arm": ["all trainable"], "seed": [0], "learning_rate": [0.003]}
+    live = studies.get("fine-tuning").run(
+        **few, updates=[0, 5], batch_size=2, head_steps=5, workers=1
+    )
+    for run, title in ((live, "faded images, diamonds: batches of 2"), (None, "faded images")):
+        chapter_09.plot_training(["faded"], run)
+        assert plt.gca().get_title() == title
+        plt.close()

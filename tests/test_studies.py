@@ -16,7 +16,15 @@ import xarray as xr
 from bnutils import data, network, norm, studies
 from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
 from bnutils.evidence.record import RecordError, digest, read, write
-from bnutils.studies import chapter_01, chapter_02, chapter_03, chapter_06, chapter_09, chapter_13
+from bnutils.studies import (
+    chapter_01,
+    chapter_02,
+    chapter_03,
+    chapter_05,
+    chapter_06,
+    chapter_09,
+    chapter_13,
+)
 
 NAMES = studies.names()
 
@@ -598,3 +606,12 @@ def test_two_statistics_of_the_same_weights_are_compared_at_the_rate_that_one_of
     np.testing.assert_allclose(sum(part.mean for part in parts), gain.mean)
     losses = chapter_06.predicted(score="log_loss", batch_size=50, time=5)
     assert chapter_06.effect(losses, "recomputed", "moving 0.99").mean < 0.8
+
+
+def test_a_training_that_diverges_is_told_and_not_divided_by():
+    few = {"target": ["raw"], "batch_size": [32], "seed": [0, 1], "after": [50]}
+    live = studies.get("rain").run(arm=["no BN", "BN"], learning_rate=[50.0], workers=1, **few)
+    table = chapter_05.outputs(chapter_05.rain(record=live))
+    assert table.loc["no BN", "rmse"] == "diverged"
+    assert float(table.loc["BN", "rmse"]) < 100
+    assert table.loc["BN", "÷ no BN"] == ""

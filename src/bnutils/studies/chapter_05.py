@@ -780,21 +780,24 @@ def over_mean(values: xr.DataArray, *, inverse: bool = False) -> Interval:
 def outputs(compared: Comparison, spec: str = ".2f") -> pd.DataFrame:
     """A row for each output: its usual learning rate, its mean score, and that over no BN's.
 
-    A rate at the edge of its grid is marked with an asterisk.
+    A rate at the edge of its grid is marked with an asterisk. An error that reached the cap of the
+    records is no number to divide by: the output has diverged.
 
     Args:
         compared: as `rain` or `logits` give it.
         spec: of the numbers.
     """
     rows = {}
+    diverged = [arm for arm in compared.arms if (compared.values(arm) > 0.999 * WORST).any()]
     for arm in compared.arms:
         rate, row = compared.chosen(arm).get("learning_rate"), {}
         if rate is not None:
             row["rate"] = f"{rate['value']:g}{'*' * rate['edge']}"
-        row[str(compared.scores.name)] = format(float(compared.values(arm).mean()), spec)
+        mean, lost = float(compared.values(arm).mean()), arm in diverged
+        row[str(compared.scores.name)] = "diverged" if lost else format(mean, spec)
         if "no BN" in compared.arms and len(compared.arms) > 1:
-            plain = arm == "no BN"
-            row["÷ no BN"] = "" if plain else format(compared.ratio(arm, "no BN"), spec)
+            told = arm == "no BN" or lost or "no BN" in diverged
+            row["÷ no BN"] = "" if told else format(compared.ratio(arm, "no BN"), spec)
         rows[arm] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 

@@ -28,6 +28,7 @@ from bnutils.evidence import (
     exact,
     interval,
     paired_difference,
+    provenance,
 )
 from bnutils.studies import load
 from bnutils.studies.common import MNIST_OVERLAP, PARTS, Settings
@@ -722,6 +723,8 @@ def plot_training(images: Sequence[str] = (), live: xr.Dataset | None = None) ->
         )
     panels = [images] if isinstance(images, str) else list(images) or live["images"].values.tolist()
     size = {"figsize": (4.5, 1 + 2.2 * len(panels)), "dpi": 140}
+    batches = [_batch_size(each) for each in (load("fine-tuning"), live) if each is not None]
+    other = f", diamonds: batches of {batches[-1]}" if len(set(batches)) > 1 else ""
     fig, axes = plt.subplots(len(panels), sharex=True, sharey=True, squeeze=False, **size)
     for ax, name in zip(axes[:, 0], panels, strict=True):
         record, here = training(images=name), None if live is None else training(live, name)
@@ -732,9 +735,13 @@ def plot_training(images: Sequence[str] = (), live: xr.Dataset | None = None) ->
             if here is not None and way in here.arms:
                 mean, color = here.values(way).mean("seed"), plots.arm_style(look)["color"]
                 ax.plot(mean.updates, mean, "D", color=color, markersize=9, zorder=3)
-        ax.set(title=f"{name} images", ylabel="test accuracy")
+        ax.set(title=f"{name} images{other}", ylabel="test accuracy")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     plots.finish(axes[-1], x="updates", legend=False)
+
+
+def _batch_size(record: xr.Dataset) -> int:
+    return provenance(record)["settings"]["fixed"]["batch_size"]
 
 
 def lost(images: str, way: str = "moving, 0.99", updates: int = 300) -> Interval:
