@@ -206,8 +206,9 @@ def test_figures_can_be_read_on_a_dark_and_on_a_light_theme(notebook):
         for png, svg in zip(data(cell, PNG), data(cell, SVG), strict=True):
             drawn = picture(png)
             assert_light_ground(drawn)
-            assert drawn.width >= 850, "two pixels for each of a narrow figure"
             svg = "".join(svg)
+            inches = float(re.search(r'<svg[^>]*\bwidth="([\d.]+)pt"', svg)[1]) / 72
+            assert drawn.width >= 2 * 96 * inches, "two pixels for each of a common screen"
             assert plots.without_ground(svg) != svg, "the labels are dark: the SVG needs a ground"
 
 

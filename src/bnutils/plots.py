@@ -368,19 +368,18 @@ def finish(
 
 
 def _rounded(
-    ax: Axes, corner: tuple[float, float], size: tuple[float, float], arm: str | None
+    ax: Axes,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    arm: str | None = None,
+    *,
+    radius: float,
+    pad: float = 0,
 ) -> None:
     color = ARMS[arm]["color"] if arm else FAINT
-    ax.add_patch(
-        FancyBboxPatch(
-            corner,
-            *size,
-            boxstyle="round,pad=0.02,rounding_size=0.12",
-            facecolor=color + "22",
-            edgecolor=color,
-            linewidth=1.4,
-        )
-    )
+    style = f"round,pad={pad},rounding_size={radius}"
+    look = {"facecolor": color + "22", "edgecolor": color, "linewidth": 1.4}
+    ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, **look))
 
 
 def _arrow(
@@ -421,17 +420,7 @@ def layer_diagram() -> None:
     for text, formula, arm, height in boxes:
         _arrow(ax, (middle, top + 0.04), (middle, top - gap))
         top -= gap + height
-        color = ARMS[arm]["color"] if arm else FAINT
-        box = FancyBboxPatch(
-            (left, top),
-            right - left,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor=color + "22",
-            edgecolor=color,
-            linewidth=1.4,
-        )
-        ax.add_patch(box)
+        _rounded(ax, (left, top), (right - left, height), arm, radius=0.08)
         ax.text(left + 0.12, top + height / 2, text, ha="left", va="center", fontsize=11)
         ax.text(right - 0.12, top + height / 2, formula, ha="right", va="center", fontsize=12.5)
         edges.append((top, top + height))
@@ -494,10 +483,7 @@ def computation_graph() -> None:
         3: (352, high, "inverse sd", r"$s = 1 / \sqrt{\sigma^2 + \epsilon}$", 140),
     }
     for step, (x, y, text, formula, width) in boxes.items():
-        look = "round,pad=0,rounding_size=8"
-        corner = (x - width / 2, y - 27)
-        edge = {"facecolor": FAINT + "22", "edgecolor": FAINT, "linewidth": 1.4}
-        ax.add_patch(FancyBboxPatch(corner, width, 54, boxstyle=look, **edge))
+        _rounded(ax, (x - width / 2, y - 27), (width, 54), radius=8)
         ax.text(x, y + 12, f"{step} {text}", ha="center", va="center", fontsize=14)
         ax.text(x, y - 11, formula, ha="center", va="center", fontsize=15)
     for left, right in [(17, 43), (139, 176), (254, 285), (417, 431)]:
@@ -620,7 +606,8 @@ def keras_layers() -> None:
         ax.text(x - width / 2, 3.48, title, va="center", fontsize=14)
         _arrow(ax, (x, 3.33), (x, 3.03))
         for code, does, low, high, arm in boxes:
-            _rounded(ax, (x - width / 2 + 0.03, low), (width - 0.06, high - low), arm)
+            corner, size = (x - width / 2 + 0.03, low), (width - 0.06, high - low)
+            _rounded(ax, corner, size, arm, radius=0.12, pad=0.02)
             middle = (low + high) / 2
             ax.text(x, middle + 0.04, code, ha="center", va="bottom", **names)
             ax.text(x, middle - 0.04, does, ha="center", va="top", fontsize=13.5)
