@@ -26,11 +26,15 @@ def clean_style():
         plt.close("all")
 
 
+def linear(color):
+    """Red, green and blue in proportion to their light, from an sRGB color."""
+    c = np.array(to_rgb(color))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
 def luminance(color):
     """Relative luminance of WCAG 2.1."""
-    c = np.array(to_rgb(color))
-    c = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    return float(c @ [0.2126, 0.7152, 0.0722])
+    return float(linear(color) @ [0.2126, 0.7152, 0.0722])
 
 
 def contrast(a, b):
@@ -47,9 +51,54 @@ def test_bn_is_always_blue_and_no_two_arms_look_alike():
         assert a["color"] != b["color"]
 
 
-def test_text_and_lines_stand_out_from_their_ground():
-    assert contrast(plots.INK, plots.GROUND) >= 7
-    assert min(contrast(s["color"], plots.GROUND) for s in plots.ARMS.values()) >= 2.2
+GROUNDS = ["#ffffff", "#14181e"]
+DRAWN = [name for name in plots.COLORS if name != "ground" and not name.startswith("land-")]
+# How each kind of color vision mixes linear red, green and blue: Machado, Oliveira and Fernandes
+# (2009), at full severity.
+SEEN = {
+    "all three": np.eye(3),
+    "no red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "no green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def oklab(light):
+    """Linear red, green and blue as lightness and two opponent colors (Ottosson, 2020)."""
+    cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+    mix = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return np.array(mix) @ np.cbrt(np.array(cones) @ light)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_and_lines_stand_out_from_their_ground(theme):
+    ground = GROUNDS[theme]
+    assert plots.COLORS["ground"][theme] == ground
+    for name in DRAWN:  # labels at a line have its color, so lines too are held to text's 4.5
+        assert contrast(plots.COLORS[name][theme], ground) >= 4.5, name
+    ink = plots.COLORS["ink"][theme]
+    steps = [contrast(plots.COLORS[f"land-{step}"][theme], ink) for step in range(5)]
+    assert min(steps) >= 4.5
+    assert steps == sorted(steps, reverse=True)  # fuller land is always farther from the ground
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("mixing", SEEN.values(), ids=SEEN)
+def test_arms_are_told_apart_with_any_common_color_vision(theme, mixing):
+    look = {}
+    for name in DRAWN:
+        seen = np.array(mixing) @ linear(plots.COLORS[name][theme])
+        look[name] = oklab(np.clip(seen, 0, 1))
+    look.pop("faint")  # no arm is drawn in it
+    for (a, one), (b, other) in itertools.combinations(look.items(), 2):
+        # Two colors side by side differ to the eye from about 0.02 on.
+        assert np.linalg.norm(one - other) >= 0.06, (a, b)
+
+
+def test_each_light_color_has_one_name():
+    light = [one for one, _ in plots.COLORS.values()]
+    assert len(set(light)) == len(light)
+    assert all(look["color"] in light for look in plots.ARMS.values())
 
 
 def drawn_by_ipython(figure):

@@ -1,8 +1,8 @@
 """One visual language for every figure of the book.
 
 An arm of an experiment (with batch normalization, without it, ...) has one color and one line
-style wherever it appears. The colors are Okabe and Ito's, and a wine red of Tol's, which readers
-with any common color vision can tell apart; the line style tells the arms apart without color.
+style wherever it appears. The colors are told apart with any common color vision, and the line
+style tells the arms apart without color.
 
 In a notebook a figure is drawn twice on a white ground. JupyterLab shows the SVG, crisp at any
 zoom, only in a notebook that it trusts, and the PNG in one that was just downloaded; the ground
@@ -24,19 +24,38 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from bnutils.evidence import Comparison, Interval, interval
 
-INK = "#1f2430"
-FAINT = "#8a8f98"
-GROUND = "#ffffff"
+#: Every color that a figure draws with, on a light and on a dark page. A figure is drawn with the
+#: light ones; a page in the other theme puts the dark ones in their place. Text can be written in
+#: any of them, and in ink on each step of the land, from bare (0) to full (4).
+COLORS: dict[str, tuple[str, str]] = {
+    "ground": ("#ffffff", "#14181e"),
+    "ink": ("#1f2430", "#e6e9ef"),
+    "faint": ("#6b7280", "#9aa3b2"),
+    "with": ("#0072b2", "#56b4e9"),
+    "without": ("#b34700", "#ff9e57"),
+    "no-scale": ("#8636e6", "#8a80fa"),
+    "scaler": ("#146755", "#9ad2bc"),
+    "layer-norm": ("#554309", "#f5d313"),
+    "group-norm": ("#d6187f", "#f0527a"),
+    "other": ("#730b75", "#c862b8"),
+    "land-0": ("#eff4f9", "#1c2633"),
+    "land-1": ("#cbdff0", "#1f3a52"),
+    "land-2": ("#a4c9e8", "#234d70"),
+    "land-3": ("#7cb4df", "#275e8b"),
+    "land-4": ("#5ba3d6", "#2b6a9d"),
+}
+_LIGHT = {name: light for name, (light, _) in COLORS.items()}
+INK, FAINT, GROUND = _LIGHT["ink"], _LIGHT["faint"], _LIGHT["ground"]
 
 #: Color and line style of each arm. Batch normalization is blue in every figure.
 ARMS: dict[str, dict[str, str]] = {
-    "BN": {"color": "#0072B2", "linestyle": "-"},
-    "no BN": {"color": "#D55E00", "linestyle": "--"},
-    "BN, no gamma and beta": {"color": "#56B4E9", "linestyle": "-."},
-    "scaler": {"color": "#009E73", "linestyle": ":"},
-    "layer norm": {"color": "#E69F00", "linestyle": ":"},
-    "group norm": {"color": "#882255", "linestyle": "-."},
-    "other": {"color": "#CC79A7", "linestyle": "-."},
+    "BN": {"color": _LIGHT["with"], "linestyle": "-"},
+    "no BN": {"color": _LIGHT["without"], "linestyle": "--"},
+    "BN, no gamma and beta": {"color": _LIGHT["no-scale"], "linestyle": "-."},
+    "scaler": {"color": _LIGHT["scaler"], "linestyle": ":"},
+    "layer norm": {"color": _LIGHT["layer-norm"], "linestyle": ":"},
+    "group norm": {"color": _LIGHT["group-norm"], "linestyle": "-."},
+    "other": {"color": _LIGHT["other"], "linestyle": "-."},
     "theory": {"color": INK, "linestyle": ":"},
 }
 
