@@ -30,11 +30,12 @@ __all__ = ["claim", "claims", "get", "hypothesis", "load", "names"]
 
 RECORDS = Path(__file__).parents[1] / "records"
 CHAPTERS = tuple(f"chapter_{number:02d}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13))
+MODULES = (*CHAPTERS, "explore")
 
 
 @cache
 def _chapters() -> tuple[ModuleType, ...]:
-    return tuple(import_module(f"bnutils.studies.{name}") for name in CHAPTERS)
+    return tuple(import_module(f"bnutils.studies.{name}") for name in MODULES)
 
 
 @cache
