@@ -1,0 +1,249 @@
+// One unit, one batch: move one example, and all outputs move.
+import { change, html, linear, onWidth, pathOf, show, svg } from "./draw.js";
+import { batchNorm, batchNormInference, moments, moved } from "./norm.js";
+import { clamp } from "./settings.js";
+
+const LETTERS = "abcdefgh";
+const OUTPUT_AXES = [[-3, 3], [-6, 6], [-12, 12], [-10, 40]];
+const LEAST = -10;
+const MOST = 40;
+
+export const oneUnit = {
+  id: "one-unit",
+  label: "One unit, one batch",
+  insight: "What BN makes of one example depends on the others in its batch: move one, and all move.",
+  describe: "Three number lines, one below the other: the values x of the batch, normalized, and the output y. A line leads each example from one to the next.",
+  settings: {
+    x: { kind: "numbers", label: "Example", start: [3, 9, 11, 17], min: LEAST, max: MOST, far: 1000, step: 0.1, least: 2, most: 8 },
+    gamma: { kind: "range", label: "γ (gamma)", start: 1, min: 0, max: 5, step: 0.05 },
+    beta: { kind: "range", label: "β (beta)", start: 0, min: -3, max: 10, step: 0.1 },
+    mode: { kind: "choice", label: "Mode", start: "training", values: ["training", "inference"] },
+    epsilon: { kind: "list", label: "ε (epsilon)", start: 1e-3, values: [0, 1e-5, 1e-3, 0.1, 1], more: true },
+    momentum: { kind: "list", label: "Momentum of the moving statistics", start: 0.9, values: [0, 0.5, 0.9, 0.99], more: true },
+  },
+  restart: ["momentum"],
+  jumps: [1, 10, 100],
+  presets: [
+    { id: "start", label: "The batch of the text", set: {}, small: true,
+      says: "Mean 10, standard deviation 5. Pull one of the points on the upper line." },
+    { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 40] }, small: true,
+      says: "Only d moved. The other three came closer together, and all of them fell below 0." },
+    { id: "far", label: "Far out", set: { x: [3, 9, 11, 1000] }, small: true,
+      says: "d is at 1,000, and still it can't pass the root of m − 1. The others are almost one." },
+    { id: "shifted", label: "All moved by 20", set: { x: [23, 29, 31, 37] },
+      says: "Nothing changes below: the mean took the 20 along." },
+    { id: "two", label: "Two examples", set: { x: [3, 3.2] },
+      says: "Of two examples only the order is left, whatever their distance. (ε keeps them a little inside of ±1.)" },
+    { id: "equal", label: "All equal", set: { x: [9, 9, 9, 9] },
+      says: "All become 0. Without ε, this would be 0 divided by 0." },
+    { id: "undone", label: "Undone by γ and β", set: { gamma: 5, beta: 10 },
+      says: "With γ at the standard deviation and β at the mean, the network has its old values back." },
+    { id: "early", label: "Inference too early", set: { mode: "inference", step: 1 },
+      says: "After one update the moving mean is 1 and the moving variance 3.4: far from 10 and 25, and the outputs far from where they were in training." },
+  ],
+  bet: {
+    question: "You pull one of the four examples far to the right. What happens? (Two are right.)",
+    choices: ["Its output grows with it", "Its output stops", "The others stay", "The others crowd together"],
+    right: [1, 3],
+    show: "far",
+    says: (state) =>
+      `Its own output stops at ${show(state.xHat[3])}: no value of four can pass √3 = 1.73. The other three crowd together: ${listed(state.xHat.slice(0, 3))}.`,
+  },
+  tries: [
+    { text: "Pull d from 17 to 40.", done: ({ x }) => x.length === 4 && x[3] >= 40 },
+    { text: "Make all four equal.", done: ({ x }) => x.length > 2 && x.every((value) => value === x[0]) },
+    { text: "Undo the normalization with γ and β.", done: ({ x, y, mode }) => mode === "training" && x.every((value, i) => Math.abs(value - y[i]) < 0.6) },
+  ],
+  actions: [
+    { label: "Add an example", set: ({ x }) => ({ x: [...x, 20] }) },
+    { label: "Take one away", set: ({ x }) => ({ x: x.slice(0, -1) }) },
+    { label: "All 1 up", set: ({ x }) => ({ x: Math.max(...x) + 1 <= MOST ? x.map((value) => value + 1) : x }) },
+    { label: "All 1 down", set: ({ x }) => ({ x: Math.min(...x) - 1 >= LEAST ? x.map((value) => value - 1) : x }) },
+    { label: "1 update of the moving statistics", advance: 1 },
+    { label: "10 updates", advance: 10 },
+  ],
+  demonstration: { seconds: 2.4, at: (t) => ({ x: [3, 9, 11, 17 + 23 * Math.sin(Math.PI * t) ** 2] }) },
+
+  start: () => ({ movingMean: 0, movingVariance: 1 }),
+  step(run, { x, momentum }) {
+    const { mean, variance } = moments(x);
+    run.movingMean = moved(run.movingMean, mean, momentum);
+    run.movingVariance = moved(run.movingVariance, variance, momentum);
+  },
+  derive({ x, gamma, beta, epsilon, mode }, { movingMean, movingVariance }) {
+    const ofBatch = batchNorm(x, gamma, beta, epsilon);
+    const { mean, variance } = ofBatch;
+    const inference = mode === "inference";
+    const xHat = inference ? batchNormInference(x, 1, 0, movingMean, movingVariance, epsilon) : ofBatch.xHat;
+    const y = inference ? batchNormInference(x, gamma, beta, movingMean, movingVariance, epsilon) : ofBatch.y;
+    return { m: x.length, mean, variance, std: Math.sqrt(variance), xHat, y, limit: Math.sqrt(x.length - 1), movingMean, movingVariance };
+  },
+  sentence({ x, y, mode, variance, epsilon }) {
+    const last = x.length - 1;
+    const lead = `Example ${LETTERS[last]} at ${short(x[last])}: its output is ${show(y[last])}, the others ${listed(y.slice(0, last))}.`;
+    const flat = variance + epsilon === 0 ? " With ε = 0 and no spread there is nothing to divide by: y = β." : "";
+    return (mode === "inference" ? "At inference. " : "") + lead + flat;
+  },
+  table({ x, xHat, y }) {
+    return {
+      head: ["example", "x", "normalized", "y"],
+      rows: x.map((value, i) => [LETTERS[i], short(value), show(xHat[i]), show(y[i])]),
+    };
+  },
+  picture,
+};
+
+function short(value) {
+  return String(Number(value.toFixed(1))).replace("-", "−");
+}
+
+function listed(values) {
+  const texts = values.map((value) => show(value));
+  return texts.length > 1 ? `${texts.slice(0, -1).join(", ")} and ${texts.at(-1)}` : texts[0];
+}
+
+/** Three number lines in SVG, with one native slider for each example on the upper one. */
+function picture(place, api) {
+  const drawing = svg("svg", { class: "bn-lines", "aria-hidden": "true" });
+  const thumbs = html("div", { class: "bn-thumbs" });
+  const formula = html("div", { class: "bn-formula" });
+  place.append(html("div", { class: "bn-axes" }, drawing, thumbs), formula);
+  let width = 0;
+  let focus = 3;
+  let before = null; // outputs before the gesture, kept as hollow circles
+  let inputs = [];
+
+  function makeThumbs(count) {
+    inputs = Array.from({ length: count }, (_, i) => {
+      const input = html("input", { type: "range", min: LEAST, max: MOST, step: 0.1, "aria-label": `Example ${LETTERS[i]}, ${i + 1} of ${count}` });
+      input.addEventListener("input", () => move(i, Number(input.value), false));
+      input.addEventListener("change", () => move(i, Number(input.value), true));
+      input.addEventListener("pointerdown", remember);
+      input.addEventListener("focus", () => { focus = i; draw(api.figure.state); });
+      return input;
+    });
+    thumbs.replaceChildren(...inputs);
+  }
+
+  function remember() {
+    before = api.figure.state.xHat;
+  }
+
+  function move(i, value, commit) {
+    focus = i;
+    api.set({ x: api.figure.state.x.map((old, j) => (j === i ? value : old)) }, commit);
+  }
+
+  function draw(state) {
+    if (!state) return;
+    if (inputs.length !== state.m) {
+      makeThumbs(state.m);
+      before = null;
+    }
+    focus = Math.min(focus, state.m - 1);
+    inputs.forEach((input, i) => {
+      input.value = state.x[i];
+      change(input, { "aria-valuetext": short(state.x[i]), "data-focused": i === focus });
+    });
+    change(drawing, { viewBox: `0 0 ${width} 292`, height: 292 });
+    drawing.replaceChildren(...lines(state, width, focus, before));
+    formula.replaceChildren(...formulaOf(state, focus));
+  }
+
+  onWidth(place, () => {
+    width = drawing.parentElement.clientWidth;
+    draw(api.figure.state);
+  });
+  return draw;
+}
+
+const LEVELS = { x: 70, xHat: 166, y: 262 };
+const MARGIN = 18;
+
+function lines(state, width, focus, before) {
+  const range = [MARGIN, width - MARGIN];
+  const { x, xHat, y, limit, mode } = state;
+  const inference = mode === "inference";
+  const domains = { x: [LEAST, MOST], xHat: axisFor([...xHat, limit]), y: axisFor(y) };
+  const scaleX = linear(domains.x, range);
+  const scaleHat = linear(domains.xHat, range);
+  const scaleY = linear(domains.y, range);
+  const place = (scale, value) => clamp(scale(value), MARGIN - 10, width - MARGIN + 10);
+  const mean = inference ? state.movingMean : state.mean;
+  const std = inference ? Math.sqrt(state.movingVariance) : state.std;
+
+  const parts = [
+    ...axis(domains.x, scaleX, LEVELS.x, "x", 5),
+    ...axis(domains.xHat, scaleHat, LEVELS.xHat, "x̂"),
+    ...axis(domains.y, scaleY, LEVELS.y, "y"),
+    bracket([mean - std, mean, mean + std].map((value) => place(scaleX, value)), width, inference),
+  ];
+  if (!inference) {
+    for (const side of [-limit, limit]) {
+      parts.push(svg("line", { class: "bn-limit", x1: scaleHat(side), x2: scaleHat(side), y1: LEVELS.xHat - 13, y2: LEVELS.xHat + 9 }));
+    }
+    const left = Math.min(scaleHat(limit) + 5, width - 88);
+    parts.push(svg("text", { class: "bn-limit-text", x: left, y: LEVELS.xHat - 14 }, `limit √${state.m - 1} = ${show(limit)}`));
+  }
+  x.forEach((value, i) => {
+    const at = [
+      [place(scaleX, value), LEVELS.x],
+      [place(scaleHat, xHat[i]), LEVELS.xHat],
+      [place(scaleY, y[i]), LEVELS.y],
+    ];
+    const named = i === focus ? "bn-example bn-focused" : "bn-example";
+    const old = before && before.length === x.length && Math.abs(before[i] - xHat[i]) > 0.01
+      ? svg("circle", { class: "bn-ghost", cx: place(scaleHat, before[i]), cy: LEVELS.xHat, r: 5 }) : null;
+    if (old) parts.push(old);
+    const isFar = value > MOST;
+    const letter = isFar ? `${LETTERS[i]} at ${value.toLocaleString("en")} →` : LETTERS[i];
+    parts.push(svg("g", { class: named },
+      svg("path", { d: pathOf(at) }),
+      ...at.slice(1).map(([cx, cy]) => svg("circle", { cx, cy, r: 5 })),
+      svg("text", { x: isFar ? width : at[0][0], y: LEVELS.x - 14, "text-anchor": isFar ? "end" : "middle" }, letter)));
+  });
+  return parts;
+}
+
+/** The narrowest of the axes that holds these values. */
+function axisFor(values) {
+  const holds = ([from, to]) => values.every((value) => value >= from && value <= to);
+  return OUTPUT_AXES.find(holds) ?? OUTPUT_AXES.at(-1);
+}
+
+function axis([from, to], scale, level, label, parts = 6) {
+  const marks = Array.from({ length: parts + 1 }, (_, i) => from + ((to - from) / parts) * i);
+  return [
+    svg("line", { class: "bn-axis", x1: scale(from), x2: scale(to), y1: level, y2: level }),
+    ...marks.flatMap((mark) => [
+      svg("line", { class: "bn-axis", x1: scale(mark), x2: scale(mark), y1: level, y2: level + 5 }),
+      svg("text", { class: "bn-tick", x: scale(mark), y: level + 18, "text-anchor": "middle" }, short(mark)),
+    ]),
+    svg("text", { class: "bn-name", x: 0, y: level - 17 }, label),
+  ];
+}
+
+function bracket([from, middle, to], width, inference) {
+  const level = LEVELS.x - 38;
+  return svg("g", { class: "bn-bracket" },
+    svg("path", { d: `M${from} ${level + 5}V${level}H${to}V${level + 5}M${middle} ${level}V${level - 5}` }),
+    svg("text", { x: clamp(middle, 60, width - 60), y: level - 9, "text-anchor": "middle" }, inference ? "moving mean ± sd" : "mean ± sd"));
+}
+
+/** The arithmetic of the focused example, with its numbers. */
+function formulaOf(state, i) {
+  const { x, mode, gamma, beta, epsilon } = state;
+  const key = (name, digits = 2) => html("span", { "data-key": name, "data-digits": digits });
+  const line = (...parts) => html("p", {}, ...parts);
+  const inference = mode === "inference";
+  const mean = inference ? "movingMean" : "mean";
+  const variance = inference ? "movingVariance" : "variance";
+  const word = inference ? "moving " : "";
+  return [
+    line(html("strong", {}, `Example ${LETTERS[i]}`)),
+    line(`${word}mean `, key(mean)),
+    line(`${word}variance `, key(variance)),
+    line(`x̂ = (${short(x[i])} − `, key(mean), ") / √(", key(variance), ` + ${epsilon}) = `, html("b", {}, key(`xHat.${i}`))),
+    line(`y = ${short(gamma)} · `, key(`xHat.${i}`), ` + ${short(beta)} = `, html("b", {}, key(`y.${i}`))),
+  ];
+}

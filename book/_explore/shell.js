@@ -1,0 +1,425 @@
+// Brings a figure to life: state, controls, presets, bet, link, outcome, table, running.
+import { change, html, show } from "./draw.js";
+import { fromQuery, matches, MOST_STEPS, settled, startOf, toQuery } from "./settings.js";
+
+/** Bring to life each of these figures that the page holds. */
+export function upgrade(definitions) {
+  for (const definition of definitions) {
+    const figure = document.getElementById(definition.id);
+    if (figure) mount(definition, figure);
+  }
+}
+
+/** Whether the reader asked for less motion. */
+export function isCalm() {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches;
+}
+
+function mount(definition, figure) {
+  const small = "small" in figure.dataset;
+  const live = figure.querySelector(".bn-live");
+  const id = (name) => `${definition.id}-${name}`;
+  let settings = startOf(definition.settings);
+  let run = definition.start?.(settings);
+  let step = 0;
+  let playing = false;
+  let seen = false;
+  let preset = null;
+  let timer = 0;
+
+  const outcome = html("output", { class: "bn-outcome", "aria-live": "polite" });
+  const picture = html("div", {
+    class: "bn-picture", role: "group", "aria-label": definition.describe ?? definition.label,
+  });
+
+  // State ----------------------------------------------------------------------------------
+  const hasEnded = () => Boolean(definition.ended?.(run, settings));
+  const isRunning = () => playing && seen && !document.hidden;
+
+  function refresh(commit) {
+    const derived = definition.derive(settings, run);
+    const running = isRunning();
+    preset = definition.presets?.find((one) => matches(definition, one, settings))?.id ?? null;
+    figure.state = Object.freeze({ ...settings, ...derived, preset, step, running });
+    change(figure, { "data-step": step, "data-running": String(running) });
+    draw(figure.state);
+    for (const part of parts) part.update?.(figure.state);
+    for (const place of live.querySelectorAll("[data-key]")) fillIn(place, figure.state);
+    if (commit) outcome.textContent = definition.sentence(figure.state);
+    figure.dispatchEvent(new CustomEvent("bn:change", { detail: figure.state }));
+  }
+
+  /** Change settings; `commit` is false while a thumb is dragged. */
+  function set(given, commit = true) {
+    const { step: target, ...wanted } = settled(definition, given);
+    if (given.preset !== undefined) settings = { ...startOf(definition.settings), ...kept() };
+    settings = { ...settings, ...wanted };
+    const restarts = definition.restart ?? Object.keys(definition.settings);
+    const anew = given.preset !== undefined || restarts.some((key) => key in wanted);
+    if (anew || target !== undefined) rewind();
+    if (target) forward(target);
+    refresh(commit);
+  }
+
+  function kept() {
+    const apart = Object.keys(settings).filter((key) => definition.settings[key].apart);
+    return Object.fromEntries(apart.map((key) => [key, settings[key]]));
+  }
+
+  function rewind() {
+    run = definition.start?.(settings);
+    step = 0;
+  }
+
+  function forward(n) {
+    for (let i = 0; i < Math.min(n, MOST_STEPS) && !hasEnded(); i += 1) {
+      definition.step(run, settings);
+      step += 1;
+    }
+  }
+
+  function advance(n) {
+    forward(n);
+    refresh(true);
+  }
+
+  // Running --------------------------------------------------------------------------------
+  function play(on = true) {
+    if (on && hasEnded()) rewind();
+    playing = on;
+    outcome.textContent = on ? "Running." : "";
+    refresh(!on);
+    schedule();
+  }
+
+  function schedule() {
+    cancelAnimationFrame(timer);
+    if (isRunning()) timer = requestAnimationFrame(frame);
+  }
+
+  let last = 0;
+  function frame(now) {
+    const { steps, budget, most = Infinity } = definition.pace;
+    if (budget) {
+      const stop = performance.now() + budget;
+      for (let i = 0; i < most && !hasEnded() && performance.now() < stop; i += 1) forward(1);
+    } else if (now - last >= 1000 / steps) {
+      last = now;
+      forward(1);
+    }
+    if (hasEnded()) return play(false);
+    refresh(false);
+    schedule();
+  }
+
+  // Parts ----------------------------------------------------------------------------------
+  const api = { set, advance, play, figure, id, small };
+  const parts = [];
+  const add = (part) => {
+    if (part) parts.push(part);
+    return part?.element ?? null;
+  };
+
+  const shown = Object.entries(definition.settings).filter(([, spec]) => spec.kind !== "numbers" && !spec.hidden);
+  const controls = (wanted) =>
+    shown.filter(([, spec]) => Boolean(spec.more) === wanted).map(([key, spec]) => add(control(key, spec, api)));
+
+  live.append(html("p", { class: "bn-insight" }, definition.insight));
+  if (!small) append(live, add(bet(definition, api, () => figure.state)));
+  append(live, add(chips(definition, api)));
+  live.append(picture);
+  if (definition.step && definition.pace) append(live, add(transport(definition, api, () => playing, hasEnded)));
+  live.append(outcome);
+  if (!small) {
+    const actions = (definition.actions ?? []).map((one) => action(one, api));
+    live.append(html("div", { class: "bn-controls" }, ...controls(false)));
+    if (actions.length) live.append(html("div", { class: "bn-actions" }, ...actions));
+    const more = controls(true);
+    if (more.length) {
+      live.append(html("details", { class: "bn-more" }, html("summary", {}, "More settings"), html("div", { class: "bn-controls" }, ...more)));
+    }
+    append(live, add(tries(definition)));
+    append(live, add(table(definition)));
+    live.append(tools(definition, api, outcome));
+  }
+  // Shown before it is drawn, so that the picture knows its width. What fails leaves the still.
+  const still = figure.querySelector(".bn-still");
+  const swap = (isLive) => { live.hidden = !isLive; still.hidden = isLive; };
+  swap(true);
+  let draw;
+  try {
+    draw = definition.picture(picture, api);
+    set(fromQuery(definition, location.search));
+  } catch (error) {
+    swap(false);
+    throw error;
+  }
+  Object.assign(figure, { set, advance, play });
+  figure.dataset.ready = "true";
+
+  follow(definition, figure, set);
+  const resume = () => {
+    if (playing) refresh(false);
+    schedule();
+  };
+  document.addEventListener("visibilitychange", resume);
+  watch(definition, picture, api, (isSeen) => {
+    seen = isSeen;
+    resume();
+  });
+}
+
+function append(parent, child) {
+  if (child) parent.append(child);
+}
+
+/** Put a number of the state where `data-key` names it: `x.0`, digits from `data-digits`. */
+function fillIn(place, state) {
+  const value = place.dataset.key.split(".").reduce((part, key) => part?.[key], state);
+  const text = typeof value === "number" ? show(value, Number(place.dataset.digits ?? 2)) : String(value ?? "");
+  if (place.textContent !== text) place.textContent = text;
+}
+
+/** Words in the text that set this figure: they work without JavaScript as links, too. */
+function follow(definition, figure, set) {
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.(`a[data-sets="${definition.id}"]`);
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    set(fromQuery(definition, new URL(link.href).search));
+    figure.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
+  });
+}
+
+/** Tell when the picture comes into view; show what it can do once, if motion is welcome. */
+function watch(definition, picture, api, onSeen) {
+  let shownOnce = isCalm() || location.search.includes(`${definition.id}.`);
+  const stopShowing = () => { shownOnce = true; };
+  api.figure.addEventListener("pointerdown", stopShowing);
+  api.figure.addEventListener("focusin", stopShowing);
+  new IntersectionObserver(([entry]) => {
+    onSeen(entry.isIntersecting);
+    if (entry.isIntersecting && !shownOnce && definition.demonstration) {
+      shownOnce = true;
+      demonstrate(definition.demonstration, api);
+    }
+  }, { threshold: 0.5 }).observe(picture);
+}
+
+/** Play `at(t)`, t from 0 to 1, until it ends or the reader takes over. */
+function demonstrate({ seconds, at }, api) {
+  let stopped = false;
+  const stop = () => { stopped = true; };
+  for (const kind of ["pointerdown", "focusin"]) api.figure.addEventListener(kind, stop, { once: true });
+  const begin = performance.now();
+  const frame = (now) => {
+    if (stopped) return;
+    const t = Math.min((now - begin) / 1000 / seconds, 1);
+    api.set(at(t), t === 1);
+    if (t < 1) requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+}
+
+// Controls -----------------------------------------------------------------------------------
+
+function control(key, spec, api) {
+  if (spec.kind === "choice") return choiceControl(key, spec, api);
+  if (spec.kind === "flag") return flagControl(key, spec, api);
+  return sliderControl(key, spec, api);
+}
+
+/** How a value of a setting is written. */
+function wordsFor(spec, value) {
+  if (spec.words) return typeof spec.words === "function" ? spec.words(value) : spec.words[value];
+  return typeof value === "number" ? String(Number(value.toPrecision(6))).replace("-", "−") : String(value);
+}
+
+function sliderControl(key, spec, api) {
+  const isList = spec.kind === "list";
+  const bounds = isList ? [0, spec.values.length - 1, 1] : [spec.min, spec.max, spec.step];
+  const [min, max, step] = bounds;
+  const input = html("input", { type: "range", id: api.id(key), min, max, step });
+  const value = html("span", { class: "bn-value", "aria-hidden": "true" });
+  const read = () => (isList ? spec.values[Number(input.value)] : Number(input.value));
+  input.addEventListener("input", () => api.set({ [key]: read() }, false));
+  input.addEventListener("change", () => api.set({ [key]: read() }));
+  const label = html("label", { for: api.id(key) }, spec.label);
+  return {
+    element: html("div", { class: "bn-control" }, label, value, input),
+    update(state) {
+      const text = wordsFor(spec, state[key]);
+      input.value = isList ? spec.values.indexOf(state[key]) : state[key];
+      change(input, { "aria-valuetext": text });
+      value.textContent = text;
+    },
+  };
+}
+
+function choiceControl(key, spec, api) {
+  const inputs = spec.values.map((value) => {
+    const input = html("input", { type: "radio", name: api.id(key), value });
+    input.addEventListener("change", () => api.set({ [key]: value }));
+    return input;
+  });
+  const labels = inputs.map((input, i) => html("label", {}, input, html("span", {}, wordsFor(spec, spec.values[i]))));
+  return {
+    element: html("fieldset", { class: "bn-choice" }, html("legend", {}, spec.label), html("div", {}, ...labels)),
+    update(state) {
+      inputs.forEach((input, i) => { input.checked = state[key] === spec.values[i]; });
+    },
+  };
+}
+
+function flagControl(key, spec, api) {
+  const input = html("input", { type: "checkbox", id: api.id(key) });
+  input.addEventListener("change", () => api.set({ [key]: input.checked }));
+  return {
+    element: html("label", { class: "bn-flag" }, input, html("span", {}, spec.label)),
+    update: (state) => { input.checked = state[key]; },
+  };
+}
+
+function action({ label, advance, set }, api) {
+  const button = html("button", { type: "button" }, label);
+  button.addEventListener("click", () => (advance ? api.advance(advance) : api.set(set(api.figure.state))));
+  return button;
+}
+
+function chips(definition, api) {
+  const presets = (definition.presets ?? []).filter((one) => !api.small || one.small);
+  if (!presets.length) return null;
+  const says = html("p", { class: "bn-says" });
+  const inputs = presets.map((preset) => {
+    const input = html("input", { type: "radio", name: api.id("preset"), value: preset.id });
+    input.addEventListener("change", () => {
+      api.set({ preset: preset.id });
+      if (definition.pace?.budget && !isCalm()) api.play();
+    });
+    return input;
+  });
+  const labels = inputs.map((input, i) => html("label", {}, input, html("span", {}, presets[i].label)));
+  return {
+    element: html("div", { class: "bn-stories" }, html("fieldset", { class: "bn-chips" }, html("legend", {}, "Stories"), html("div", {}, ...labels)), says),
+    update(state) {
+      inputs.forEach((input) => { input.checked = input.value === state.preset; });
+      says.textContent = presets.find((one) => one.id === state.preset)?.says ?? "";
+    },
+  };
+}
+
+/** One question before the answer is seen. Kept in memory only; nothing is called wrong. */
+function bet(definition, api, state) {
+  const bets = (current) => definition.presets?.find((one) => one.id === current?.preset)?.bet ?? definition.bet;
+  const box = html("div", { class: "bn-bet" });
+  let asked = null;
+  let waiting = null;
+
+  function ask(one) {
+    asked = one;
+    waiting = null;
+    const several = one.right?.length > 1;
+    const inputs = one.choices.map((_, i) =>
+      html("input", { type: several ? "checkbox" : "radio", name: api.id("bet"), value: i }));
+    const labels = inputs.map((input, i) => html("label", {}, input, html("span", {}, one.choices[i])));
+    const button = html("button", { type: "button" }, "Show me");
+    const answer = html("p", { "aria-live": "polite" });
+    button.addEventListener("click", () => {
+      waiting = () => { answer.textContent = typeof one.says === "function" ? one.says(state()) : one.says; };
+      if (one.show) api.set({ preset: one.show });
+      if (definition.pace?.budget) finish();
+      else { waiting(); waiting = null; }
+    });
+    box.replaceChildren(html("fieldset", {}, html("legend", {}, one.question), ...labels), button, answer);
+  }
+
+  function finish() {
+    if (isCalm()) api.advance(Infinity);
+    else api.play();
+  }
+
+  return {
+    element: box,
+    update(current) {
+      const one = bets(current);
+      if (one && one !== asked && !waiting) ask(one);
+      if (waiting && current.ended) { waiting(); waiting = null; }
+    },
+  };
+}
+
+function transport(definition, api, isPlaying, hasEnded) {
+  const button = (label, act) => {
+    const element = html("button", { type: "button" }, label);
+    element.addEventListener("click", act);
+    return element;
+  };
+  const playButton = button("Play", () => api.play(!isPlaying()));
+  const jumps = (definition.jumps ?? [1, 10, 100]).map((n) => button(n === 1 ? "Step" : `+${n}`, () => api.advance(n)));
+  const rest = definition.ended ? [button("To the end", () => { api.play(false); api.advance(Infinity); })] : [];
+  const rewind = button("Rewind", () => { api.play(false); api.set({ step: 0 }); });
+  const count = html("span", { class: "bn-step" }, "step ", html("span", { "data-key": "step", "data-digits": 0 }));
+  return {
+    element: html("div", { class: "bn-transport" }, isCalm() ? null : playButton, ...jumps, ...rest, rewind, count),
+    update() {
+      playButton.textContent = isPlaying() ? "Pause" : "Play";
+      change(playButton, { "aria-pressed": String(isPlaying()) });
+      for (const one of [...jumps, ...rest]) one.disabled = hasEnded();
+    },
+  };
+}
+
+function tries(definition) {
+  if (!definition.tries?.length) return null;
+  const items = definition.tries.map(({ text }) => html("li", {}, html("span", { "aria-hidden": "true" }, "○ "), text));
+  const done = definition.tries.map(() => false);
+  return {
+    element: html("div", { class: "bn-tries" }, html("p", {}, "Try this"), html("ul", {}, ...items)),
+    update(state) {
+      definition.tries.forEach((one, i) => {
+        if (done[i] || !one.done(state)) return;
+        done[i] = true;
+        items[i].firstChild.textContent = "● ";
+        items[i].append(html("span", { class: "visually-hidden" }, " (done)"));
+      });
+    },
+  };
+}
+
+function table(definition) {
+  if (!definition.table) return null;
+  const body = html("div", { class: "bn-scroll", tabindex: "0", role: "region", "aria-label": "The numbers as a table" });
+  const element = html("details", { class: "bn-numbers" }, html("summary", {}, "The numbers as a table"), body);
+  let state = null;
+  const fill = () => {
+    if (!element.open || !state) return;
+    const { head, rows } = definition.table(state);
+    const cell = (tag, text, scope) => html(tag, { scope }, typeof text === "number" ? show(text) : text);
+    body.replaceChildren(html("table", {},
+      html("thead", {}, html("tr", {}, ...head.map((text) => cell("th", text, "col")))),
+      html("tbody", {}, ...rows.map(([first, ...rest]) =>
+        html("tr", {}, cell("th", first, "row"), ...rest.map((text) => cell("td", text)))))));
+  };
+  element.addEventListener("toggle", fill);
+  return { element, update(current) { state = current; fill(); } };
+}
+
+function tools(definition, api, outcome) {
+  const link = html("button", { type: "button" }, "Copy link");
+  link.addEventListener("click", async () => {
+    const query = toQuery(definition, api.figure.state);
+    history.replaceState(null, "", `${location.pathname}${query}#${definition.id}`);
+    try {
+      await navigator.clipboard.writeText(location.href);
+      outcome.textContent = "The link is copied.";
+    } catch {
+      outcome.textContent = "The link stands in the address bar.";
+    }
+  });
+  const over = html("button", { type: "button" }, "Start over");
+  over.addEventListener("click", () => {
+    api.play(false);
+    api.set({ ...startOf(definition.settings), step: 0 });
+  });
+  return html("div", { class: "bn-tools" }, link, over);
+}

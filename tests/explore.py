@@ -1,0 +1,57 @@
+"""The JavaScript of the figures to touch, called from Python: by node, or else by a browser."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def extension(name: str):
+    """A module of `book/_ext`."""
+    folder = str(ROOT / "book" / "_ext")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
+
+
+def evaluated(script: str):
+    """The value of a JavaScript expression, through JSON."""
+    if node := shutil.which("node"):
+        command = [node, "--eval", f"process.stdout.write(JSON.stringify({script}))"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+    if CHROMIUM is None:
+        pytest.skip("neither node nor Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            return json.loads(browser.new_page().evaluate(f"JSON.stringify({script})"))
+        finally:
+            browser.close()
+
+
+@pytest.fixture(scope="session")
+def js():
+    """Call with the files of modules and a function's body: what the body returns.
+
+    Arguments for the body come as JSON: `js(["norm.js"], "return moments(x)", x=[3, 9])`. One call
+    costs a tenth of a second or more, so let the body do much.
+    """
+
+    def call(files, body, **arguments):
+        joined = extension("explorables").joined
+        values = "".join(f"const {k} = {json.dumps(v)};\n" for k, v in arguments.items())
+        return evaluated(joined(files, values + body))
+
+    return call
