@@ -14,7 +14,7 @@ export const oneUnit = {
   insight: "What BN makes of one example depends on the others in its batch: move one, and all move.",
   describe: "Three number lines, one below the other: the values x of the batch, normalized, and the output y. A line leads each example from one to the next.",
   settings: {
-    x: { kind: "numbers", label: "Example", start: [3, 9, 11, 17], min: LEAST, max: MOST, far: 1000, step: 0.1, least: 2, most: 8 },
+    x: { kind: "numbers", drawn: true, label: "Example", start: [3, 9, 11, 17], min: LEAST, max: MOST, far: 1000, step: 0.1, least: 2, most: 8 },
     gamma: { kind: "range", label: "γ (gamma)", start: 1, min: 0, max: 5, step: 0.05 },
     beta: { kind: "range", label: "β (beta)", start: 0, min: -3, max: 10, step: 0.1 },
     mode: { kind: "choice", label: "Mode", start: "training", values: ["training", "inference"] },

@@ -37,12 +37,12 @@ function mount(definition, figure) {
   const isRunning = () => playing && seen && !document.hidden;
 
   function refresh(commit) {
-    const derived = definition.derive(settings, run);
     const running = isRunning();
+    const derived = definition.derive(settings, run, running);
     preset = definition.presets?.find((one) => matches(definition, one, settings))?.id ?? null;
     figure.state = Object.freeze({ ...settings, ...derived, preset, step, running });
     change(figure, { "data-step": step, "data-running": String(running) });
-    draw(figure.state);
+    draw(figure.state, run);
     for (const part of parts) part.update?.(figure.state);
     for (const place of live.querySelectorAll("[data-key]")) fillIn(place, figure.state);
     if (commit) outcome.textContent = definition.sentence(figure.state);
@@ -120,7 +120,7 @@ function mount(definition, figure) {
     return part?.element ?? null;
   };
 
-  const shown = Object.entries(definition.settings).filter(([, spec]) => spec.kind !== "numbers" && !spec.hidden);
+  const shown = Object.entries(definition.settings).filter(([, spec]) => !spec.drawn);
   const controls = (wanted) =>
     shown.filter(([, spec]) => Boolean(spec.more) === wanted).map(([key, spec]) => add(control(key, spec, api)));
 
@@ -191,18 +191,22 @@ function follow(definition, figure, set) {
   });
 }
 
-/** Tell when the picture comes into view; show what it can do once, if motion is welcome. */
+/**
+ * Tell when the picture comes into view. The first time, if motion is welcome and the reader has
+ * not taken over yet, it shows by itself what it can do.
+ */
 function watch(definition, picture, api, onSeen) {
-  let shownOnce = isCalm() || location.search.includes(`${definition.id}.`);
-  const stopShowing = () => { shownOnce = true; };
-  api.figure.addEventListener("pointerdown", stopShowing);
-  api.figure.addEventListener("focusin", stopShowing);
-  new IntersectionObserver(([entry]) => {
-    onSeen(entry.isIntersecting);
-    if (entry.isIntersecting && !shownOnce && definition.demonstration) {
-      shownOnce = true;
-      demonstrate(definition.demonstration, api);
-    }
+  let done = isCalm() || location.search.includes(`${definition.id}.`);
+  for (const kind of ["pointerdown", "focusin"]) {
+    api.figure.addEventListener(kind, () => { done = true; }, { once: true });
+  }
+  new IntersectionObserver((entries) => {
+    const seen = entries.at(-1).isIntersecting;
+    onSeen(seen);
+    if (!seen || done) return;
+    done = true;
+    if (definition.autoplay) api.play();
+    if (definition.demonstration) demonstrate(definition.demonstration, api);
   }, { threshold: 0.5 }).observe(picture);
 }
 

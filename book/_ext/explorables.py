@@ -87,7 +87,11 @@ def joined(files, main: str) -> str:
 
 
 def source_of(file: str) -> str:
-    """The text of a module."""
+    """The text of a module; the data of records are modules that are made."""
+    from explore_records import MADE  # reads the records when asked to
+
+    if file in MADE:
+        return MADE[file]()
     return (SOURCES / file).read_text(encoding="utf-8")
 
 
