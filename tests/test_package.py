@@ -84,9 +84,9 @@ def test_tools_that_read_but_do_not_run_see_the_modules():
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_every_module_has_a_line(name):
     assert len(re.findall(rf"^    {name}: \w.*[.?]$", bnutils.__doc__, re.MULTILINE)) == 1
-    api = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
-    assert f"| {{mod}}`bnutils.{name}` |" in api
-    assert f".. automodule:: bnutils.{name}\n" in api
+    page = (ROOT / "book" / "api" / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# `bnutils.{name}`\n\nUse it ")
+    assert f"```{{reference}} bnutils.{name}\n" in page
 
 
 def test_a_name_that_is_not_there_gets_the_names_that_are():

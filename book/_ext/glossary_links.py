@@ -12,7 +12,8 @@ from docutils import nodes
 from sphinx import addnodes
 
 GLOSSARY = "book/glossary"
-LEFT_ALONE = (GLOSSARY, "book/bibliography", "book/api")
+LEFT_ALONE = (GLOSSARY, "book/bibliography")
+REFERENCE = "book/api"  # and the pages below it
 SKIPPED = (nodes.literal, nodes.math, nodes.reference, nodes.caption, nodes.citation, nodes.raw)
 
 
@@ -82,7 +83,7 @@ def is_prose(text: nodes.Text) -> bool:
 
 def link_page(app, doctree, page) -> None:
     """Link the terms of one page."""
-    if page in LEFT_ALONE or not app.env.bn_glossary:
+    if page in LEFT_ALONE or page.startswith(REFERENCE) or not app.env.bn_glossary:
         return
     wanted = {term: entry for entry in app.env.bn_glossary for term in entry.terms}
     pattern = term_pattern(wanted)

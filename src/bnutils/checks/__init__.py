@@ -65,7 +65,7 @@ _ANSWERS: dict[str, Any] = {}
 for _module in sorted(module.name for module in pkgutil.iter_modules(chapters.__path__)):
     _ANSWERS |= import_module(f"{chapters.__name__}.{_module}").EXERCISES
 
-#: Every exercise by name: those of the functions here, and those of the chapters.
+#: Every exercise by its name, of the functions here and of the chapters.
 EXERCISES: Mapping[str, Any] = {**FUNCTIONS, "placement": PLACEMENT, **_ANSWERS}
 #: The known mistakes of every exercise.
 MISTAKES: dict[str, Mapping[str, Mistake]] = {
