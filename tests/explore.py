@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def extension(name: str):
@@ -55,3 +54,19 @@ def js():
         return evaluated(joined(files, values + body))
 
     return call
+
+
+def stories(js, name):
+    """The state of a figure under each of its presets, with what is said there."""
+    file, variable, *_ = extension("explorables").FIGURES[name]
+    body = f"""
+      const figure = {variable};
+      return Object.fromEntries(figure.presets.map((preset) => {{
+        const given = {{ ...startOf(figure.settings), preset: preset.id, ...preset.set }};
+        const {{ step, ...settings }} = settled(figure, given);
+        const run = figure.start?.(settings);
+        for (let i = 0; i < (step ?? 0); i += 1) figure.step(run, settings);
+        const state = {{ ...settings, ...figure.derive(settings, run) }};
+        return [preset.id, {{ ...state, says: preset.says, sentence: figure.sentence(state) }}];
+      }}));"""
+    return js(["settings.js", file], body)

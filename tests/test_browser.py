@@ -3,22 +3,13 @@
 Skipped, with the reason, where no Chromium is installed; `.ci/run` installs one.
 """
 
-import functools
-import http.server
-import shutil
-import threading
-from pathlib import Path
-
 import pytest
 from axe_core_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
+from browser import HTML, NO_BROWSER
 
-HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 FOLDERS = ("book", "notebooks")
 PAGES = sorted(str(p.relative_to(HTML)) for f in FOLDERS for p in (HTML / f).glob("*.html"))
 OTHERS = sorted(p.name for p in HTML.glob("*.html") if p.stem != "index")  # that only forwards
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 # A layout must not hang on the fonts of one machine: these are wider than any that a reader has.
 WIDE = """*:not(mjx-container, mjx-container *, [class*="fa-"]) {
@@ -36,66 +27,13 @@ STICKING_OUT = """() => {
   return [document.documentElement.scrollWidth, texts];
 }"""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def address():
-    handler = functools.partial(QuietHandler, directory=HTML)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open a page in a given theme and width; collect what it asks for and what goes wrong.
-
-    `quiet` waits until it has asked for nothing for half a second.
-    """
-    contexts = []
-
-    def go(path, theme="light", width=1280, quiet=False):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.asked, page.troubles = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.troubles.append(str(error)))
-        page.on("requestfailed", lambda request: page.troubles.append(request.url))
-        page.on(
-            "response",
-            lambda response: response.status >= 400 and page.troubles.append(response.url),
-        )
-        page.goto(address + path, wait_until="networkidle" if quiet else "load")
-        page.evaluate("() => window.MathJax?.startup?.promise")  # formulas are typeset
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
+pytestmark = NO_BROWSER
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_page_asks_only_its_own_server_and_typesets_its_math(visit, address, path):
     page = visit(path, quiet=True)
+    page.evaluate("() => window.MathJax?.startup?.promise")  # formulas are typeset
     assert not [url for url in page.asked if not url.startswith((address, "data:", "blob:"))]
     assert not page.troubles
     raw = page.locator("article .math").count()

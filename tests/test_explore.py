@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from explore import ROOT, extension, js  # noqa: F401
+from explore import ROOT, extension, stories
 
 from bnutils import norm
 
@@ -19,7 +19,7 @@ CASES = [
 ]
 
 
-def test_the_whole_agrees_with_numpy(js):  # noqa: F811
+def test_the_whole_agrees_with_numpy(js):
     """Forward, gradient, inference, moving statistics, on 30 batches of all sizes and scales."""
     rng = np.random.default_rng(12)
     batches = []
@@ -67,7 +67,7 @@ def test_the_whole_agrees_with_numpy(js):  # noqa: F811
         ("(1 - momentum) * ofBatch", "momentum * ofBatch"),
     ],
 )
-def test_a_slip_in_the_formulas_is_noticed(js, monkeypatch, old, new):  # noqa: F811
+def test_a_slip_in_the_formulas_is_noticed(js, monkeypatch, old, new):
     source = explorables.source_of("norm.js")
     assert old in source
     read = explorables.source_of
@@ -77,23 +77,7 @@ def test_a_slip_in_the_formulas_is_noticed(js, monkeypatch, old, new):  # noqa: 
         test_the_whole_agrees_with_numpy(js)
 
 
-def stories(js, name):  # noqa: F811
-    """The state of a figure under each of its presets."""
-    file, variable, *_ = explorables.FIGURES[name]
-    body = f"""
-      const figure = {variable};
-      return Object.fromEntries(figure.presets.map((preset) => {{
-        const given = {{ ...startOf(figure.settings), preset: preset.id, ...preset.set }};
-        const {{ step, ...settings }} = settled(figure, given);
-        const run = figure.start?.(settings);
-        for (let i = 0; i < (step ?? 0); i += 1) figure.step(run, settings);
-        const state = {{ ...settings, ...figure.derive(settings, run) }};
-        return [preset.id, {{ ...state, says: preset.says, sentence: figure.sentence(state) }}];
-      }}));"""
-    return js(["settings.js", file], body)
-
-
-def test_each_story_of_one_unit_is_true(js):  # noqa: F811
+def test_each_story_of_one_unit_is_true(js):
     told = stories(js, "one-unit")
     for story in told.values():
         x = np.array(story["x"], float)
@@ -125,12 +109,12 @@ def test_each_story_of_one_unit_is_true(js):  # noqa: F811
     assert list(said.groups()) == shown
 
 
-def test_no_spread_and_no_epsilon_is_not_nan(js):  # noqa: F811
+def test_no_spread_and_no_epsilon_is_not_nan(js):
     got = js(["norm.js"], "return batchNorm([5, 5, 5], 2, 1, 0)")
     assert got["y"] == [1, 1, 1]
 
 
-def test_settings_are_read_from_links_and_never_break(js):  # noqa: F811
+def test_settings_are_read_from_links_and_never_break(js):
     queries = [
         "?one-unit.x=3,9,11,40&one-unit.gamma=2",
         "?one-unit.gamma=1e9&one-unit.beta=",
