@@ -96,6 +96,7 @@ def test_every_output_is_compared(notebook):
 
 
 CAPTION = re.compile(r"\*\*Figure (?P<number>\d+\.\d+)\.\*\* (?P<text>.+?)(?:\n\n|\Z)", re.DOTALL)
+TOUCH = re.compile(r"^\*\*Figure to touch: [\w, -]+\.\*\* .+?(?:\n\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def test_every_figure_has_alt_text_and_under_it_its_caption(notebook):
@@ -146,7 +147,8 @@ def prose(notebook):
     section, kept = "", []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            for part in re.split(r"^(?=## )", CAPTION.sub("", source(cell)), flags=re.MULTILINE):
+            text = TOUCH.sub("", CAPTION.sub("", source(cell)))
+            for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
                 section = part.partition("\n")[0] if part.startswith("## ") else section
                 kept += [part] * (section != "## Exercises")
     return "\n".join(kept)
