@@ -1,0 +1,286 @@
+// The map: which pairs of learning rate and initial scale train, without BN and with it.
+import { change, html } from "./draw.js";
+import { land } from "./land_records.js";
+
+const LAND_ARMS = ["without", "with"];
+const ARM_WORDS = { without: "Without BN", with: "With BN", difference: "Gain with BN" };
+const ACTIVATION_WORDS = { sigmoid: "sigmoid", tanh: "tanh", relu: "ReLU" };
+const DEPTH_WORDS = { 2: "Two", 4: "Four", 6: "Six" };
+const LAND_STEPS = [60, 75, 90]; // percent at which the shade changes below the threshold
+const GAIN_STEPS = [3, 10, 20, 40];
+const PAIRS = land.scales.length * land.rates.length;
+
+/** What the record says of one cell: median, lowest and highest accuracy of the runs, in percent. */
+export function landCell({ activation, depth, scale, rate }, arm) {
+  const place = [
+    [land.activations, activation], [land.depths, depth], [LAND_ARMS, arm], [land.scales, scale], [land.rates, rate],
+  ].reduce((sum, [values, value]) => sum * values.length + values.indexOf(value), 0);
+  const [median, low, high] = [0, 2, 4].map((at) => parseInt(land.cells.slice(6 * place + at, 6 * place + at + 2), 16));
+  return { median, low, high };
+}
+
+/** How many pairs train, in each arm and without BN only. */
+export function landCounts(settings) {
+  const counts = { without: 0, with: 0, lost: 0 };
+  for (const scale of land.scales) {
+    for (const rate of land.rates) {
+      const [plain, withBN] = LAND_ARMS.map((arm) => landCell({ ...settings, scale, rate }, arm).median >= settings.threshold);
+      counts.without += plain;
+      counts.with += withBN;
+      counts.lost += plain && !withBN;
+    }
+  }
+  return counts;
+}
+
+const LAND_START = { activation: "tanh", depth: 4, threshold: 95, rate: 0.3, scale: 1 };
+const SIX_SIGMOIDS = landCounts({ ...LAND_START, activation: "sigmoid", depth: 6 });
+const TWO_SIGMOIDS = landCounts({ ...LAND_START, activation: "sigmoid", depth: 2 });
+
+export const settingsMap = {
+  id: "map",
+  label: "The map",
+  insight: "BN hardly raises the best accuracy. It widens the land: far more pairs of learning rate and initial scale train.",
+  describe: "Two tables of accuracy, without BN and with it. Each row is an initial scale, each column a learning rate.",
+  settings: {
+    activation: { kind: "choice", label: "Activation", start: LAND_START.activation, values: land.activations, words: ACTIVATION_WORDS },
+    depth: { kind: "choice", label: "Hidden layers", start: LAND_START.depth, values: land.depths },
+    threshold: { kind: "range", label: "Trains from", start: LAND_START.threshold, min: 80, max: 97, step: 1, words: (value) => `${value} %` },
+    rate: { kind: "list", label: "Learning rate", start: LAND_START.rate, values: land.rates, hidden: true },
+    scale: { kind: "list", label: "Initial scale", start: LAND_START.scale, values: land.scales, hidden: true },
+    view: { kind: "choice", label: "Map", start: "with", values: [...LAND_ARMS, "difference"], words: ARM_WORDS, hidden: true, apart: true },
+  },
+  presets: [
+    { id: "usual", label: "The usual settings", set: {},
+      says: "At the usual scale, 1, and rates from 0.1 to 1, four layers of tanh train without BN as well as with it. There is nothing to fix." },
+    { id: "small", label: "Started too small", set: { activation: "relu", scale: 0.03, rate: 0.1 },
+      says: "Weights 30 times too small: without BN no rate trains. BN divides by the spread, whatever it is, and all rates but the largest train." },
+    { id: "rate-10", label: "Rate 10 sinks both", set: { rate: 10 },
+      says: "At rate 10 no scale trains, with BN or without." },
+    { id: "six", label: "Six sigmoids", set: { activation: "sigmoid", depth: 6, scale: 3, rate: 1 },
+      says: `Without BN ${SIX_SIGMOIDS.without || "none"} of the ${PAIRS} settings trains. With BN ${SIX_SIGMOIDS.with} do.` },
+    { id: "lost", label: "BN loses", set: { activation: "sigmoid", depth: 2, scale: 10, rate: 10 },
+      says: `Two layers of sigmoids need a large rate, and can take it: at ${TWO_SIGMOIDS.lost} settings they train without BN only.` },
+  ],
+  bet: {
+    question: `Without BN, six layers of sigmoids train at ${SIX_SIGMOIDS.without || "none"} of the ${PAIRS} settings. At how many with BN?`,
+    choices: ["None, too", `${Math.round(SIX_SIGMOIDS.with / 4)}`, `${SIX_SIGMOIDS.with}`, `All ${PAIRS}`],
+    right: [2],
+    show: "six",
+    says: ({ counts }) => `At ${counts.with} of ${PAIRS}. But the largest rates and the smallest scales are still lost.`,
+  },
+  tries: [
+    { text: "Find a setting that trains without BN only.", done: ({ cell, threshold }) => cell.without.median >= threshold && cell.with.median < threshold },
+    { text: "Find a setting that trains in neither.", done: ({ cell, threshold }) => LAND_ARMS.every((arm) => cell[arm].high < threshold) },
+    { text: "Press a cell, and see it run in the race.", done: ({ live }) => Boolean(live?.ended) },
+  ],
+
+  derive(settings) {
+    const pair = (arm) => land.scales.map((scale) => land.rates.map((rate) => landCell({ ...settings, scale, rate }, arm).median));
+    const cells = { without: pair("without"), with: pair("with") };
+    const counts = { ...landCounts(settings), of: PAIRS };
+    const best = { without: Math.max(...cells.without.flat()), with: Math.max(...cells.with.flat()) };
+    const cell = { without: landCell(settings, "without"), with: landCell(settings, "with") };
+    return { cells, counts, best, cell, live: liveRun(settings) };
+  },
+  sentence({ activation, depth, counts, best, cell, rate, scale }) {
+    const layers = `${DEPTH_WORDS[depth]} layers of ${ACTIVATION_WORDS[activation]}`;
+    return `${layers}: ${counts.without} of ${counts.of} settings train without BN, ${counts.with} with it; ` +
+      `the best reach ${best.without} % and ${best.with} %. ` +
+      `Rate ${rate}, scale ${scale}: ${cell.without.median} % without BN, ${cell.with.median} % with it.`;
+  },
+  table(state) {
+    const range = ({ median, low, high }) => `${median} (${low} to ${high})`;
+    const row = (scale, rate) => [`rate ${rate}, scale ${scale}`, ...LAND_ARMS.map((arm) => range(landCell({ ...state, scale, rate }, arm)))];
+    return {
+      head: ["%, median (lowest to highest)", "without BN", "with BN"],
+      rows: land.scales.flatMap((scale) => land.rates.map((rate) => row(scale, rate))),
+    };
+  },
+  picture: drawMap,
+};
+
+/** The settings of the race for a cell. */
+export function raceOf({ activation, depth, rate, scale }) {
+  const { steps, batch, noise, momentum } = land;
+  return { data: "circles", order: "shuffled", activation, depth, rate, scale, steps, batch, noise, momentum };
+}
+
+/** What the race on this page says of the cell, if it is set to it. */
+function liveRun(settings) {
+  const race = globalThis.document?.getElementById("race")?.state;
+  const wanted = Object.entries(raceOf(settings));
+  if (!race?.step || !wanted.every(([key, value]) => race[key] === value)) return null;
+  const percent = (share) => Math.round(100 * share);
+  const { without, use } = race.accuracy;
+  return { seed: race.seed, ended: race.ended, without: percent(without), with: percent(use) };
+}
+
+/** How dark a cell is, 0 to 4; 4 is land. */
+function shadeOf(value, threshold) {
+  return value >= threshold ? 4 : LAND_STEPS.filter((step) => value >= step).length;
+}
+
+function drawMap(place, api) {
+  const tables = Object.fromEntries(Object.keys(ARM_WORDS).map((name) => [name, mapTable(name)]));
+  const views = viewSwitch(api);
+  const key = html("p", { class: "bn-land-key" });
+  const readout = html("div", { class: "bn-land-readout" });
+  const maps = html("div", { class: "bn-maps" }, ...Object.values(tables).map(({ element }) => element));
+  place.append(views.element, maps, key, readout);
+  let pointed = null;
+
+  const cellAt = (target) => {
+    const button = target.closest?.("button[data-cell]");
+    return button && Object.fromEntries(["scale", "rate"].map((name) => [name, Number(button.dataset[name])]));
+  };
+  const point = (cell) => {
+    pointed = cell;
+    mark(api.figure.state);
+  };
+  maps.addEventListener("pointerover", (event) => event.pointerType === "mouse" && point(cellAt(event.target)));
+  maps.addEventListener("pointerleave", () => point(null));
+  maps.addEventListener("focusin", (event) => api.set(cellAt(event.target), false));
+  maps.addEventListener("click", (event) => {
+    const cell = cellAt(event.target);
+    if (!cell) return;
+    api.set(cell);
+    runInRace(api.figure.state);
+  });
+  maps.addEventListener("keydown", (event) => {
+    const next = neighbor(event, api.figure.state);
+    if (!next) return;
+    event.preventDefault();
+    event.target.closest("table").querySelector(`[data-scale="${next.scale}"][data-rate="${next.rate}"]`).focus();
+  });
+  document.getElementById("race")?.addEventListener("bn:change", () => {
+    const { live } = api.figure.state;
+    const now = liveRun(api.figure.state);
+    if (Boolean(live) !== Boolean(now) || live?.ended !== now?.ended || live?.seed !== now?.seed) api.set({}, false);
+  });
+
+  function mark(state) {
+    for (const { buttons } of Object.values(tables)) {
+      for (const { button, scale, rate } of buttons) {
+        const isIt = (cell) => cell?.scale === scale && cell?.rate === rate;
+        change(button, { "aria-pressed": String(isIt(state)), "data-pointed": isIt(pointed), tabindex: isIt(state) ? "0" : "-1" });
+      }
+    }
+    readout.replaceChildren(...readoutOf(pointed ? { ...state, ...pointed, ...atCell(state, pointed) } : state, !pointed));
+  }
+
+  return (state) => {
+    views.update(state);
+    key.replaceChildren(...shadesKey(state.threshold));
+    for (const [name, { element, caption, buttons }] of Object.entries(tables)) {
+      change(element, { "data-shown": name === state.view });
+      caption.replaceChildren(...captionOf(name, state));
+      for (const { button, scale, rate } of buttons) fillCell(button, name, state, scale, rate);
+    }
+    mark(state);
+  };
+}
+
+function atCell(state, pair) {
+  const settings = { ...state, ...pair };
+  return { cell: { without: landCell(settings, "without"), with: landCell(settings, "with") }, live: liveRun(settings) };
+}
+
+/** A table of buttons: scales from above, the largest first, rates from the left. */
+function mapTable(name) {
+  const buttons = [];
+  const caption = html("caption", {});
+  const cell = (scale, rate) => {
+    const button = html("button", { type: "button", "data-cell": name, "data-scale": scale, "data-rate": rate });
+    buttons.push({ button, scale, rate });
+    return html("td", {}, button);
+  };
+  const rows = land.scales.toReversed().map((scale) =>
+    html("tr", {}, html("th", { scope: "row" }, String(scale)), ...land.rates.map((rate) => cell(scale, rate))));
+  const head = html("tr", {}, html("th", { scope: "col", class: "bn-land-corner" }, "scale"),
+    ...land.rates.map((rate) => html("th", { scope: "col" }, String(rate))));
+  const axis = html("tr", {}, html("td", {}), html("td", { colspan: land.rates.length, class: "bn-land-axis" }, "learning rate"));
+  const element = html("table", { class: "bn-land", "data-map": name },
+    caption, html("thead", {}, axis, head), html("tbody", {}, ...rows));
+  return { element, caption, buttons };
+}
+
+function captionOf(name, { counts, threshold }) {
+  if (name === "difference") return [`${ARM_WORDS[name]}, in points`];
+  const count = html("b", { "data-key": `counts.${name}`, "data-digits": 0 }, String(counts[name]));
+  return [html("span", { class: `bn-is-${name}` }, ARM_WORDS[name]), ": ", count, ` of ${counts.of} reach ${threshold} %`];
+}
+
+function fillCell(button, name, { cells, threshold }, scale, rate) {
+  const [i, j] = [land.scales.indexOf(scale), land.rates.indexOf(rate)];
+  const isGain = name === "difference";
+  const value = isGain ? cells.with[i][j] - cells.without[i][j] : cells[name][i][j];
+  const text = isGain ? `${value > 0 ? "+" : ""}${value}`.replace("-", "−") : String(value);
+  const shade = isGain ? GAIN_STEPS.filter((step) => value >= step).length : shadeOf(value, threshold);
+  const trains = !isGain && value >= threshold;
+  const key = isGain ? null : `cells.${name}.${i}.${j}`;
+  if (button.textContent !== text) button.textContent = text;
+  change(button, {
+    "data-shade": shade, "data-trains": trains, "data-key": key, "data-digits": key && 0,
+    "aria-label": `rate ${rate}, scale ${scale}: ${text} ${isGain ? "points" : "percent"}${trains ? ", trains" : ""}`,
+  });
+}
+
+/** Below the maps: the numbers of one cell in both arms, and those of the live run. */
+function readoutOf({ scale, rate, cell, live }, isChosen) {
+  const number = (value, key) =>
+    html("span", isChosen ? { "data-key": key, "data-digits": 0 } : {}, String(value));
+  const row = (arm) => html("tr", {},
+    html("th", { scope: "row", class: `bn-is-${arm}` }, ARM_WORDS[arm]),
+    html("td", {}, number(cell[arm].median, `cell.${arm}.median`), " %"),
+    html("td", {}, number(cell[arm].low, `cell.${arm}.low`), " to ", number(cell[arm].high, `cell.${arm}.high`), " %"),
+    html("td", {}, ...(live?.ended ? [number(live[arm], `live.${arm}`), " %"] : [live ? "running" : "–"])));
+  const heads = [`rate ${rate}, scale ${scale}`, `median of ${land.seeds.length}`, "all", live ? `live, run ${live.seed}` : "live"];
+  const table = html("table", {},
+    html("thead", {}, html("tr", {}, ...heads.map((text) => html("th", { scope: "col" }, text)))),
+    html("tbody", {}, ...LAND_ARMS.map(row)));
+  if (!document.getElementById("race")) return [table];
+  return [table, html("p", {}, "Press a cell, and it runs live in ", html("a", { href: "#race" }, "the race"), ".")];
+}
+
+function shadesKey(threshold) {
+  const bounds = [...LAND_STEPS.filter((step) => step < threshold), threshold];
+  const swatch = (shade, text) => html("span", {}, html("i", { "data-shade": shade, "aria-hidden": "true" }), text);
+  return [
+    "Accuracy in %: ",
+    swatch(0, `below ${bounds[0]}`),
+    ...bounds.slice(0, -1).map((from, i) => swatch(i + 1, `${from} to ${bounds[i + 1] - 1}`)),
+    swatch(4, `${threshold} and more: trains`),
+  ];
+}
+
+/** On a narrow page one map is shown at a time. */
+function viewSwitch(api) {
+  const { label, values } = settingsMap.settings.view;
+  const inputs = values.map((value) => html("input", { type: "radio", name: api.id("view"), value }));
+  for (const input of inputs) input.addEventListener("change", () => api.set({ view: input.value }));
+  const labels = inputs.map((input) => html("label", {}, input, html("span", {}, ARM_WORDS[input.value])));
+  return {
+    element: html("fieldset", { class: "bn-choice bn-land-views" }, html("legend", {}, label), html("div", {}, ...labels)),
+    update({ view }) {
+      for (const input of inputs) input.checked = input.value === view;
+    },
+  };
+}
+
+/** The cell that an arrow key, Home or End leads to, or null. */
+function neighbor({ key }, { scale, rate }) {
+  const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0], Home: [0, -99], End: [0, 99] }[key];
+  if (!move) return null;
+  const along = (values, value, by) => values[Math.min(Math.max(values.indexOf(value) + by, 0), values.length - 1)];
+  return { scale: along(land.scales, scale, move[0]), rate: along(land.rates, rate, move[1]) };
+}
+
+/** Run a cell in the race on this page: at once where motion is not welcome, else when it is seen. */
+function runInRace(state) {
+  const race = document.getElementById("race");
+  if (!race?.set) return;
+  race.set({ ...raceOf(state), seed: land.seeds[0] });
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) race.advance(land.steps);
+  else race.play();
+}
