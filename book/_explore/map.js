@@ -3,10 +3,9 @@ import { change, html } from "./draw.js";
 import { land } from "./land_records.js";
 
 const LAND_ARMS = ["without", "with"];
-const ARM_WORDS = { without: "Without BN", with: "With BN", difference: "Gain with BN" };
+const ARM_WORDS = { without: "Without BN", with: "With BN", difference: "Gain" };
 const ACTIVATION_WORDS = { sigmoid: "sigmoid", tanh: "tanh", relu: "ReLU" };
 const DEPTH_WORDS = { 2: "Two", 4: "Four", 6: "Six" };
-const LAND_STEPS = [60, 75, 90]; // percent at which the shade changes below the threshold
 const GAIN_STEPS = [3, 10, 20, 40];
 const PAIRS = land.scales.length * land.rates.length;
 
@@ -15,7 +14,7 @@ export function landCell({ activation, depth, scale, rate }, arm) {
   const place = [
     [land.activations, activation], [land.depths, depth], [LAND_ARMS, arm], [land.scales, scale], [land.rates, rate],
   ].reduce((sum, [values, value]) => sum * values.length + values.indexOf(value), 0);
-  const [median, low, high] = [0, 2, 4].map((at) => parseInt(land.cells.slice(6 * place + at, 6 * place + at + 2), 16));
+  const [median, low, high] = [0, 1, 2].map((part) => land.cells.charCodeAt(3 * place + part) - 26);
   return { median, low, high };
 }
 
@@ -33,22 +32,21 @@ export function landCounts(settings) {
   return counts;
 }
 
-const LAND_START = { activation: "tanh", depth: 4, threshold: 95, rate: 0.3, scale: 1 };
-const SIX_SIGMOIDS = landCounts({ ...LAND_START, activation: "sigmoid", depth: 6 });
-const TWO_SIGMOIDS = landCounts({ ...LAND_START, activation: "sigmoid", depth: 2 });
+const SIX_SIGMOIDS = landCounts({ ...land.opening, activation: "sigmoid", depth: 6 });
+const TWO_SIGMOIDS = landCounts({ ...land.opening, activation: "sigmoid", depth: 2 });
 
 export const settingsMap = {
   id: "map",
   label: "The map",
-  insight: "BN hardly raises the best accuracy. It widens the land: far more pairs of learning rate and initial scale train.",
+  insight: "At the best settings BN changes little. It widens the land: many more pairs of learning rate and initial scale train.",
   describe: "Two tables of accuracy, without BN and with it. Each row is an initial scale, each column a learning rate.",
   settings: {
-    activation: { kind: "choice", label: "Activation", start: LAND_START.activation, values: land.activations, words: ACTIVATION_WORDS },
-    depth: { kind: "choice", label: "Hidden layers", start: LAND_START.depth, values: land.depths },
-    threshold: { kind: "range", label: "Trains from", start: LAND_START.threshold, min: 80, max: 97, step: 1, words: (value) => `${value} %` },
-    rate: { kind: "list", label: "Learning rate", start: LAND_START.rate, values: land.rates, hidden: true },
-    scale: { kind: "list", label: "Initial scale", start: LAND_START.scale, values: land.scales, hidden: true },
-    view: { kind: "choice", label: "Map", start: "with", values: [...LAND_ARMS, "difference"], words: ARM_WORDS, hidden: true, apart: true },
+    activation: { kind: "choice", label: "Activation", start: land.opening.activation, values: land.activations, words: ACTIVATION_WORDS },
+    depth: { kind: "choice", label: "Hidden layers", start: land.opening.depth, values: land.depths },
+    threshold: { kind: "range", label: "Trains from", start: land.opening.threshold, min: 80, max: 97, step: 1, words: (value) => `${value}%` },
+    rate: { kind: "list", label: "Learning rate", start: land.opening.rate, values: land.rates, drawn: true },
+    scale: { kind: "list", label: "Initial scale", start: land.opening.scale, values: land.scales, drawn: true },
+    view: { kind: "choice", label: "Map", start: "with", values: [...LAND_ARMS, "difference"], words: ARM_WORDS, drawn: true, apart: true },
   },
   presets: [
     { id: "usual", label: "The usual settings", set: {},
@@ -86,8 +84,8 @@ export const settingsMap = {
   sentence({ activation, depth, counts, best, cell, rate, scale }) {
     const layers = `${DEPTH_WORDS[depth]} layers of ${ACTIVATION_WORDS[activation]}`;
     return `${layers}: ${counts.without} of ${counts.of} settings train without BN, ${counts.with} with it; ` +
-      `the best reach ${best.without} % and ${best.with} %. ` +
-      `Rate ${rate}, scale ${scale}: ${cell.without.median} % without BN, ${cell.with.median} % with it.`;
+      `the best reach ${best.without}% and ${best.with}%. ` +
+      `Rate ${rate}, scale ${scale}: ${cell.without.median}% without BN, ${cell.with.median}% with it.`;
   },
   table(state) {
     const range = ({ median, low, high }) => `${median} (${low} to ${high})`;
@@ -118,7 +116,7 @@ function liveRun(settings) {
 
 /** How dark a cell is, 0 to 4; 4 is land. */
 function shadeOf(value, threshold) {
-  return value >= threshold ? 4 : LAND_STEPS.filter((step) => value >= step).length;
+  return value >= threshold ? 4 : land.shades.filter((step) => value >= step).length;
 }
 
 function drawMap(place, api) {
@@ -171,6 +169,7 @@ function drawMap(place, api) {
 
   return (state) => {
     views.update(state);
+    change(place, { "data-view": state.view });
     key.replaceChildren(...shadesKey(state.threshold));
     for (const [name, { element, caption, buttons }] of Object.entries(tables)) {
       change(element, { "data-shown": name === state.view });
@@ -195,7 +194,7 @@ function mapTable(name) {
     buttons.push({ button, scale, rate });
     return html("td", {}, button);
   };
-  const rows = land.scales.toReversed().map((scale) =>
+  const rows = [...land.scales].reverse().map((scale) =>
     html("tr", {}, html("th", { scope: "row" }, String(scale)), ...land.rates.map((rate) => cell(scale, rate))));
   const head = html("tr", {}, html("th", { scope: "col", class: "bn-land-corner" }, "scale"),
     ...land.rates.map((rate) => html("th", { scope: "col" }, String(rate))));
@@ -206,9 +205,9 @@ function mapTable(name) {
 }
 
 function captionOf(name, { counts, threshold }) {
-  if (name === "difference") return [`${ARM_WORDS[name]}, in points`];
+  if (name === "difference") return ["Gain with BN, in points"];
   const count = html("b", { "data-key": `counts.${name}`, "data-digits": 0 }, String(counts[name]));
-  return [html("span", { class: `bn-is-${name}` }, ARM_WORDS[name]), ": ", count, ` of ${counts.of} reach ${threshold} %`];
+  return [html("span", { class: `bn-is-${name}` }, ARM_WORDS[name]), ": ", count, ` of ${counts.of} reach ${threshold}%`];
 }
 
 function fillCell(button, name, { cells, threshold }, scale, rate) {
@@ -232,10 +231,10 @@ function readoutOf({ scale, rate, cell, live }, isChosen) {
     html("span", isChosen ? { "data-key": key, "data-digits": 0 } : {}, String(value));
   const row = (arm) => html("tr", {},
     html("th", { scope: "row", class: `bn-is-${arm}` }, ARM_WORDS[arm]),
-    html("td", {}, number(cell[arm].median, `cell.${arm}.median`), " %"),
-    html("td", {}, number(cell[arm].low, `cell.${arm}.low`), " to ", number(cell[arm].high, `cell.${arm}.high`), " %"),
-    html("td", {}, ...(live?.ended ? [number(live[arm], `live.${arm}`), " %"] : [live ? "running" : "–"])));
-  const heads = [`rate ${rate}, scale ${scale}`, `median of ${land.seeds.length}`, "all", live ? `live, run ${live.seed}` : "live"];
+    html("td", {}, number(cell[arm].median, `cell.${arm}.median`), "%"),
+    html("td", {}, number(cell[arm].low, `cell.${arm}.low`), "–", number(cell[arm].high, `cell.${arm}.high`), "%"),
+    html("td", {}, ...(live?.ended ? [number(live[arm], `live.${arm}`), "%"] : [live ? "running" : "–"])));
+  const heads = [`rate ${rate}, scale ${scale}`, "median", `${land.seeds.length} runs`, live ? `live, run ${live.seed}` : "live"];
   const table = html("table", {},
     html("thead", {}, html("tr", {}, ...heads.map((text) => html("th", { scope: "col" }, text)))),
     html("tbody", {}, ...LAND_ARMS.map(row)));
@@ -244,10 +243,10 @@ function readoutOf({ scale, rate, cell, live }, isChosen) {
 }
 
 function shadesKey(threshold) {
-  const bounds = [...LAND_STEPS.filter((step) => step < threshold), threshold];
+  const bounds = [...land.shades.filter((step) => step < threshold), threshold];
   const swatch = (shade, text) => html("span", {}, html("i", { "data-shade": shade, "aria-hidden": "true" }), text);
   return [
-    "Accuracy in %: ",
+    `Accuracy in %, median of ${land.seeds.length} runs: `,
     swatch(0, `below ${bounds[0]}`),
     ...bounds.slice(0, -1).map((from, i) => swatch(i + 1, `${from} to ${bounds[i + 1] - 1}`)),
     swatch(4, `${threshold} and more: trains`),
@@ -262,8 +261,11 @@ function viewSwitch(api) {
   const labels = inputs.map((input) => html("label", {}, input, html("span", {}, ARM_WORDS[input.value])));
   return {
     element: html("fieldset", { class: "bn-choice bn-land-views" }, html("legend", {}, label), html("div", {}, ...labels)),
-    update({ view }) {
-      for (const input of inputs) input.checked = input.value === view;
+    update({ view, counts }) {
+      inputs.forEach((input, i) => {
+        input.checked = input.value === view;
+        if (input.value in counts) labels[i].lastChild.textContent = `${ARM_WORDS[input.value]}: ${counts[input.value]}`;
+      });
     },
   };
 }

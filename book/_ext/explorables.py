@@ -33,7 +33,15 @@ PLACE = re.compile(
 )
 WORDS = re.compile(r"\[(?P<words>[^\]]+)\]\(#(?P<name>[\w-]+)\?(?P<query>[^)\s]+)\)")
 
-#: Name of a figure: its module, the name that the module exports, its still and what that shows.
+
+def _land_table() -> str:
+    from explore_records import land_table  # reads the record when asked to
+
+    return land_table()
+
+
+#: Name of a figure: its module, the name that the module exports, its still (the name of an SVG, or
+#: a function that makes HTML) and what that shows.
 FIGURES = {
     "one-unit": (
         "one_unit.js",
@@ -42,6 +50,7 @@ FIGURES = {
         "Two number lines. On the upper one 3, 9, 11 and 17, with their mean, 10. Lines lead down "
         "to −1.4, −0.2, 0.2 and 1.4 on the lower one, whose mean is 0.",
     ),
+    "map": ("map.js", "settingsMap", _land_table, ""),
 }
 
 
@@ -119,8 +128,11 @@ class ExplorableDirective(SphinxDirective):
         self.env.metadata[self.env.docname].setdefault("explorables", []).append(name)
         caption = ExplorableCaption()
         self.state.nested_parse(self.content, self.content_offset, caption)
-        image = nodes.image(uri=f"/book/_static/{still}.svg", alt=alt)
-        return [Explorable("", image, caption, ids=[name], small="small" in self.options)]
+        if callable(still):
+            picture = nodes.raw("", still(), format="html")
+        else:
+            picture = nodes.image(uri=f"/book/_static/{still}.svg", alt=alt)
+        return [Explorable("", picture, caption, ids=[name], small="small" in self.options)]
 
 
 def visit_explorable(writer, node):

@@ -11,6 +11,9 @@ from functools import cache
 import numpy as np
 
 PARTS = ("median", "low", "high")
+OPENING = {"activation": "tanh", "depth": 4, "scale": 1.0, "rate": 0.3, "threshold": 95}
+SHADES = (60, 75, 90)
+TITLES = {"without": "Without BN", "with": "With BN"}
 READINGS = {"without": ("without", "in use"), "withBN": ("with", "in use")}
 READINGS |= {"withBNBatch": ("with", "in training")}
 
@@ -47,8 +50,8 @@ def race_records() -> str:
 def land_records() -> str:
     """The map of settings that train.
 
-    `land.cells` holds two hexadecimal digits for each percent, in the order of activations, depths,
-    arms (without BN, with), scales, rates, and median, low, high.
+    `land.cells` holds a character for each percent, whose code is 26 more, in the order of
+    activations, depths, arms (without BN, with), scales, rates, and median, low, high.
     """
     from bnutils import studies
 
@@ -58,8 +61,46 @@ def land_records() -> str:
     axes = {f"{name}s": record[name].values.tolist() for name in order if name != "arm"}
     study = studies.get("land-of-circles")
     settings = {name: study.fixed[name] for name in ("steps", "batch", "noise", "momentum")}
-    text = "".join(f"{percent:02x}" for percent in cells.ravel())
-    return _constant("land", {**axes, **settings, "cells": text})
+    if cells.min() < 9:
+        raise ValueError(f"expected accuracies of 9% or more, got {cells.min()}%")
+    text = "".join(chr(26 + percent) for percent in cells.ravel())
+    return _constant(
+        "land", {**axes, **settings, "opening": OPENING, "shades": SHADES, "cells": text}
+    )
+
+
+def land_table() -> str:
+    """The maps with which the figure opens, as HTML tables, for pages without JavaScript."""
+    from bnutils import studies
+
+    record = studies.load("land-of-circles")["accuracy"]
+    shown = record.sel(activation=OPENING["activation"], depth=OPENING["depth"])
+    tables = (_table(title, shown.sel(arm=arm), arm) for arm, title in TITLES.items())
+    return f'<div class="bn-maps">{"".join(tables)}</div>\n'
+
+
+def _table(title: str, accuracy, arm: str) -> str:
+    threshold = OPENING["threshold"]
+    median = _percents(accuracy)["median"]
+    rates, scales = (accuracy[name].values.tolist() for name in ("rate", "scale"))
+
+    def cell(value: int) -> str:
+        shade = 4 if value >= threshold else sum(value >= bound for bound in SHADES)
+        trains = ' data-trains=""' if value >= threshold else ""
+        return f'<td><span data-shade="{shade}"{trains}>{value}</span></td>'
+
+    def row(scale: float, values: np.ndarray) -> str:
+        return f'<tr><th scope="row">{scale:g}</th>{"".join(map(cell, values))}</tr>'
+
+    body = "".join(row(*each) for each in reversed([*zip(scales, median, strict=True)]))
+    head = "".join(f'<th scope="col">{rate:g}</th>' for rate in rates)
+    return (
+        f'<table class="bn-land"><caption><span class="bn-is-{arm}">{title}</span>: '
+        f"<b>{(median >= threshold).sum()}</b> of {median.size} reach {threshold}%</caption><thead>"
+        f'<tr><td></td><td colspan="{len(rates)}" class="bn-land-axis">learning rate</td></tr>'
+        f'<tr><th scope="col" class="bn-land-corner">scale</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
 
 
 MADE = {"race_records.js": race_records, "land_records.js": land_records}
