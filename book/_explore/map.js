@@ -133,7 +133,7 @@ function drawMap(place, api) {
     return button && Object.fromEntries(["scale", "rate"].map((name) => [name, Number(button.dataset[name])]));
   };
   const point = (cell) => {
-    pointed = cell;
+    pointed = cell ?? null;
     mark(api.figure.state);
   };
   maps.addEventListener("pointerover", (event) => event.pointerType === "mouse" && point(cellAt(event.target)));
@@ -158,13 +158,15 @@ function drawMap(place, api) {
   });
 
   function mark(state) {
+    const isAt = (cell, scale, rate) => cell?.scale === scale && cell?.rate === rate;
     for (const { buttons } of Object.values(tables)) {
       for (const { button, scale, rate } of buttons) {
-        const isIt = (cell) => cell?.scale === scale && cell?.rate === rate;
-        change(button, { "aria-pressed": String(isIt(state)), "data-pointed": isIt(pointed), tabindex: isIt(state) ? "0" : "-1" });
+        const chosen = isAt(state, scale, rate);
+        change(button, { "aria-pressed": String(chosen), "data-pointed": isAt(pointed, scale, rate), tabindex: chosen ? "0" : "-1" });
       }
     }
-    readout.replaceChildren(...readoutOf(pointed ? { ...state, ...pointed, ...atCell(state, pointed) } : state, !pointed));
+    const other = pointed && !isAt(state, pointed.scale, pointed.rate);
+    readout.replaceChildren(...readoutOf(other ? { ...state, ...pointed, ...atCell(state, pointed) } : state, !other));
   }
 
   return (state) => {
