@@ -1,0 +1,357 @@
+// E4: the gradient through the batch, as a sum that loses parts and step by step through the graph.
+import { change, html, pathOf, show, svg } from "./draw.js";
+import { batchNorm, batchNormGrad } from "./norm.js";
+
+const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
+
+/**
+ * Values and gradients of all nodes of chapter 2's graph, each from its neighbors alone.
+ * `ofDivide` and `ofVariance` are what r gets by two ways, `ofCenter` and `ofMean` what x gets.
+ */
+export function throughGraph(x, dy, gamma, epsilon) {
+  const m = x.length;
+  const mean = sumOf(x) / m;
+  const r = x.map((value) => value - mean);
+  const variance = sumOf(r.map((value) => value * value)) / m;
+  const s = variance + epsilon > 0 ? 1 / Math.sqrt(variance + epsilon) : 0;
+  const xHat = r.map((value) => value * s);
+  const y = xHat.map((value) => gamma * value);
+
+  const dgamma = sumOf(dy.map((value, i) => value * xHat[i]));
+  const dbeta = sumOf(dy);
+  const dxHat = dy.map((value) => gamma * value);
+  const ofDivide = dxHat.map((value) => s * value);
+  const ds = sumOf(dxHat.map((value, i) => value * r[i]));
+  const dVariance = -0.5 * s ** 3 * ds;
+  const ofVariance = r.map((value) => (2 / m) * value * dVariance);
+  const dr = ofDivide.map((value, i) => value + ofVariance[i]);
+  const ofCenter = dr;
+  const dMean = -sumOf(dr);
+  const ofMean = dr.map(() => dMean / m);
+  const dx = ofCenter.map((value, i) => value + ofMean[i]);
+  return {
+    mean, r, variance, s, xHat, y, dgamma, dbeta, dxHat, ofDivide, ds, dVariance, ofVariance, dr,
+    ofCenter, dMean, ofMean, dx,
+  };
+}
+
+/** What is left of dy after each term of the closed form. */
+export function lostParts(x, dy, gamma, epsilon) {
+  const m = x.length;
+  const { xHat, inverse } = batchNorm(x, gamma, 0, epsilon);
+  const { dx, dgamma, dbeta } = batchNormGrad(dy, xHat, inverse, gamma);
+  const meanDy = dbeta / m;
+  const alongXHat = dgamma / m;
+  const centered = dy.map((value) => value - meanDy);
+  const left = centered.map((value, i) => value - xHat[i] * alongXHat);
+  return { meanDy, alongXHat, centered, left, factor: gamma * inverse, dx };
+}
+
+/** All that the figure of these settings shows. */
+export function gradientState({ x, dy: given, gamma, epsilon, stage }) {
+  const dy = x.map((_, i) => given[i] ?? 0);
+  const values = throughGraph(x, dy, gamma, epsilon);
+  const { meanDy, alongXHat, centered, left, factor, dx } = lostParts(x, dy, gamma, epsilon);
+  const sumDx = sumOf(dx);
+  const dotXHat = sumOf(dx.map((value, i) => value * values.xHat[i]));
+  const { dgamma, dbeta } = values;
+  return {
+    dy, m: x.length, node: stageName(stage), values, meanDy, alongXHat, centered, left, factor,
+    dx, dgamma, dbeta, sumDx, dotXHat,
+  };
+}
+
+const WAYS = ["mean", "center", "variance", "inverse sd", "divide", "scale and shift"];
+
+/** Where in the graph a stage stands: 0 is the start, 1 to 6 lead forward, 7 to 12 back. */
+export function stageName(stage) {
+  if (stage === 0) return "start";
+  if (stage <= 6) return `forward ${stage} of 6: ${WAYS[stage - 1]}`;
+  return `backward ${stage - 6} of 6: ${WAYS[12 - stage]}`;
+}
+
+/** What happens at this stage, with its numbers. */
+export function stageSentence({ stage, values, gamma, epsilon, m }) {
+  const { mean, variance, s, dgamma, dbeta, ds, dVariance, dMean } = values;
+  const says = [
+    `${m} values x enter BN. Next: their mean.`,
+    `The mean is shared by all: μ = ⟨x⟩ = ${show(mean)}.`,
+    "Center: r = x − μ. From here on x is seen only through r.",
+    `The variance is shared, too: σ² = ⟨r²⟩ = ${show(variance)}.`,
+    `s = 1 / √(σ² + ${epsilon}) = ${show(s, 3)}.`,
+    "Divide: x̂ = r s.",
+    `Scale and shift: y = γ x̂ + β, with γ = ${show(gamma)} and β = 0. The loss answers with dy.`,
+    `dx̂ = γ dy. On the way, dγ = Σ dy x̂ = ${show(dgamma, 3)} and dβ = Σ dy = ${show(dbeta, 3)}.`,
+    "r gets a first contribution, s dx̂. All examples share s, so theirs add up: "
+      + `ds = Σ dx̂ r = ${show(ds, 3)}.`,
+    `dσ² = −½ s³ ds = ${show(dVariance, 4)}.`,
+    "r gets a second contribution, 2 r dσ² / m: it is added to the first. That makes dr.",
+    `x gets dr as a first contribution. All share μ, so dμ = −Σ dr = ${show(dMean, 3)}.`,
+    "x gets a second contribution, dμ / m: added to the first, it makes dx.",
+  ];
+  return says[stage];
+}
+
+/** The outcome in a sentence. */
+export function gradientSentence(state) {
+  const { stage, m, dy, dx, gamma, epsilon, dgamma, values } = state;
+  const name = stageName(stage);
+  if (values.variance + epsilon === 0) {
+    return "All x are equal and ε is 0: BN would divide by zero. Take a larger ε.";
+  }
+  if (stage < 12) return `${name[0].toUpperCase()}${name.slice(1)}. ${stageSentence(state)}`;
+  const most = Math.max(...dx.map(Math.abs));
+  if (dy.every((value) => value === 0)) return "The loss cares about no example: dy is 0.";
+  if (gamma === 0) return `γ is 0: no x gets a gradient. γ itself does, ${show(dgamma, 3)}.`;
+  if (most < 5e-4) {
+    return `dx is 0 for all ${m} examples, to three places: all of dy is taken out on the way.`;
+  }
+  const cares = dy.filter((value) => value !== 0).length;
+  const got = dx.filter((value) => Math.abs(value) >= 5e-4).length;
+  const numbers = dx.map((value) => show(value, 3)).join(", ");
+  return `The loss cares about ${cares} of ${m} examples, and ${got} of ${m} x get a gradient: `
+    + `${numbers}. They sum to ${show(state.sumDx, 3)}.`;
+}
+
+// Each line of the sheet: what it shows, from which stage on, and by which way it came.
+const LINES = [
+  { node: "x", head: "x", row: "x", digits: 1, at: 0 },
+  { head: "dr, by center", row: "values.ofCenter", at: 11, way: "direct" },
+  { head: "dμ / m, by mean", row: "values.ofMean", at: 12, way: "mean" },
+  { head: "dx, the sum", row: "dx", at: 12, way: "sum" },
+  { node: "mean", head: "6 mean: μ = ⟨x⟩", one: "values.mean", digits: 2, at: 1,
+    by: "dμ", two: "values.dMean", then: 11, way: "mean" },
+  { node: "r", head: "5 center: r = x − μ", row: "values.r", digits: 2, at: 2 },
+  { head: "s dx̂, by divide", row: "values.ofDivide", at: 8, way: "direct" },
+  { head: "2 r dσ² / m, by variance", row: "values.ofVariance", at: 10, way: "variance" },
+  { head: "dr, the sum", row: "values.dr", at: 10, way: "sum" },
+  { node: "variance", head: "4 variance: σ² = ⟨r²⟩", one: "values.variance", digits: 2, at: 3,
+    by: "dσ²", two: "values.dVariance", places: 4, then: 9, way: "variance" },
+  { node: "s", head: "3 inverse sd: s = 1/√(σ² + ε)", one: "values.s", at: 4,
+    by: "ds", two: "values.ds", then: 8, way: "variance" },
+  { node: "xHat", head: "2 divide: x̂ = r s", row: "values.xHat", at: 5 },
+  { head: "dx̂ = γ dy", row: "values.dxHat", at: 7, way: "direct" },
+  { node: "y", head: "1 scale, shift: y = γ x̂ + β", row: "values.y", at: 6 },
+  { head: "dy, from the loss", row: "dy", digits: 1, at: 6, way: "sum" },
+  { head: "its sums", by1: "dγ", one: "dgamma", at: 7, by: "dβ", two: "dbeta", then: 7, way: "sum" },
+];
+const EDGES = [
+  ["x", "mean", "mean", 1, 12], ["mean", "r", "mean", 2, 11], ["x", "r", "direct", 2, 11],
+  ["r", "variance", "variance", 3, 10], ["variance", "s", "variance", 4, 9],
+  ["s", "xHat", "variance", 5, 8], ["r", "xHat", "direct", 5, 8], ["xHat", "y", "direct", 6, 7],
+];
+const LINE_HEIGHT = 22;
+
+function cell(key, digits, attributes = {}) {
+  return html("span", { "data-key": key, "data-digits": digits, ...attributes });
+}
+
+function sheet(m) {
+  const body = html("tbody");
+  const half = Math.ceil(m / 2);
+  const marked = LINES.map((line) => {
+    const { head, row, one, by, by1, two, digits = 3, places = 3, at, then, way } = line;
+    const th = html("th", { scope: "row" }, head);
+    const cells = row
+      ? Array.from({ length: m }, (_, i) => html("td", {}, cell(`${row}.${i}`, digits)))
+      : [
+        html("td", { colspan: half }, by1 ? html("i", {}, `${by1} `) : null, cell(one, digits)),
+        html("td", { colspan: m - half }, html("i", {}, `${by} `), cell(two, places)),
+      ];
+    body.append(html("tr", { "data-way": way, class: line.node ? "bn-node" : null }, th, ...cells));
+    if (row) return [[th, at], ...cells.map((td) => [td, at])];
+    return [[th, at], [cells[0], at], [cells[1], then]];
+  }).flat();
+
+  const middle = (node) => (LINES.findIndex((line) => line.node === node) + 0.5) * LINE_HEIGHT;
+  const height = LINES.length * LINE_HEIGHT;
+  const graph = svg("svg", { width: 36, height, viewBox: `0 0 36 ${height}`, "aria-hidden": "true" });
+  const edges = EDGES.map(([from, to, way, forward, backward]) => {
+    const [top, bottom] = [middle(from), middle(to)];
+    const bowed = way === "direct" && to !== "y";
+    const d = bowed
+      ? `M22 ${top}Q6 ${top} 6 ${top + 16}V${bottom - 16}Q6 ${bottom} 22 ${bottom}`
+      : pathOf([[27, top + 5], [27, bottom - 5]]);
+    const tip = (y, up) => (bowed ? `M16 ${y - 4}L22 ${y}L16 ${y + 4}` : `M23 ${y - up * 6}L27 ${y}L31 ${y - up * 6}`);
+    const ends = bowed ? [bottom, top] : [bottom - 5, top + 5];
+    const heads = [svg("path", { d: tip(ends[0], 1) }), svg("path", { d: tip(ends[1], -1) })];
+    const group = svg("g", { "data-way": way }, svg("path", { d }), ...heads);
+    graph.append(group);
+    return { group, heads, forward, backward };
+  });
+  for (const line of LINES) {
+    if (line.node) graph.append(svg("circle", { cx: 27, cy: middle(line.node), r: 4 }));
+  }
+
+  const element = html("div", { class: "bn-sheet" }, graph, html("table", {}, body));
+  let before = null;
+  return {
+    element,
+    draw({ stage }) {
+      change(element, { "data-moves": before !== null && stage === before + 1 ? (stage > 6 ? "up" : "down") : null });
+      before = stage;
+      for (const [part, at] of marked) {
+        part.classList.toggle("bn-now", at === stage);
+        part.classList.toggle("bn-later", at > stage && part.tagName === "TD");
+      }
+      for (const { group, heads, forward, backward } of edges) {
+        group.classList.toggle("bn-now", stage === forward || stage === backward);
+        change(heads[0], { visibility: stage >= backward ? "hidden" : null });
+        change(heads[1], { visibility: stage >= backward ? null : "hidden" });
+      }
+    },
+  };
+}
+
+const REACH = 2; // of the bars, as of dy's thumbs
+
+function setBar(bar, value) {
+  const end = Math.max(-1, Math.min(1, value / REACH));
+  bar.style.left = `${50 + 50 * Math.min(0, end)}%`;
+  bar.style.width = `${50 * Math.abs(end)}%`;
+}
+
+function panel(title, says, rows, way) {
+  return html("div", { class: "bn-panel", "data-way": way ?? null },
+    html("p", {}, html("b", {}, title), html("span", {}, says)), ...rows);
+}
+
+function thumb(label, spec, act) {
+  const { min, max, step } = spec;
+  const input = html("input", { type: "range", min, max, step, "aria-label": label });
+  input.addEventListener("input", () => act(Number(input.value), false));
+  input.addEventListener("change", () => act(Number(input.value), true));
+  return input;
+}
+
+function bars(m, api) {
+  const indices = Array.from({ length: m }, (_, i) => i);
+  const replaced = (key, i) => (value, commit) => {
+    const values = [...api.figure.state[key]];
+    values[i] = value;
+    api.set({ [key]: values }, commit);
+  };
+  const thumbs = (key) =>
+    indices.map((i) => thumb(`${key} of example ${i + 1}`, gradient.settings[key], replaced(key, i)));
+  const [ofX, ofDy] = [thumbs("x"), thumbs("dy")];
+  const bar = (kind) => indices.map(() => html("span", { class: kind }));
+  const row = (i, key, digits, ...inside) => html("div", { class: "bn-row" },
+    html("span", { class: "bn-name" }, i + 1), html("div", { class: "bn-track" }, ...inside), cell(`${key}.${i}`, digits));
+
+  const [dy, centered, left, dx] = [0, 0, 0, 0].map(() => bar("bn-bar"));
+  const [lostMean, lostPart] = [bar("bn-ghost"), bar("bn-ghost")];
+  const factor = html("span", {}, "times γ s = ", cell("factor", 3), html("span", { class: "bn-zoom" }));
+  const element = html("div", { class: "bn-lost" },
+    panel("x", "drag an example", indices.map((i) => row(i, "x", 1, ofX[i]))),
+    panel("dy", "what the loss asks for", indices.map((i) => row(i, "dy", 1, dy[i], ofDy[i]))),
+    panel("less its mean", html("span", {}, "⟨dy⟩ = ", cell("meanDy", 3)),
+      indices.map((i) => row(i, "centered", 3, lostMean[i], centered[i])), "mean"),
+    panel("less its part along x̂", html("span", {}, "⟨dy x̂⟩ = ", cell("alongXHat", 3)),
+      indices.map((i) => row(i, "left", 3, lostPart[i], left[i])), "variance"),
+    panel("= dx", factor, indices.map((i) => row(i, "dx", 3, dx[i])), "sum"));
+  return {
+    element,
+    draw(state) {
+      const most = Math.max(...state.dx.map(Math.abs));
+      const zoom = most <= REACH / 10 ? 10 : 1;
+      factor.lastChild.textContent = zoom === 1 ? "" : `, drawn ${zoom} times as long`;
+      for (const i of indices) {
+        ofX[i].value = state.x[i];
+        ofDy[i].value = state.dy[i];
+        setBar(dy[i], state.dy[i]);
+        setBar(lostMean[i], state.dy[i]);
+        setBar(centered[i], state.centered[i]);
+        setBar(lostPart[i], state.centered[i]);
+        setBar(left[i], state.left[i]);
+        setBar(dx[i], zoom * state.dx[i]);
+      }
+    },
+  };
+}
+
+function gradientPicture(place, api) {
+  const button = (label, act) => {
+    const element = html("button", { type: "button" }, label);
+    element.addEventListener("click", () => api.set(act(api.figure.state)));
+    return element;
+  };
+  const less = button("− example", ({ x, dy }) => ({ x: x.slice(0, -1), dy: dy.slice(0, -1) }));
+  const more = button("+ example", ({ x, dy }) => ({ x: [...x, 10], dy: [...dy, 0] }));
+  const back = button("Back", ({ stage }) => ({ stage: stage - 1 }));
+  const next = button("Next", ({ stage }) => ({ stage: stage === 12 ? 0 : stage + 1 }));
+  const slider = thumb("Step", gradient.settings.stage, (stage, commit) => api.set({ stage }, commit));
+  const [where, what] = [html("b"), html("span")];
+  const boxes = [html("div"), html("div")];
+  place.append(boxes[0], html("div", { class: "bn-count" }, less, more),
+    html("div", { class: "bn-walk" }, back, slider, next, html("p", {}, where, what)), boxes[1]);
+  let built = 0;
+  let parts = [];
+  return (state) => {
+    if (built !== state.m) {
+      built = state.m;
+      parts = [bars(built, api), sheet(built)];
+      parts.forEach((part, i) => boxes[i].replaceChildren(part.element));
+    }
+    for (const part of parts) part.draw(state);
+    less.disabled = state.m <= gradient.settings.x.least;
+    more.disabled = state.m >= gradient.settings.x.most;
+    back.disabled = state.stage === 0;
+    next.textContent = state.stage === 12 ? "From the start" : "Next";
+    slider.value = state.stage;
+    change(slider, { "aria-valuetext": stageName(state.stage) });
+    where.textContent = `${stageName(state.stage)}. `;
+    what.textContent = stageSentence(state);
+  };
+}
+
+const CARES = { x: [3, 9, 11, 17], dy: [1, 0, 0, 0] };
+
+/** The figure. */
+export const gradient = {
+  id: "gradient",
+  label: "The gradient through the batch",
+  insight: "BN passes on only what is left of the gradient: without its mean, without its part along x̂, and the rest divided by the spread.",
+  describe: "The gradient of the loss by the outputs, what BN takes out of it, and what reaches the inputs; below, the same step by step through the graph",
+  settings: {
+    x: { kind: "numbers", label: "x", start: CARES.x, min: -10, max: 40, far: 1000, step: 0.5, least: 2, most: 6 },
+    dy: { kind: "numbers", label: "dy", start: CARES.dy, min: -2, max: 2, step: 0.1, least: 2, most: 6 },
+    gamma: { kind: "range", label: "γ (gamma)", start: 1, min: 0, max: 3, step: 0.05 },
+    epsilon: { kind: "list", label: "ε (epsilon)", start: 1e-3, values: [0, 1e-5, 1e-3, 0.1, 1], more: true },
+    stage: { kind: "range", label: "Step", start: 12, min: 0, max: 12, step: 1, hidden: true, apart: true, words: stageName },
+  },
+  presets: [
+    { id: "one", label: "One cares", set: CARES,
+      says: "The loss cares about example 1 alone. All four share its mean and its spread, so all four get a gradient." },
+    { id: "alike", label: "All care alike", set: { dy: [1, 1, 1, 1] },
+      says: "All outputs want to go the same way. BN subtracts the mean, so they can't: nothing passes." },
+    { id: "stretch", label: "A stretch", set: { dy: [-1.4, -0.2, 0.2, 1.4] },
+      says: "dy points along x̂: it asks for a wider batch. BN divides by the spread, so that can't be: nothing passes, up to epsilon." },
+    { id: "two", label: "Two examples", set: { x: [3, 9], dy: [1, 0] },
+      says: "Two numbers become −1 and +1, whatever they are. Mean and spread take everything: nothing passes." },
+    { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 100], dy: [1, 0, 0, 0] },
+      says: "One example far away widens the spread for all: example 1 gets a third of the gradient that it had beside 17." },
+    { id: "gamma-zero", label: "γ = 0", set: { gamma: 0 },
+      says: "No x gets a gradient, but γ does. So it can leave 0, and then the layers below learn again." },
+  ],
+  bet: {
+    question: "Now the loss asks the same of all four outputs: dy is 1, 1, 1, 1. What reaches the four x?",
+    choices: ["the same for each", "more for the outer ones", "nothing"],
+    right: [2],
+    show: "alike",
+    says: (state) => `The largest dx is ${show(Math.max(...state.dx.map(Math.abs)), 3)}. The mean of dy is ${show(state.meanDy)}, and BN takes it out.`,
+  },
+  tries: [
+    { text: "Pull one x far to the right: what happens to the dx of the others?", done: ({ x }) => Math.max(...x) >= 35 },
+    { text: "Step back to the variance, where r gets its second contribution.", done: ({ stage }) => stage === 10 },
+    { text: "Find a dy other than 0 of which nothing passes.",
+      done: ({ dy, dx, gamma }) => gamma > 0 && dy.some((value) => value !== 0) && dx.every((value) => Math.abs(value) < 5e-4) },
+  ],
+  derive: gradientState,
+  picture: gradientPicture,
+  sentence: gradientSentence,
+  table: ({ x, values, dy, centered, left, dx }) => ({
+    head: ["example", "x", "x̂", "dy", "less its mean", "less its part along x̂", "dx"],
+    rows: x.map((value, i) => [`${i + 1}`, show(value, 1),
+      ...[values.xHat, dy, centered, left, dx].map((one) => show(one[i], 3))]),
+  }),
+};

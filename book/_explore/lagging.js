@@ -1,0 +1,354 @@
+// E5: statistics that lag: what prediction remembers, and how an example comes out by it.
+import { change, html, linear, pathOf, show, svg } from "./draw.js";
+import { inverseStd, moved } from "./norm.js";
+import { normal, randomStream } from "./random.js";
+
+const EPSILON = 1e-3;
+const MOST_UPDATES = 5000;
+const WINDOWS = [100, 600, MOST_UPDATES]; // lengths of the time axis
+const RECENT = 100;
+
+/** How many updates it takes until less than this share of the start is left. */
+export function updatesUntil(share, momentum) {
+  return Math.ceil(Math.log(share) / Math.log(momentum));
+}
+
+const batchesDrawn = new Map();
+
+/** Means and variances of the first `count` batches of `size` from the normal distribution. */
+export function drawnBatches(seed, size, count) {
+  const key = `${seed} ${size}`;
+  const known = batchesDrawn.get(key) ?? { random: randomStream(seed, size), means: [], variances: [], alone: [] };
+  batchesDrawn.set(key, known);
+  while (known.means.length < count) {
+    const first = normal(known.random);
+    let [sum, squares] = [first, first * first];
+    for (let i = 1; i < size; i += 1) {
+      const value = normal(known.random);
+      sum += value;
+      squares += value * value;
+    }
+    known.alone.push(first);
+    known.means.push(sum / size);
+    known.variances.push(Math.max(squares / size - (sum / size) ** 2, 0));
+  }
+  return known;
+}
+
+/** The true mean at the time of update `k`: it drifts, but not in the last `held` updates. */
+function trueMeanAt(k, { mean, sd, drift, updates, held }) {
+  return mean + drift * sd * (held ? Math.min(k, Math.max(updates - held, 0)) : k);
+}
+
+/**
+ * The moving statistics after each update, from 0 and 1, and what each batch gave.
+ * Where `last` is "one", every third batch has one example, whose variance is 0.
+ */
+export function movingStatistics(settings) {
+  const { momentum, updates, sd, batches, size, last, seed } = settings;
+  const drawn = batches === "noisy" ? drawnBatches(seed, size, updates) : null;
+  const batchMeans = [];
+  const movingMeans = [0];
+  const movingVariances = [1];
+  for (let k = 0; k < updates; k += 1) {
+    const alone = last === "one" && k % 3 === 2;
+    const offset = drawn ? (alone ? drawn.alone : drawn.means)[k] : 0;
+    const spread = alone ? 0 : drawn ? drawn.variances[k] : 1;
+    batchMeans.push(trueMeanAt(k + 1, settings) + sd * offset);
+    movingMeans.push(moved(movingMeans[k], batchMeans[k], momentum));
+    movingVariances.push(moved(movingVariances[k], sd * sd * spread, momentum));
+  }
+  return { batchMeans, movingMeans, movingVariances };
+}
+
+/** The output of BN for x, without gamma and beta. */
+function normalized(x, mean, variance) {
+  return (x - mean) * inverseStd(variance, EPSILON);
+}
+
+/** All that the figure of these settings shows. Outputs are without gamma and beta. */
+export function laggingState(settings) {
+  const { momentum, updates, mean, sd, drift, z, source, batches, size, seed } = settings;
+  const { batchMeans, movingMeans, movingVariances } = movingStatistics(settings);
+  const recomputed = source === "recomputed";
+  const trueMean = trueMeanAt(updates, settings);
+  const movingMean = recomputed ? trueMean : movingMeans[updates];
+  const movingVariance = recomputed ? sd * sd : movingVariances[updates];
+
+  const madeUp = recomputed ? 0 : momentum ** updates;
+  const older = recomputed ? 0 : Math.max(momentum ** Math.min(updates, RECENT) - madeUp, 0);
+  const x = trueMean + z * sd;
+  const drawn = batches === "noisy" && updates ? drawnBatches(seed, size, updates) : null;
+  const batchMean = trueMean + (drawn ? sd * drawn.means[updates - 1] : 0);
+  const batchVariance = sd * sd * (drawn ? drawn.variances[updates - 1] : 1);
+  const outputTraining = normalized(x, batchMean, batchVariance);
+  const outputInference = normalized(x, movingMean, movingVariance);
+
+  const until = WINDOWS.find((length) => updates <= length);
+  const times = [...new Set(Array.from({ length: 201 }, (_, i) => Math.round((i * updates) / 200)))];
+  const top = Math.max(trueMeanAt(until, settings), mean) + 1.4 * sd;
+  return {
+    trueMean, movingMean, movingVariance, madeUp, recent: 1 - madeUp - older, older,
+    forgottenAfter: updatesUntil(0.01, momentum),
+    lag: (trueMean - movingMean) / sd,
+    lateBy: momentum / (1 - momentum),
+    steadyLag: (drift * momentum) / (1 - momentum),
+    outputTraining, outputInference, gap: outputInference - outputTraining,
+    outputMean: normalized(trueMean, movingMean, movingVariance),
+    outputSd: sd * inverseStd(movingVariance, EPSILON),
+    chart: {
+      until,
+      bottom: Math.min(-1.5, mean - 1.4 * sd),
+      top: Math.max(1.5, top),
+      truth: [0, Math.max(updates - settings.held, 0), until].map((k) => [k, trueMeanAt(k, settings)]),
+      moving: times.map((k) => [k, movingMeans[k], Math.sqrt(movingVariances[k])]),
+      batches: batches === "noisy" ? times.filter((k) => k).map((k) => [k, batchMeans[k - 1]]) : [],
+    },
+  };
+}
+
+/** A share of 1 as percent. */
+function percent(share) {
+  return `${show(100 * share, share > 0 && share < 0.0995 ? 1 : 0)}%`;
+}
+
+/** The outcome in a sentence. */
+export function laggingSentence(state) {
+  const { updates, momentum, madeUp, trueMean, movingMean, z, lag } = state;
+  const side = z > 0 ? "above" : "below";
+  const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
+  const comes = `${example} comes out at ${show(state.outputInference)} instead of ${show(state.outputTraining)}.`;
+  if (state.source === "recomputed") return `Recomputed with these weights: nothing is made up or late. ${comes}`;
+  const after = `After ${updates} update${updates === 1 ? "" : "s"} at momentum ${momentum} ${percent(madeUp)} is made up`;
+  const late = state.drift && madeUp < 0.01 ? `, and the moving mean is ${show(lag)} sd late` : "";
+  return `${after}${late}: the moving mean is ${show(movingMean)}, the true one ${show(trueMean)}. ${comes}`;
+}
+
+// The picture ----------------------------------------------------------------------------------
+// Lines are drawn in squares of 100 that are stretched to their boxes; text stands over them.
+
+const MOST_PLACE = 1000;
+const places = linear([0, Math.log(1 + MOST_UPDATES)], [0, MOST_PLACE]);
+const placeOf = (updates) => Math.round(places(Math.log(1 + updates)));
+const updatesAt = (place) => Math.round(Math.exp(places.back(place)) - 1);
+
+function stretched(...children) {
+  const attributes = { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" };
+  return svg("svg", attributes, ...children);
+}
+
+function put(element, left, top, text) {
+  element.style.left = `${left}%`;
+  element.style.top = `${top}%`;
+  if (text !== undefined) element.textContent = text;
+}
+
+/** Round numbers between two, five at most. */
+function ticksBetween(from, to) {
+  const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find((one) => (to - from) / one <= 5) ?? 10000;
+  const first = Math.ceil(from / step);
+  return Array.from({ length: Math.floor(to / step) - first + 1 }, (_, i) => (first + i) * step);
+}
+
+function timeChart() {
+  const line = (kind) => svg("path", { class: kind });
+  const [truthBand, truth, band, moving, dots, now] = ["truth-band", "truth", "moving-band", "moving", "dots", "now"].map((one) => line(`bn-${one}`));
+  const grid = line("bn-grid");
+  const labels = html("div", { class: "bn-ticks" });
+  const [ofTruth, ofMoving, ofNow] = ["bn-of-truth", "bn-of-moving", "bn-of-now"].map((one) => html("span", { class: one }));
+  const element = html("div", { class: "bn-time", "aria-hidden": "true" },
+    stretched(grid, truthBand, truth, band, moving, dots, now), labels, ofTruth, ofMoving, ofNow);
+
+  function around(points, toX, toY) {
+    const above = points.map(([k, value, sd]) => [toX(k), toY(value + sd)]);
+    const below = points.map(([k, value, sd]) => [toX(k), toY(value - sd)]).reverse();
+    return `${pathOf([...above, ...below])}Z`;
+  }
+
+  return {
+    element,
+    draw({ chart, sd, updates, source, trueMean, movingMean, movingVariance }) {
+      const toX = linear([0, chart.until], [0, 100]);
+      const toY = linear([chart.bottom, chart.top], [100, 0]);
+      const ticks = ticksBetween(chart.bottom, chart.top);
+      change(grid, { d: ticks.map((one) => pathOf([[0, toY(one)], [100, toY(one)]])).join("") });
+      change(truthBand, { d: around(chart.truth.map((point) => [...point, sd]), toX, toY) });
+      change(truth, { d: pathOf(chart.truth.map(([k, value]) => [toX(k), toY(value)])) });
+      change(band, { d: around(chart.moving, toX, toY) });
+      change(moving, { d: pathOf(chart.moving.map(([k, value]) => [toX(k), toY(value)])) });
+      change(dots, { d: chart.batches.map(([k, value]) => `M${toX(k).toFixed(1)} ${toY(value).toFixed(1)}h0`).join("") });
+      change(now, { d: pathOf([[toX(updates), 0], [toX(updates), 100]]) });
+
+      const kept = [0, 0.5, 1].map((part) => part * chart.until);
+      labels.replaceChildren(...ticks.map((one) => {
+        const label = html("span", {}, show(one, 0));
+        put(label, 0, toY(one));
+        return label;
+      }), ...kept.map((one) => {
+        const label = html("span", { class: "bn-below" }, show(one, 0));
+        put(label, toX(one), 100);
+        return label;
+      }));
+      put(ofTruth, 100, toY(chart.truth[2][1] + sd), "true mean ± sd");
+      const low = source === "recomputed" ? trueMean - sd : movingMean - Math.sqrt(movingVariance);
+      const right = updates > 0.6 * chart.until;
+      put(ofMoving, toX(updates), Math.min(toY(low), 92), "moving");
+      ofMoving.classList.toggle("bn-left", right);
+      put(ofNow, toX(updates), 0, `now: ${updates}`);
+      ofNow.classList.toggle("bn-left", right);
+    },
+  };
+}
+
+const [LEAST_OUTPUT, MOST_OUTPUT] = [-4, 8];
+
+function outputs() {
+  const toX = linear([LEAST_OUTPUT, MOST_OUTPUT], [0, 100]);
+  const row = (kind, name, key) => {
+    const bell = svg("path", { class: `bn-bell bn-${kind}` });
+    const [dot, value] = [html("i", { class: `bn-dot bn-${kind}` }), html("b", { "data-key": key })];
+    const box = html("div", { class: "bn-bellbox" }, stretched(svg("path", { class: "bn-grid", d: "M0 100h100" }), bell), dot);
+    const draw = (mean, sd, output) => {
+      const points = Array.from({ length: 61 }, (_, i) => {
+        const at = mean + sd * (i / 10 - 3);
+        return [toX(at), 100 - 92 * Math.exp(-0.5 * (i / 10 - 3) ** 2) / Math.max(sd, 1)];
+      });
+      change(bell, { d: pathOf(points) });
+      const inside = Math.max(LEAST_OUTPUT, Math.min(MOST_OUTPUT, output));
+      put(dot, toX(inside), 100);
+      dot.textContent = output > inside ? "→" : output < inside ? "←" : "";
+    };
+    return { element: html("div", { class: "bn-mode" }, html("p", {}, `${name} `, value), box), draw };
+  };
+  const [training, inference] = [row("training", "In training the example gives", "outputTraining"),
+    row("inference", "At inference it gives", "outputInference")];
+  const axis = html("div", { class: "bn-ticks" }, ...[-4, 0, 4, 8].map((one) => {
+    const label = html("span", { class: "bn-below" }, show(one, 0));
+    put(label, toX(one), 0);
+    return label;
+  }));
+  return {
+    element: html("div", { class: "bn-outputs" }, training.element, inference.element, axis),
+    draw(state) {
+      training.draw(state.outputTraining - state.z, 1, state.outputTraining);
+      inference.draw(state.outputMean, state.outputSd, state.outputInference);
+    },
+  };
+}
+
+function memory() {
+  const kinds = ["made-up", "recent", "older"];
+  const bits = kinds.map((kind) => html("span", { class: `bn-${kind}` }));
+  const labels = kinds.map((kind) => html("li", { class: `bn-${kind}` }));
+  return {
+    element: html("div", { class: "bn-memory" }, html("p", {}, "What prediction remembers"),
+      html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
+    draw({ madeUp, recent, older, updates, source }) {
+      [madeUp, recent, older].forEach((share, i) => { bits[i].style.width = `${100 * share}%`; });
+      const fresh = source === "recomputed" ? "all data, with these weights"
+        : updates > RECENT ? `the last ${RECENT} updates` : "the updates so far";
+      labels[0].textContent = `made up: ${percent(madeUp)}`;
+      labels[1].textContent = `${fresh}: ${percent(recent)}`;
+      labels[2].textContent = `older: ${percent(older)}`;
+    },
+  };
+}
+
+/** A slider over 0 to 5,000 updates, finer where they are few; a key moves it by one at least. */
+function scrubber(api) {
+  const input = html("input", { type: "range", min: 0, max: MOST_PLACE, step: 1, "aria-label": "Updates n" });
+  let byKey = false;
+  const act = (commit) => {
+    const before = api.figure.state.updates;
+    let updates = updatesAt(Number(input.value));
+    if (byKey && updates === before) updates += Math.sign(Number(input.value) - placeOf(before));
+    byKey = false;
+    if (updates !== before || commit) api.set({ updates, held: 0 }, commit);
+  };
+  input.addEventListener("keydown", () => { byKey = true; });
+  input.addEventListener("input", () => act(false));
+  input.addEventListener("change", () => api.set({ updates: api.figure.state.updates }));
+  const ends = html("span", { "aria-hidden": "true" }, "updates");
+  return {
+    element: html("div", { class: "bn-scrub" }, ends, input, html("span", { "data-key": "updates", "data-digits": 0 })),
+    draw({ updates }) {
+      if (updatesAt(Number(input.value)) !== updates) input.value = placeOf(updates);
+      change(input, { "aria-valuetext": `${updates} updates` });
+    },
+  };
+}
+
+function laggingPicture(place, api) {
+  const parts = [timeChart(), outputs(), scrubber(api), memory()];
+  const [chart, gauges, scrub, kept] = parts.map((part) => part.element);
+  place.append(html("div", { class: "bn-lagging" }, html("div", {}, chart, scrub), gauges), kept);
+  return (state) => parts.forEach((part) => part.draw(state));
+}
+
+/** The figure. */
+export const lagging = {
+  id: "lagging",
+  label: "Statistics that lag",
+  insight: "Prediction uses a memory. First it is made up, with weight p to the power of n; later it is late, by p / (1 − p) updates.",
+  describe: "Mean and spread of one unit over the updates, true and moving; what an example gives in training and at inference; and what the memory is made of",
+  settings: {
+    momentum: { kind: "list", label: "Momentum p", start: 0.99, values: [0.5, 0.9, 0.99, 0.999] },
+    updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, hidden: true },
+    drift: { kind: "range", label: "Drift, in sd an update", start: 0, min: 0, max: 0.1, step: 0.005 },
+    z: { kind: "range", label: "The example, in sd from the true mean", start: 0, min: -3, max: 3, step: 0.5 },
+    source: { kind: "choice", label: "Prediction uses", start: "moving", values: ["moving", "recomputed"],
+      words: { moving: "the moving statistics", recomputed: "recomputed ones" } },
+    mean: { kind: "range", label: "True mean μ", start: 10, min: -5, max: 20, step: 1, more: true },
+    sd: { kind: "range", label: "True sd σ", start: 5, min: 0.2, max: 10, step: 0.2, more: true },
+    batches: { kind: "choice", label: "Batches", start: "exact", values: ["exact", "noisy"], more: true,
+      words: { exact: "exact: each has the true mean and variance", noisy: "noisy: random examples" } },
+    size: { kind: "list", label: "Size of a noisy batch", start: 32, values: [2, 4, 8, 16, 32, 64], more: true },
+    last: { kind: "choice", label: "Every third batch has", start: "full", values: ["full", "one"], more: true,
+      words: { full: "as many examples as the others", one: "one example" } },
+    held: { kind: "range", label: "Weights held still for", start: 0, min: 0, max: MOST_UPDATES, step: 1, hidden: true },
+    seed: { kind: "range", label: "Draw", start: 1, min: 1, max: 99, step: 1, more: true, apart: true },
+  },
+  presets: [
+    { id: "fifteen", label: "15 updates", small: true, set: { updates: 15 },
+      says: "Five epochs of three batches. 86% of what prediction uses is made up: a mean of 0 and a variance of 1, which nobody measured." },
+    { id: "arrived", label: "459 updates", small: true, set: { updates: 459 },
+      says: "Now less than 1% is made up. Training and inference agree." },
+    { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44 },
+      says: "44 updates do what takes 459 at momentum 0.99." },
+    { id: "moving", label: "Weights that move", set: { drift: 0.01, updates: 600 },
+      says: "The start is forgotten. But the weights go on changing, and the true mean with them: the average stays 99 updates behind." },
+    { id: "one", label: "A last batch of one", set: { last: "one", updates: 600, z: 1 },
+      says: "A batch of one has the variance 0, and counts like any other. A third of the moving variance is missing, so outputs come out too wide." },
+    { id: "recomputed", label: "Recomputed", set: { updates: 15, source: "recomputed" },
+      says: "The weights held still, the statistics taken anew: nothing is made up, and nothing is late. No weight has changed." },
+  ],
+  bet: {
+    question: "Keras's default momentum, 0.99, and five epochs of three batches. How much of what prediction uses is made up?",
+    choices: ["1%", "14%", "86%"],
+    right: [2],
+    show: "fifteen",
+    says: ({ madeUp, updates, momentum }) => `${percent(madeUp)}: after ${updates} updates, ${momentum} to the power of ${updates} is left of the start.`,
+  },
+  tries: [
+    { text: "Move the updates until less than 1% is made up.", done: ({ momentum, madeUp, source }) => momentum === 0.99 && source === "moving" && madeUp < 0.01 },
+    { text: "Let the true mean drift, then hold the weights still for 500 batches.", done: ({ drift, held }) => drift > 0 && held >= 500 },
+    { text: 'In "More settings" take noisy batches of 4, and a momentum of 0.5: the price of a short memory.',
+      done: ({ momentum, batches, size }) => momentum === 0.5 && batches === "noisy" && size <= 4 },
+  ],
+  actions: [
+    { label: "Train 10 times longer", set: ({ updates }) => ({ updates: Math.max(10 * updates, 1), held: 0 }) },
+    { label: "Hold the weights still for 500 batches", set: ({ updates, held }) => ({ updates: updates + 500, held: held + 500 }) },
+  ],
+  derive: laggingState,
+  picture: laggingPicture,
+  sentence: laggingSentence,
+  table: (state) => ({
+    head: ["", "true", "at inference"],
+    rows: [
+      ["mean", show(state.trueMean), show(state.movingMean)],
+      ["variance", show(state.sd ** 2), show(state.movingVariance)],
+      ["the example's output", show(state.outputTraining), show(state.outputInference)],
+      ["made up", percent(0), percent(state.madeUp)],
+    ],
+  }),
+};
