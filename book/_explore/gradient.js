@@ -113,27 +113,28 @@ export function gradientSentence(state) {
     + `${numbers}. They sum to ${show(state.sumDx, 3)}.`;
 }
 
-// Each line of the sheet: what it shows, from which stage on, and by which way it came.
+// Each line of the sheet: what it shows, from which stage on, and by which way it came. The name
+// goes where there is little room.
 const LINES = [
   { node: "x", head: "x", row: "x", digits: 1, at: 0 },
-  { head: "dr, by center", row: "values.ofCenter", at: 11, way: "direct" },
-  { head: "dμ / m, by mean", row: "values.ofMean", at: 12, way: "mean" },
-  { head: "dx, the sum", row: "dx", at: 12, way: "sum" },
-  { node: "mean", head: "6 mean: μ = ⟨x⟩", one: "values.mean", digits: 2, at: 1,
+  { head: "dr", name: "by center", row: "values.ofCenter", at: 11, way: "direct" },
+  { head: "+ dμ / m", name: "by mean", row: "values.ofMean", at: 12, way: "mean" },
+  { head: "= dx", row: "dx", at: 12, way: "sum" },
+  { node: "mean", step: 6, name: "mean", head: "μ = ⟨x⟩", one: "values.mean", digits: 2, at: 1,
     by: "dμ", two: "values.dMean", then: 11, way: "mean" },
-  { node: "r", head: "5 center: r = x − μ", row: "values.r", digits: 2, at: 2 },
-  { head: "s dx̂, by divide", row: "values.ofDivide", at: 8, way: "direct" },
-  { head: "2 r dσ² / m, by variance", row: "values.ofVariance", at: 10, way: "variance" },
-  { head: "dr, the sum", row: "values.dr", at: 10, way: "sum" },
-  { node: "variance", head: "4 variance: σ² = ⟨r²⟩", one: "values.variance", digits: 2, at: 3,
+  { node: "r", step: 5, name: "center", head: "r = x − μ", row: "values.r", digits: 2, at: 2 },
+  { head: "s dx̂", name: "by divide", row: "values.ofDivide", at: 8, way: "direct" },
+  { head: "+ 2 r dσ² / m", name: "by variance", row: "values.ofVariance", at: 10, way: "variance" },
+  { head: "= dr", row: "values.dr", at: 10, way: "sum" },
+  { node: "variance", step: 4, name: "variance", head: "σ² = ⟨r²⟩", one: "values.variance", digits: 2, at: 3,
     by: "dσ²", two: "values.dVariance", places: 4, then: 9, way: "variance" },
-  { node: "s", head: "3 inverse sd: s = 1/√(σ² + ε)", one: "values.s", at: 4,
+  { node: "s", step: 3, name: "inverse sd", head: "s = 1/√(σ² + ε)", one: "values.s", at: 4,
     by: "ds", two: "values.ds", then: 8, way: "variance" },
-  { node: "xHat", head: "2 divide: x̂ = r s", row: "values.xHat", at: 5 },
+  { node: "xHat", step: 2, name: "divide", head: "x̂ = r s", row: "values.xHat", at: 5 },
   { head: "dx̂ = γ dy", row: "values.dxHat", at: 7, way: "direct" },
-  { node: "y", head: "1 scale, shift: y = γ x̂ + β", row: "values.y", at: 6 },
-  { head: "dy, from the loss", row: "dy", digits: 1, at: 6, way: "sum" },
-  { head: "its sums", by1: "dγ", one: "dgamma", at: 7, by: "dβ", two: "dbeta", then: 7, way: "sum" },
+  { node: "y", step: 1, name: "scale, shift", head: "y = γ x̂ + β", row: "values.y", at: 6 },
+  { head: "dy", name: "from the loss", row: "dy", digits: 1, at: 6, way: "sum" },
+  { head: "Σ dy x̂, Σ dy", by1: "dγ", one: "dgamma", at: 7, by: "dβ", two: "dbeta", then: 7, way: "sum" },
 ];
 const EDGES = [
   ["x", "mean", "mean", 1, 12], ["mean", "r", "mean", 2, 11], ["x", "r", "direct", 2, 11],
@@ -150,15 +151,16 @@ function sheet(m) {
   const body = html("tbody");
   const half = Math.ceil(m / 2);
   const marked = LINES.map((line) => {
-    const { head, row, one, by, by1, two, digits = 3, places = 3, at, then, way } = line;
-    const th = html("th", { scope: "row" }, head);
+    const { node, step, name, head, row, one, by, by1, two, digits = 3, places = 3, at, then, way } = line;
+    const word = name ? html("span", {}, step ? ` ${name}:` : `, ${name}`) : null;
+    const th = html("th", { scope: "row" }, ...(step ? [step, word, " ", head] : [head, word]));
     const cells = row
       ? Array.from({ length: m }, (_, i) => html("td", {}, cell(`${row}.${i}`, digits)))
       : [
         html("td", { colspan: half }, by1 ? html("i", {}, `${by1} `) : null, cell(one, digits)),
         html("td", { colspan: m - half }, html("i", {}, `${by} `), cell(two, places)),
       ];
-    body.append(html("tr", { "data-way": way, class: line.node ? "bn-node" : null }, th, ...cells));
+    body.append(html("tr", { "data-way": way, class: node ? "bn-node" : null }, th, ...cells));
     if (row) return [[th, at], ...cells.map((td) => [td, at])];
     return [[th, at], [cells[0], at], [cells[1], then]];
   }).flat();
@@ -203,7 +205,7 @@ function sheet(m) {
   };
 }
 
-const REACH = 2; // of the bars, as of dy's thumbs
+const REACH = 1.5; // of the bars, as of dy's thumbs
 
 function setBar(bar, value) {
   const end = Math.max(-1, Math.min(1, value / REACH));
@@ -240,21 +242,21 @@ function bars(m, api) {
 
   const [dy, centered, left, dx] = [0, 0, 0, 0].map(() => bar("bn-bar"));
   const [lostMean, lostPart] = [bar("bn-ghost"), bar("bn-ghost")];
-  const factor = html("span", {}, "times γ s = ", cell("factor", 3), html("span", { class: "bn-zoom" }));
+  const factor = html("span", {}, cell("factor", 3), html("span"));
   const element = html("div", { class: "bn-lost" },
     panel("x", "drag an example", indices.map((i) => row(i, "x", 1, ofX[i]))),
-    panel("dy", "what the loss asks for", indices.map((i) => row(i, "dy", 1, dy[i], ofDy[i]))),
+    panel("dy", "gradient at y: drag", indices.map((i) => row(i, "dy", 1, dy[i], ofDy[i]))),
     panel("less its mean", html("span", {}, "⟨dy⟩ = ", cell("meanDy", 3)),
       indices.map((i) => row(i, "centered", 3, lostMean[i], centered[i])), "mean"),
     panel("less its part along x̂", html("span", {}, "⟨dy x̂⟩ = ", cell("alongXHat", 3)),
       indices.map((i) => row(i, "left", 3, lostPart[i], left[i])), "variance"),
-    panel("= dx", factor, indices.map((i) => row(i, "dx", 3, dx[i])), "sum"));
+    panel("times γ s: dx", factor, indices.map((i) => row(i, "dx", 3, dx[i])), "sum"));
   return {
     element,
     draw(state) {
       const most = Math.max(...state.dx.map(Math.abs));
       const zoom = most <= REACH / 10 ? 10 : 1;
-      factor.lastChild.textContent = zoom === 1 ? "" : `, drawn ${zoom} times as long`;
+      factor.lastChild.textContent = zoom === 1 ? "" : ", drawn × 10";
       for (const i of indices) {
         ofX[i].value = state.x[i];
         ofDy[i].value = state.dy[i];
@@ -283,6 +285,7 @@ function gradientPicture(place, api) {
   const [where, what] = [html("b"), html("span")];
   const boxes = [html("div"), html("div")];
   place.append(boxes[0], html("div", { class: "bn-count" }, less, more),
+    html("p", { class: "bn-head" }, "Step by step through the graph"),
     html("div", { class: "bn-walk" }, back, slider, next, html("p", {}, where, what)), boxes[1]);
   let built = 0;
   let parts = [];
@@ -313,17 +316,17 @@ export const gradient = {
   insight: "BN passes on only what is left of the gradient: without its mean, without its part along x̂, and the rest divided by the spread.",
   describe: "The gradient of the loss by the outputs, what BN takes out of it, and what reaches the inputs; below, the same step by step through the graph",
   settings: {
-    x: { kind: "numbers", label: "x", start: CARES.x, min: -10, max: 40, far: 1000, step: 0.5, least: 2, most: 6 },
-    dy: { kind: "numbers", label: "dy", start: CARES.dy, min: -2, max: 2, step: 0.1, least: 2, most: 6 },
+    x: { kind: "numbers", label: "x", start: CARES.x, min: -10, max: 40, far: 1000, step: 0.5, least: 2, most: 6, drawn: true },
+    dy: { kind: "numbers", label: "dy", start: CARES.dy, min: -1.5, max: 1.5, step: 0.1, least: 2, most: 6, drawn: true },
     gamma: { kind: "range", label: "γ (gamma)", start: 1, min: 0, max: 3, step: 0.05 },
     epsilon: { kind: "list", label: "ε (epsilon)", start: 1e-3, values: [0, 1e-5, 1e-3, 0.1, 1], more: true },
-    stage: { kind: "range", label: "Step", start: 12, min: 0, max: 12, step: 1, hidden: true, apart: true, words: stageName },
+    stage: { kind: "range", label: "Step", start: 12, min: 0, max: 12, step: 1, drawn: true, apart: true, words: stageName },
   },
   presets: [
     { id: "one", label: "One cares", set: CARES,
       says: "The loss cares about example 1 alone. All four share its mean and its spread, so all four get a gradient." },
     { id: "alike", label: "All care alike", set: { dy: [1, 1, 1, 1] },
-      says: "All outputs want to go the same way. BN subtracts the mean, so they can't: nothing passes." },
+      says: "All four outputs shall move alike. BN subtracts their mean, so they can't: nothing passes." },
     { id: "stretch", label: "A stretch", set: { dy: [-1.4, -0.2, 0.2, 1.4] },
       says: "dy points along x̂: it asks for a wider batch. BN divides by the spread, so that can't be: nothing passes, up to epsilon." },
     { id: "two", label: "Two examples", set: { x: [3, 9], dy: [1, 0] },

@@ -5,7 +5,7 @@ import { normal, randomStream } from "./random.js";
 
 const EPSILON = 1e-3;
 const MOST_UPDATES = 5000;
-const WINDOWS = [100, 600, MOST_UPDATES]; // lengths of the time axis
+const WINDOWS = [100, 300, 600, 1200, 2500, MOST_UPDATES]; // lengths of the time axis
 const RECENT = 100;
 
 /** How many updates it takes until less than this share of the start is left. */
@@ -151,13 +151,13 @@ function ticksBetween(from, to) {
 }
 
 function timeChart() {
-  const line = (kind) => svg("path", { class: kind });
-  const [truthBand, truth, band, moving, dots, now] = ["truth-band", "truth", "moving-band", "moving", "dots", "now"].map((one) => line(`bn-${one}`));
-  const grid = line("bn-grid");
+  const kinds = ["grid", "truth-band", "truth", "moving-band", "moving", "dots", "now", "used"];
+  const lines = kinds.map((kind) => svg("path", { class: `bn-${kind}` }));
+  const [grid, truthBand, truth, band, moving, dots, now, used] = lines;
   const labels = html("div", { class: "bn-ticks" });
   const [ofTruth, ofMoving, ofNow] = ["bn-of-truth", "bn-of-moving", "bn-of-now"].map((one) => html("span", { class: one }));
   const element = html("div", { class: "bn-time", "aria-hidden": "true" },
-    stretched(grid, truthBand, truth, band, moving, dots, now), labels, ofTruth, ofMoving, ofNow);
+    stretched(...lines), labels, ofTruth, ofMoving, ofNow);
 
   function around(points, toX, toY) {
     const above = points.map(([k, value, sd]) => [toX(k), toY(value + sd)]);
@@ -167,7 +167,7 @@ function timeChart() {
 
   return {
     element,
-    draw({ chart, sd, updates, source, trueMean, movingMean, movingVariance }) {
+    draw({ chart, sd, updates, source, movingMean, movingVariance }) {
       const toX = linear([0, chart.until], [0, 100]);
       const toY = linear([chart.bottom, chart.top], [100, 0]);
       const ticks = ticksBetween(chart.bottom, chart.top);
@@ -190,9 +190,10 @@ function timeChart() {
         return label;
       }));
       put(ofTruth, 100, toY(chart.truth[2][1] + sd), "true mean ± sd");
-      const low = source === "recomputed" ? trueMean - sd : movingMean - Math.sqrt(movingVariance);
+      const spread = Math.sqrt(movingVariance);
+      change(used, { d: pathOf([movingMean - spread, movingMean + spread].map((value) => [toX(updates), toY(value)])) });
       const right = updates > 0.6 * chart.until;
-      put(ofMoving, toX(updates), Math.min(toY(low), 92), "moving");
+      put(ofMoving, toX(updates), Math.min(toY(movingMean - spread), 92), `${source} mean ± sd`);
       ofMoving.classList.toggle("bn-left", right);
       put(ofNow, toX(updates), 0, `now: ${updates}`);
       ofNow.classList.toggle("bn-left", right);
@@ -220,7 +221,7 @@ function outputs() {
     };
     return { element: html("div", { class: "bn-mode" }, html("p", {}, `${name} `, value), box), draw };
   };
-  const [training, inference] = [row("training", "In training the example gives", "outputTraining"),
+  const [training, inference] = [row("training", "In training it gives", "outputTraining"),
     row("inference", "At inference it gives", "outputInference")];
   const axis = html("div", { class: "bn-ticks" }, ...[-4, 0, 4, 8].map((one) => {
     const label = html("span", { class: "bn-below" }, show(one, 0));
@@ -228,7 +229,7 @@ function outputs() {
     return label;
   }));
   return {
-    element: html("div", { class: "bn-outputs" }, training.element, inference.element, axis),
+    element: html("div", { class: "bn-outputs" }, html("p", {}, "Outputs of all examples, and of one (the dot)"), training.element, inference.element, axis),
     draw(state) {
       training.draw(state.outputTraining - state.z, 1, state.outputTraining);
       inference.draw(state.outputMean, state.outputSd, state.outputInference);
@@ -239,11 +240,14 @@ function outputs() {
 function memory() {
   const kinds = ["made-up", "recent", "older"];
   const bits = kinds.map((kind) => html("span", { class: `bn-${kind}` }));
+  const late = html("span");
   const labels = kinds.map((kind) => html("li", { class: `bn-${kind}` }));
   return {
-    element: html("div", { class: "bn-memory" }, html("p", {}, "What prediction remembers"),
+    element: html("div", { class: "bn-memory" }, html("p", {}, "What prediction remembers", late),
       html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
-    draw({ madeUp, recent, older, updates, source }) {
+    draw({ madeUp, recent, older, updates, source, lateBy }) {
+      const isLate = source === "moving" && madeUp < 0.01;
+      late.textContent = isLate ? `, on average ${show(lateBy, 0)} updates late` : "";
       [madeUp, recent, older].forEach((share, i) => { bits[i].style.width = `${100 * share}%`; });
       const fresh = source === "recomputed" ? "all data, with these weights"
         : updates > RECENT ? `the last ${RECENT} updates` : "the updates so far";
@@ -281,7 +285,7 @@ function scrubber(api) {
 function laggingPicture(place, api) {
   const parts = [timeChart(), outputs(), scrubber(api), memory()];
   const [chart, gauges, scrub, kept] = parts.map((part) => part.element);
-  place.append(html("div", { class: "bn-lagging" }, html("div", {}, chart, scrub), gauges), kept);
+  place.append(html("div", { class: "bn-lagging" }, html("div", {}, html("p", {}, "What the neuron gives to BN, mean ± sd"), chart, scrub), gauges), kept);
   return (state) => parts.forEach((part) => part.draw(state));
 }
 
@@ -289,11 +293,11 @@ function laggingPicture(place, api) {
 export const lagging = {
   id: "lagging",
   label: "Statistics that lag",
-  insight: "Prediction uses a memory. First it is made up, with weight p to the power of n; later it is late, by p / (1 − p) updates.",
-  describe: "Mean and spread of one unit over the updates, true and moving; what an example gives in training and at inference; and what the memory is made of",
+  insight: "Prediction uses a memory of the batches. At first most of it is made up; later it is late.",
+  describe: "Mean and spread of one neuron over the updates, true and moving; what an example gives in training and at inference; and what the memory is made of",
   settings: {
     momentum: { kind: "list", label: "Momentum p", start: 0.99, values: [0.5, 0.9, 0.99, 0.999] },
-    updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, hidden: true },
+    updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
     drift: { kind: "range", label: "Drift, in sd an update", start: 0, min: 0, max: 0.1, step: 0.005 },
     z: { kind: "range", label: "The example, in sd from the true mean", start: 0, min: -3, max: 3, step: 0.5 },
     source: { kind: "choice", label: "Prediction uses", start: "moving", values: ["moving", "recomputed"],
@@ -305,12 +309,14 @@ export const lagging = {
     size: { kind: "list", label: "Size of a noisy batch", start: 32, values: [2, 4, 8, 16, 32, 64], more: true },
     last: { kind: "choice", label: "Every third batch has", start: "full", values: ["full", "one"], more: true,
       words: { full: "as many examples as the others", one: "one example" } },
-    held: { kind: "range", label: "Weights held still for", start: 0, min: 0, max: MOST_UPDATES, step: 1, hidden: true },
+    held: { kind: "range", label: "Weights held still for", start: 0, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
     seed: { kind: "range", label: "Draw", start: 1, min: 1, max: 99, step: 1, more: true, apart: true },
   },
   presets: [
     { id: "fifteen", label: "15 updates", small: true, set: { updates: 15 },
-      says: "Five epochs of three batches. 86% of what prediction uses is made up: a mean of 0 and a variance of 1, which nobody measured." },
+      says: "Five epochs of three batches: 86% is made up. Training looks good, and prediction is far off." },
+    { id: "sixty", label: "60 updates", small: true, set: {},
+      says: "More than half of what prediction uses is made up: a mean of 0 and a variance of 1, which nobody measured." },
     { id: "arrived", label: "459 updates", small: true, set: { updates: 459 },
       says: "Now less than 1% is made up. Training and inference agree." },
     { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44 },

@@ -1,0 +1,224 @@
+"""Statistics that lag: closed forms, bnutils.norm and Keras agree, and the stories are true."""
+
+import numpy as np
+import pytest
+from explore import extension, stories
+
+from bnutils import norm
+from bnutils.studies.points import Random
+
+START = {
+    "momentum": 0.99,
+    "updates": 60,
+    "mean": 10,
+    "sd": 5,
+    "drift": 0,
+    "held": 0,
+    "z": 0,
+    "source": "moving",
+    "batches": "exact",
+    "size": 32,
+    "last": "full",
+    "seed": 1,
+}
+STATES = "return cases.map((one) => ({ ...one, ...laggingState(one) }));"
+SERIES = "return cases.map(movingStatistics);"
+
+
+def states(js, *changes):
+    return js(["lagging.js"], STATES, cases=[START | change for change in changes])
+
+
+def moving(state):
+    return [state["movingMean"], state["movingVariance"]]
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.99, 0.999])
+def test_step_by_step_is_the_closed_form(js, momentum):
+    n, mean, sd = np.array([0, 1, 15, 60, 459, 5000]), -4, 3
+    changes = [{"momentum": momentum, "updates": int(k), "mean": mean, "sd": sd} for k in n]
+    got = states(js, *changes)
+    left = momentum**n
+    np.testing.assert_allclose([s["movingMean"] for s in got], mean * (1 - left), atol=1e-9)
+    variances = sd**2 + (1 - sd**2) * left
+    np.testing.assert_allclose([s["movingVariance"] for s in got], variances, rtol=1e-9)
+    np.testing.assert_allclose([s["madeUp"] for s in got], left, rtol=1e-9)
+    for state in got:
+        np.testing.assert_allclose(state["madeUp"] + state["recent"] + state["older"], 1)
+
+
+def test_exact_batches_move_the_statistics_of_bnutils_and_keras_alike(js):
+    (state,) = states(js, {"z": 1})
+    batch = np.array([[5.0], [15.0]])  # mean 10, standard deviation 5
+    layer = norm.BatchNorm(momentum=0.99)
+    for _ in range(60):
+        trained = layer(batch, training=True)
+    np.testing.assert_allclose(moving(state), [layer.moving_mean[0], layer.moving_variance[0]])
+    outputs = [state["outputTraining"], state["outputInference"]]
+    np.testing.assert_allclose(outputs, [trained[1, 0], layer(batch)[1, 0]])
+    np.testing.assert_allclose(state["gap"], outputs[1] - outputs[0])
+
+    keras = pytest.importorskip("bnutils._keras").keras
+    bn = keras.layers.BatchNormalization(momentum=0.99)
+    for _ in range(60):
+        bn(batch, training=True)
+    kept = [np.array(bn.moving_mean)[0], np.array(bn.moving_variance)[0]]
+    np.testing.assert_allclose(moving(state), kept, rtol=1e-5)
+    np.testing.assert_allclose(outputs[1], np.array(bn(batch, training=False))[1, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", ["full", "one"])
+def test_noisy_batches_are_those_of_python(js, last):
+    size, n, drift, held = 4, 50, 0.02, 20
+    change = {"batches": "noisy", "size": size, "updates": n, "drift": drift, "held": held}
+    change |= {"last": last, "seed": 7, "momentum": 0.9, "z": -1}
+    (state,) = states(js, change)
+    draws = Random(7, size).normal(n * size).reshape(n, size)
+    layer, mean, variance = norm.BatchNorm(momentum=0.9), 0.0, 1.0
+    for k, draw in enumerate(draws, 1):
+        true = 10 + drift * 5 * min(k, n - held)
+        batch = true + 5 * draw[:, None]
+        alone = last == "one" and k % 3 == 0
+        if alone:  # a batch of one: its own mean, and no variance
+            mean, variance = 0.9 * mean + 0.1 * batch[0, 0], 0.9 * variance
+        else:
+            layer.moving_mean, layer.moving_variance = np.array([mean]), np.array([variance])
+            layer(batch, training=True)
+            mean, variance = layer.moving_mean[0], layer.moving_variance[0]
+    np.testing.assert_allclose(moving(state), [mean, variance], rtol=1e-9)
+    np.testing.assert_allclose(state["trueMean"], true)
+    x = true - 5
+    by_batch = (x - batch.mean()) / np.sqrt(batch.var() + 1e-3)
+    np.testing.assert_allclose(state["outputTraining"], by_batch, rtol=1e-9)
+
+
+def test_how_long_the_start_lasts(js):
+    body = "return [0.9, 0.99, 0.999].map((momentum) => updatesUntil(0.01, momentum));"
+    assert js(["lagging.js"], body) == [44, 459, 4603]
+    (state,) = states(js, {"updates": 15})
+    assert round(100 * state["madeUp"]) == 86
+
+
+def test_under_a_drift_the_mean_lags_by_the_closed_form(js):
+    got = states(
+        js,
+        {"drift": 0.01, "updates": 2000},
+        {"drift": 0.1, "momentum": 0.9, "updates": 500},
+        {"drift": 0.01, "updates": 2500, "held": 500},
+    )
+    for state in got[:2]:
+        p = state["momentum"]
+        np.testing.assert_allclose(state["lag"], state["drift"] * p / (1 - p), rtol=1e-6)
+        np.testing.assert_allclose(state["steadyLag"], state["lag"], rtol=1e-6)
+        np.testing.assert_allclose(state["lateBy"], p / (1 - p))
+    np.testing.assert_allclose(got[2]["trueMean"], got[0]["trueMean"])
+    np.testing.assert_allclose(got[2]["lag"], got[0]["lag"] * 0.99**500, rtol=1e-6)
+
+
+def simulated(story):
+    """Moving mean and variance, and the outputs in both modes, with Python alone."""
+    p, mean, variance, true = story["momentum"], 0.0, 1.0, story["mean"]
+    for k in range(1, story["updates"] + 1):
+        true = story["mean"] + story["drift"] * story["sd"] * k
+        alone = story["last"] == "one" and k % 3 == 0
+        mean = p * mean + (1 - p) * true
+        variance = p * variance + (1 - p) * (0 if alone else story["sd"] ** 2)
+    if story["source"] == "recomputed":
+        mean, variance = true, story["sd"] ** 2
+    x = true + story["z"] * story["sd"]
+    at = lambda m, v: (x - m) / np.sqrt(v + 1e-3)  # noqa: E731
+    return {
+        "movingMean": mean,
+        "movingVariance": variance,
+        "outputTraining": at(true, story["sd"] ** 2),
+        "outputInference": at(mean, variance),
+        "lag": (true - mean) / story["sd"],
+        "left": p ** story["updates"],
+    }
+
+
+STORIES = {
+    "fifteen": lambda s: round(100 * s["left"]) == 86 and s["outputInference"] > 4,
+    "sixty": lambda s: 0.5 < s["left"] < 0.6 and round(s["outputInference"], 2) == 1.59,
+    "arrived": lambda s: s["left"] < 0.01 and abs(s["outputInference"]) < 0.03,
+    "lower": lambda s: s["left"] < 0.01 and abs(s["outputInference"]) < 0.03,
+    "moving": lambda s: s["left"] < 0.01 and round(s["lag"], 2) == 0.99,
+    "one": lambda s: (
+        0.64 < s["movingVariance"] / 25 < 0.68
+        and s["outputInference"] > 1.2
+        and round(s["outputTraining"], 2) == 1
+    ),
+    "recomputed": lambda s: s["outputInference"] == s["outputTraining"] == 0,
+}
+
+
+def test_each_story_is_true_in_both_languages(js):
+    told = stories(js, "lagging")
+    assert set(told) == set(STORIES)
+    for name, story in told.items():
+        ours = simulated(story)
+        theirs = story | {"left": story["momentum"] ** story["updates"]}
+        assert STORIES[name](ours), name
+        assert STORIES[name](theirs), name
+        for key in ours.keys() - {"left"}:
+            np.testing.assert_allclose(story[key], ours[key], atol=1e-9, err_msg=f"{name} {key}")
+    assert told["fifteen"]["sentence"].startswith("After 15 updates at momentum 0.99 86% is made")
+    assert told["sixty"]["sentence"].endswith("comes out at 1.59 instead of 0.00.")
+    assert "0.99 sd late" in told["moving"]["sentence"]
+    assert "99 updates behind" in told["moving"]["says"]
+    assert round(told["moving"]["lateBy"]) == 99
+    one = told["one"]["sentence"]
+    assert "1.0 sd above the true mean comes out at 1.24 instead of 1.00" in one
+    assert "44 updates do what takes 459" in told["lower"]["says"]
+
+
+def test_what_is_to_be_tried_can_be_done_and_isnt_done_at_the_start(js):
+    body = """
+      return changes.map((change) => {
+        const state = { ...start, ...change, ...laggingState({ ...start, ...change }) };
+        return lagging.tries.map((one) => one.done(state));
+      });"""
+    changes = [
+        {},
+        {"updates": 459},
+        {"drift": 0.005, "updates": 560, "held": 500},
+        {"batches": "noisy", "size": 4, "momentum": 0.5},
+    ]
+    begun, *done = js(["lagging.js"], body, start=START, changes=changes)
+    assert begun == [False] * 3
+    assert done[0][0]
+    assert done[1][1]
+    assert done[2][2]
+
+
+def test_buttons_and_the_bet_do_what_they_say(js):
+    body = """
+      const state = { ...start, ...laggingState(start) };
+      const shown = { ...start, updates: 15 };
+      return [lagging.actions.map((one) => one.set(state)),
+        lagging.bet.says({ ...shown, ...laggingState(shown) }), lagging.bet.choices[lagging.bet.right[0]]];"""
+    (longer, held), says, right = js(["lagging.js"], body, start=START)
+    assert longer == {"updates": 600, "held": 0}
+    assert held == {"updates": 560, "held": 500}
+    assert says.startswith("86%")
+    assert right == "86%"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("norm.js", "(1 - momentum) * ofBatch", "momentum * ofBatch"),
+        ("lagging.js", "const movingVariances = [1]", "const movingVariances = [0]"),
+        ("lagging.js", "(x - mean) * inverseStd", "(x + mean) * inverseStd"),
+    ],
+)
+def test_a_slip_is_noticed(js, monkeypatch, file, old, new):
+    explorables = extension("explorables")
+    read = explorables.source_of
+    assert read(file).count(old) == 1
+    slip = read(file).replace(old, new)
+    monkeypatch.setattr(
+        explorables, "source_of", lambda name: slip if name == file else read(name)
+    )
+    with pytest.raises(AssertionError):
+        test_each_story_is_true_in_both_languages(js)
