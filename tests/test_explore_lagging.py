@@ -62,9 +62,9 @@ def test_exact_batches_move_the_statistics_of_bnutils_and_keras_alike(js):
     bn = keras.layers.BatchNormalization(momentum=0.99)
     for _ in range(60):
         bn(batch, training=True)
-    kept = [np.array(bn.moving_mean)[0], np.array(bn.moving_variance)[0]]
+    kept = [bn.moving_mean.numpy()[0], bn.moving_variance.numpy()[0]]
     np.testing.assert_allclose(moving(state), kept, rtol=1e-5)
-    np.testing.assert_allclose(outputs[1], np.array(bn(batch, training=False))[1, 0], rtol=1e-5)
+    np.testing.assert_allclose(outputs[1], bn(batch, training=False).numpy()[1, 0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("last", ["full", "one"])
