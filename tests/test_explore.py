@@ -167,6 +167,8 @@ def test_modules_keep_to_the_subset_and_the_bundles_to_their_size():
 
     assert json.loads((ROOT / "book/_explore/package.json").read_text()) == {"type": "module"}
     explorables.joined([path.name for path in SOURCES], "")  # raises what is wrong
+    lines = [line for path in SOURCES for line in path.read_text(encoding="utf-8").splitlines()]
+    assert all(line.count("`") % 2 == 0 for line in lines)  # indentation is dropped
     for name in explorables.FIGURES:
         text = explorables.bundle([name]).encode()
         assert len(text) <= 40_000, name

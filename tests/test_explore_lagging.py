@@ -196,7 +196,8 @@ def test_buttons_and_the_bet_do_what_they_say(js):
       const state = { ...start, ...laggingState(start) };
       const shown = { ...start, updates: 15 };
       return [lagging.actions.map((one) => one.set(state)),
-        lagging.bet.says({ ...shown, ...laggingState(shown) }), lagging.bet.choices[lagging.bet.right[0]]];"""
+        lagging.bet.says({ ...shown, ...laggingState(shown) }),
+        lagging.bet.choices[lagging.bet.right[0]]];"""
     (longer, held), says, right = js(["lagging.js"], body, start=START)
     assert longer == {"updates": 600, "held": 0}
     assert held == {"updates": 560, "held": 500}
@@ -217,8 +218,6 @@ def test_a_slip_is_noticed(js, monkeypatch, file, old, new):
     read = explorables.source_of
     assert read(file).count(old) == 1
     slip = read(file).replace(old, new)
-    monkeypatch.setattr(
-        explorables, "source_of", lambda name: slip if name == file else read(name)
-    )
+    monkeypatch.setattr(explorables, "source_of", lambda name: slip if name == file else read(name))
     with pytest.raises(AssertionError):
         test_each_story_is_true_in_both_languages(js)
