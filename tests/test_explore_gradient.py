@@ -1,4 +1,4 @@
-"""The gradient through the batch: its numbers are bnutils.norm's, its stories and words are true."""
+"""The gradient through the batch: numbers are bnutils.norm's, stories and words are true."""
 
 import re
 
