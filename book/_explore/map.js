@@ -1,6 +1,7 @@
 // The map: which pairs of learning rate and initial scale train, without BN and with it.
-import { change, html } from "./draw.js";
+import { change, html, show } from "./draw.js";
 import { land } from "./land_records.js";
+import { choiceControl, isCalm } from "./shell.js";
 
 const LAND_ARMS = ["without", "with"];
 const ARM_WORDS = { without: "Without BN", with: "With BN", difference: "Gain" };
@@ -18,18 +19,16 @@ export function landCell({ activation, depth, scale, rate }, arm) {
   return { median, low, high };
 }
 
+/** Median accuracies of an arm: of the first scale and all rates, of the second, and so on. */
+function mediansOf(settings, arm) {
+  return land.scales.flatMap((scale) => land.rates.map((rate) => landCell({ ...settings, scale, rate }, arm).median));
+}
+
 /** How many pairs train, in each arm and without BN only. */
 export function landCounts(settings) {
-  const counts = { without: 0, with: 0, lost: 0 };
-  for (const scale of land.scales) {
-    for (const rate of land.rates) {
-      const [plain, withBN] = LAND_ARMS.map((arm) => landCell({ ...settings, scale, rate }, arm).median >= settings.threshold);
-      counts.without += plain;
-      counts.with += withBN;
-      counts.lost += plain && !withBN;
-    }
-  }
-  return counts;
+  const [without, withBN] = LAND_ARMS.map((arm) => mediansOf(settings, arm).map((median) => median >= settings.threshold));
+  const count = (which) => which.filter(Boolean).length;
+  return { without: count(without), with: count(withBN), lost: count(without.map((trains, i) => trains && !withBN[i])), of: PAIRS };
 }
 
 const SIX_SIGMOIDS = landCounts({ ...land.opening, activation: "sigmoid", depth: 6 });
@@ -74,26 +73,15 @@ export const settingsMap = {
   ],
 
   derive(settings) {
-    const pair = (arm) => land.scales.map((scale) => land.rates.map((rate) => landCell({ ...settings, scale, rate }, arm).median));
-    const cells = { without: pair("without"), with: pair("with") };
-    const counts = { ...landCounts(settings), of: PAIRS };
-    const best = { without: Math.max(...cells.without.flat()), with: Math.max(...cells.with.flat()) };
-    const cell = { without: landCell(settings, "without"), with: landCell(settings, "with") };
-    return { cells, counts, best, cell, live: liveRun(settings) };
+    const cells = { without: mediansOf(settings, "without"), with: mediansOf(settings, "with") };
+    const best = { without: Math.max(...cells.without), with: Math.max(...cells.with) };
+    return { cells, counts: landCounts(settings), best, ...ofCell(settings) };
   },
   sentence({ activation, depth, counts, best, cell, rate, scale }) {
     const layers = `${DEPTH_WORDS[depth]} layers of ${ACTIVATION_WORDS[activation]}`;
     return `${layers}: ${counts.without} of ${counts.of} settings train without BN, ${counts.with} with it; ` +
       `the best reach ${best.without}% and ${best.with}%. ` +
       `Rate ${rate}, scale ${scale}: ${cell.without.median}% without BN, ${cell.with.median}% with it.`;
-  },
-  table(state) {
-    const range = ({ median, low, high }) => `${median} (${low} to ${high})`;
-    const row = (scale, rate) => [`rate ${rate}, scale ${scale}`, ...LAND_ARMS.map((arm) => range(landCell({ ...state, scale, rate }, arm)))];
-    return {
-      head: ["%, median (lowest to highest)", "without BN", "with BN"],
-      rows: land.scales.flatMap((scale) => land.rates.map((rate) => row(scale, rate))),
-    };
   },
   picture: drawMap,
 };
@@ -104,14 +92,19 @@ export function raceOf({ activation, depth, rate, scale }) {
   return { data: "circles", order: "shuffled", activation, depth, rate, scale, steps, batch, noise, momentum };
 }
 
-/** What the race on this page says of the cell, if it is set to it. */
+/** One cell in both arms, and what the race on this page says of it. */
+function ofCell(settings) {
+  return { cell: { without: landCell(settings, "without"), with: landCell(settings, "with") }, live: liveRun(settings) };
+}
+
+/** The race on this page, if it is set to the cell; its outcome, if it has ended. */
 function liveRun(settings) {
   const race = globalThis.document?.getElementById("race")?.state;
-  const wanted = Object.entries(raceOf(settings));
-  if (!race?.step || !wanted.every(([key, value]) => race[key] === value)) return null;
-  const percent = (share) => Math.round(100 * share);
-  const { without, use } = race.accuracy;
-  return { seed: race.seed, ended: race.ended, without: percent(without), with: percent(use) };
+  const isSet = race?.step && Object.entries(raceOf(settings)).every(([key, value]) => race[key] === value);
+  if (!isSet) return null;
+  const { seed, ended, accuracy } = race;
+  const percent = (share) => (ended ? Math.round(100 * share) : null);
+  return { seed, ended, without: percent(accuracy.without), with: percent(accuracy.use) };
 }
 
 /** How dark a cell is, 0 to 4; 4 is land. */
@@ -152,9 +145,8 @@ function drawMap(place, api) {
     event.target.closest("table").querySelector(`[data-scale="${next.scale}"][data-rate="${next.rate}"]`).focus();
   });
   document.getElementById("race")?.addEventListener("bn:change", () => {
-    const { live } = api.figure.state;
-    const now = liveRun(api.figure.state);
-    if (Boolean(live) !== Boolean(now) || live?.ended !== now?.ended || live?.seed !== now?.seed) api.set({}, false);
+    const [shown, now] = [api.figure.state.live, liveRun(api.figure.state)].map((live) => JSON.stringify(live));
+    if (shown !== now) api.set({}, false);
   });
 
   function mark(state) {
@@ -166,7 +158,7 @@ function drawMap(place, api) {
       }
     }
     const other = pointed && !isAt(state, pointed.scale, pointed.rate);
-    readout.replaceChildren(...readoutOf(other ? { ...state, ...pointed, ...atCell(state, pointed) } : state, !other));
+    readout.replaceChildren(...readoutOf(other ? { ...state, ...pointed, ...ofCell({ ...state, ...pointed }) } : state, !other));
   }
 
   return (state) => {
@@ -176,15 +168,10 @@ function drawMap(place, api) {
     for (const [name, { element, caption, buttons }] of Object.entries(tables)) {
       change(element, { "data-shown": name === state.view });
       caption.replaceChildren(...captionOf(name, state));
-      for (const { button, scale, rate } of buttons) fillCell(button, name, state, scale, rate);
+      for (const one of buttons) fillCell(one, name, state);
     }
     mark(state);
   };
-}
-
-function atCell(state, pair) {
-  const settings = { ...state, ...pair };
-  return { cell: { without: landCell(settings, "without"), with: landCell(settings, "with") }, live: liveRun(settings) };
 }
 
 /** A table of buttons: scales from above, the largest first, rates from the left. */
@@ -192,8 +179,10 @@ function mapTable(name) {
   const buttons = [];
   const caption = html("caption", {});
   const cell = (scale, rate) => {
-    const button = html("button", { type: "button", "data-cell": name, "data-scale": scale, "data-rate": rate });
-    buttons.push({ button, scale, rate });
+    const i = land.scales.indexOf(scale) * land.rates.length + land.rates.indexOf(rate);
+    const key = name === "difference" ? {} : { "data-key": `cells.${name}.${i}`, "data-digits": 0 };
+    const button = html("button", { type: "button", "data-cell": name, "data-scale": scale, "data-rate": rate, ...key });
+    buttons.push({ button, scale, rate, i });
     return html("td", {}, button);
   };
   const rows = [...land.scales].reverse().map((scale) =>
@@ -212,17 +201,15 @@ function captionOf(name, { counts, threshold }) {
   return [html("span", { class: `bn-is-${name}` }, ARM_WORDS[name]), ": ", count, ` of ${counts.of} reach ${threshold}%`];
 }
 
-function fillCell(button, name, { cells, threshold }, scale, rate) {
-  const [i, j] = [land.scales.indexOf(scale), land.rates.indexOf(rate)];
+function fillCell({ button, scale, rate, i }, name, { cells, threshold }) {
   const isGain = name === "difference";
-  const value = isGain ? cells.with[i][j] - cells.without[i][j] : cells[name][i][j];
-  const text = isGain ? `${value > 0 ? "+" : ""}${value}`.replace("-", "−") : String(value);
-  const shade = isGain ? GAIN_STEPS.filter((step) => value >= step).length : shadeOf(value, threshold);
+  const value = isGain ? cells.with[i] - cells.without[i] : cells[name][i];
+  const text = `${isGain && value > 0 ? "+" : ""}${show(value, 0)}`;
   const trains = !isGain && value >= threshold;
-  const key = isGain ? null : `cells.${name}.${i}.${j}`;
+  const shade = isGain ? GAIN_STEPS.filter((step) => value >= step).length : shadeOf(value, threshold);
   if (button.textContent !== text) button.textContent = text;
   change(button, {
-    "data-shade": shade, "data-trains": trains, "data-key": key, "data-digits": key && 0,
+    "data-shade": shade, "data-trains": trains,
     "aria-label": `rate ${rate}, scale ${scale}: ${text} ${isGain ? "points" : "percent"}${trains ? ", trains" : ""}`,
   });
 }
@@ -244,39 +231,33 @@ function readoutOf({ scale, rate, cell, live }, isChosen) {
   return [table, html("p", {}, "Press a cell, and it runs live in ", html("a", { href: "#race" }, "the race"), ".")];
 }
 
+/** What the shades mean: their two ends. */
 function shadesKey(threshold) {
-  const bounds = [...land.shades.filter((step) => step < threshold), threshold];
-  const swatch = (shade, text) => html("span", {}, html("i", { "data-shade": shade, "aria-hidden": "true" }), text);
-  return [
-    `Accuracy in %, median of ${land.seeds.length} runs: `,
-    swatch(0, `below ${bounds[0]}`),
-    ...bounds.slice(0, -1).map((from, i) => swatch(i + 1, `${from} to ${bounds[i + 1] - 1}`)),
-    swatch(4, `${threshold} and more: trains`),
-  ];
+  const swatches = [0, 1, 2, 3, 4].map((shade) => html("i", { "data-shade": shade, "aria-hidden": "true" }));
+  return [`Median of ${land.seeds.length} runs, in %: below ${land.shades[0]} `, html("span", {}, ...swatches), ` ${threshold} and more: trains`];
 }
 
 /** On a narrow page one map is shown at a time. */
 function viewSwitch(api) {
-  const { label, values } = settingsMap.settings.view;
-  const inputs = values.map((value) => html("input", { type: "radio", name: api.id("view"), value }));
-  for (const input of inputs) input.addEventListener("change", () => api.set({ view: input.value }));
-  const labels = inputs.map((input) => html("label", {}, input, html("span", {}, ARM_WORDS[input.value])));
+  const { element, update } = choiceControl("view", settingsMap.settings.view, api);
+  element.classList.add("bn-land-views");
   return {
-    element: html("fieldset", { class: "bn-choice bn-land-views" }, html("legend", {}, label), html("div", {}, ...labels)),
-    update({ view, counts }) {
-      inputs.forEach((input, i) => {
-        input.checked = input.value === view;
-        if (input.value in counts) labels[i].lastChild.textContent = `${ARM_WORDS[input.value]}: ${counts[input.value]}`;
+    element,
+    update(state) {
+      update(state);
+      element.querySelectorAll("span").forEach((span, i) => {
+        const arm = LAND_ARMS[i];
+        if (arm) span.textContent = `${ARM_WORDS[arm]}: ${state.counts[arm]}`;
       });
     },
   };
 }
 
-/** The cell that an arrow key, Home or End leads to, or null. */
+/** The cell that an arrow key leads to, or null. */
 function neighbor({ key }, { scale, rate }) {
-  const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0], Home: [0, -99], End: [0, 99] }[key];
+  const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] }[key];
   if (!move) return null;
-  const along = (values, value, by) => values[Math.min(Math.max(values.indexOf(value) + by, 0), values.length - 1)];
+  const along = (values, value, by) => values[values.indexOf(value) + by] ?? value;
   return { scale: along(land.scales, scale, move[0]), rate: along(land.rates, rate, move[1]) };
 }
 
@@ -285,6 +266,6 @@ function runInRace(state) {
   const race = document.getElementById("race");
   if (!race?.set) return;
   race.set({ ...raceOf(state), seed: land.seeds[0] });
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) race.advance(land.steps);
+  if (isCalm()) race.advance(land.steps);
   else race.play();
 }

@@ -260,7 +260,8 @@ function sliderControl(key, spec, api) {
   };
 }
 
-function choiceControl(key, spec, api) {
+/** Radio buttons for a setting of a few values. */
+export function choiceControl(key, spec, api) {
   const inputs = spec.values.map((value) => {
     const input = html("input", { type: "radio", name: api.id(key), value });
     input.addEventListener("change", () => api.set({ [key]: value }));
