@@ -81,9 +81,10 @@ def drop_live_code(app, config):
 
 
 def mend_citation_list(app, page, template, context, doctree):
-    """Docutils calls the bibliography a list whose entries are not list items: drop the role."""
+    """Drop the roles of the bibliography: a list without list items, and one that is outdated."""
     if "body" in context:
-        context["body"] = context["body"].replace('<div role="list" class="cit', '<div class="cit')
+        body = context["body"].replace('<div role="list" class="cit', '<div class="cit')
+        context["body"] = body.replace(' role="doc-biblioentry"', "")
 
 
 def number_chapters(app, env):
@@ -138,7 +139,10 @@ def link_outputs(app, page, template, context, doctree):
         def page_of(match):
             return f'<a href="{context["pathto"](f"notebooks/{match[1]}")}">{match[2]}</a>'
 
-        context["body"] = re.sub(chapter, page_of, body)
+        body = re.sub(chapter, page_of, body)
+        # A report brings its colors along; on a page they come from the style sheet.
+        level = r'<strong style="border-left:[^"]*">(error|warning|note)</strong>'
+        context["body"] = re.sub(level, r'<strong data-level="\1">\1</strong>', body)
 
 
 def setup(app):

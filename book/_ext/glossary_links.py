@@ -106,5 +106,4 @@ def setup(app):
     """Connect the hooks; Sphinx calls this."""
     app.connect("env-updated", update_glossary)
     app.connect("doctree-resolved", link_page)
-    app.add_css_file("back_matter.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

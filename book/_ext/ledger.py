@@ -23,6 +23,7 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
+import interval_bars
 import yaml
 from docutils import nodes
 from sphinx.util import logging
@@ -308,6 +309,7 @@ def entry(ledger: Ledger, name: str) -> str:
             f' data-outcome="{_slug(ledger.outcomes[name])}">',
             f"<summary>{_outcome(ledger, name)} {html.escape(claim.claim)}"
             f"{cards.kind_html(claim)}</summary>",
+            interval_bars.bar(claim.primary),
             f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
             f" {_link(claim, chapter, 'The card')}</p>",
             f'<p class="bn-claim-source">Said by {cards.source_html(claim)}</p>{changed}'
@@ -386,18 +388,21 @@ def points(ledger: Ledger, name: str) -> str:
 
 
 def mark_cards(app, page, template, context, doctree) -> None:
-    """Put the outcome after the common correction on a card, and say what it is alone."""
+    """Put the outcome after the common correction on a card, and draw the interval."""
     ledger = app.env.bn_ledger
     for name, (claim, chapter) in ledger.claims.items():
-        sentence = app.env.bn_marks[name]
-        if sentence and page == f"{NOTEBOOKS}/{chapter}":
-            start = context["body"].index(f'id="{claim.anchor}"')
-            end = context["body"].index("</p>", start) + len("</p>")
-            head = context["body"][start:end]
-            for told in (str.capitalize, _slug):
-                old, new = told(claim.outcome), told(ledger.outcomes[name])
-                head = head.replace(f">{old}<", f">{new}<").replace(f'"{old}"', f'"{new}"')
-            context["body"] = context["body"][:start] + head + sentence + context["body"][end:]
+        if page != f"{NOTEBOOKS}/{chapter}":
+            continue
+        body = context["body"]
+        start = body.index(f'id="{claim.anchor}"')
+        end = body.index("</p>", start) + len("</p>")
+        head, rest = body[start:end], body[end:]
+        for told in (str.capitalize, _slug):
+            old, new = told(claim.outcome), told(ledger.outcomes[name])
+            head = head.replace(f">{old}<", f">{new}<").replace(f'"{old}"', f'"{new}"')
+        effect = '<p class="bn-claim-primary">'
+        rest = rest.replace(effect, interval_bars.bar(claim.primary) + effect, 1)
+        context["body"] = body[:start] + head + app.env.bn_marks[name] + rest
 
 
 def read_ledger(app) -> None:
