@@ -40,6 +40,7 @@ def bar(finding: Finding) -> str:
     x, anchor = side[finding.claimed]
     return (
         '<svg class="bn-interval" width="100%" height="60" aria-hidden="true">'
+        '<line class="bn-axis" x1="0" x2="100%" y1="42.5" y2="42.5"/>'
         f'<rect class="bn-claimed" x="{_share(start)}" width="{_share(end - start)}" y="16"'
         f' height="26"/>{lines}'
         f'<text x="{_share(x)}" y="11" text-anchor="{anchor}">claimed</text>'
