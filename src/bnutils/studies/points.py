@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "stuck": {},
-    "too-fast": {"activation": "tanh", "rate": 3, "steps": 400},
+    "too-fast": {"activation": "tanh", "rate": 3, "steps": 300},
     "badly-started": {"activation": "relu", "depth": 6, "scale": 0.3, "rate": 0.1, "steps": 400},
     "nothing-to-fix": {"activation": "relu", "rate": 0.1, "steps": 200},
     "batch-of-two": {"activation": "relu", "rate": 0.1, "batch": 2, "steps": 1000},

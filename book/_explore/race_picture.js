@@ -1,0 +1,226 @@
+// The picture of the race: two lanes, each with its region and what enters its layers, and a chart.
+import { change, colorOf, html, linear, onThemeChange, pathOf, svg } from "./draw.js";
+import { forward } from "./nn.js";
+import { readings } from "./race_run.js";
+
+const SIDE = 40; // pixels of a region
+const SLICES = 4; // parts in which a region is painted while the race runs
+const REACH = 1.6; // the regions show -1.6 to 1.6
+const LIMIT = 4; // the layers show -4 to 4
+
+/** Builds the picture in `place`; the function that it returns draws a state. */
+export function racePicture(place, { figure }, bandsOf) {
+  const lanes = { without: laneOf("without", "Without BN"), with: laneOf("with", "With BN") };
+  const chart = chartOf();
+  const toggle = html("button", { type: "button", class: "bn-show-layers", "aria-pressed": "false" }, "What enters each layer");
+  const box = html("div", { class: "bn-lanes" }, lanes.without.element, lanes.with.element);
+  toggle.addEventListener("click", () => {
+    const open = box.toggleAttribute("data-layers");
+    change(toggle, { "aria-pressed": String(open) });
+    redraw();
+  });
+  const explained = html("p", { class: "bn-note" },
+    "Filled dots are one class, hollow ones the other; the tint is where a network says “filled”. ",
+    "Bands: what enters the first unit of each layer for 15% to 85% of the points, from −4 to 4.");
+  place.append(box, toggle, chart.element, explained);
+
+  let last = null;
+  let slice = 0;
+  let shades = null;
+  const redraw = () => {
+    shades = null;
+    for (const lane of Object.values(lanes)) lane.drawn = "";
+    if (last) draw(...last);
+  };
+  onThemeChange(redraw);
+  new ResizeObserver(redraw).observe(place);
+
+  function draw(state, run) {
+    last = [state, run];
+    shades ??= { without: shadesOf(figure, "without"), with: shadesOf(figure, "with") };
+    const reading = { without: "without", with: state.view };
+    for (const [name, lane] of Object.entries(lanes)) {
+      lane.showPoints(run.training);
+      lane.showLayers(run.history.spread[reading[name]], state);
+      lane.showDivergence(state[name].diverged);
+    }
+    if (state.running) {
+      const name = slice % 2 ? "with" : "without";
+      lanes[name].paint(run, reading[name], shades[name], Math.floor(slice / 2) % SLICES);
+      slice += 1;
+    } else {
+      for (const [name, lane] of Object.entries(lanes)) {
+        for (let part = 0; part < SLICES; part += 1) lane.paint(run, reading[name], shades[name], part);
+      }
+    }
+    chart.draw(state, run, bandsOf(state));
+  }
+  return draw;
+}
+
+/** Colors from nothing to the lane's own, by the probability of the filled class. */
+function shadesOf(figure, name) {
+  const hex = colorOf(figure, name).slice(1);
+  const [red, green, blue] = [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  return { red, green, blue };
+}
+
+/** Centers of the pixels of one slice of a region, from its top: first coordinates, then second. */
+function pixelsOf(part) {
+  const rows = SIDE / SLICES;
+  const x = new Float64Array(2 * rows * SIDE);
+  const center = linear([-0.5, SIDE - 0.5], [-REACH, REACH]);
+  for (let k = 0; k < rows * SIDE; k += 1) {
+    x[k] = center(k % SIDE);
+    x[rows * SIDE + k] = -center(part * rows + Math.floor(k / SIDE));
+  }
+  return x;
+}
+
+function laneOf(name, title) {
+  const canvas = html("canvas", { width: SIDE, height: SIDE, "aria-hidden": "true" });
+  const view = canvas.getContext("2d");
+  const image = view.createImageData(SIDE, SIDE / SLICES);
+  const pixels = Array.from({ length: SLICES }, (_, part) => pixelsOf(part));
+  const dots = ["bn-filled", "bn-rim", "bn-hollow"].map((kind) => svg("path", { class: kind }));
+  const cover = svg("svg", { viewBox: `${-REACH} ${-REACH} ${2 * REACH} ${2 * REACH}`, "aria-hidden": "true" }, ...dots);
+  const diverged = html("p", { class: "bn-diverged" });
+  const layers = svg("svg", { class: "bn-layers", "aria-hidden": "true" });
+  const percent = html("span", { "data-key": `shown.${name}`, "data-digits": 0 });
+  const element = html("div", { class: `bn-lane bn-lane-${name}` },
+    html("p", { class: "bn-lane-name" }, title, " ", html("strong", {}, percent, "%")),
+    html("div", { class: "bn-region" }, canvas, cover, diverged),
+    layers);
+  let points = null;
+
+  const lane = {
+    element,
+    drawn: "", // what the layers show
+    showPoints(training) {
+      if (points === training) return;
+      points = training;
+      const { x, y, rows } = training;
+      const dot = (label) => [...y.keys()].filter((r) => y[r] === label)
+        .map((r) => `M${x[r].toFixed(3)} ${(-x[rows + r]).toFixed(3)}h0`).join("");
+      const [filled, hollow] = [dot(1), dot(0)];
+      [filled, hollow, hollow].forEach((d, i) => change(dots[i], { d }));
+    },
+    showDivergence(step) {
+      const text = step === null ? "" : `Diverged at step ${step}`;
+      if (diverged.textContent !== text) diverged.textContent = text;
+    },
+    paint(run, reading, { red, green, blue }, part) {
+      const count = image.width * image.height;
+      const { lane: which, statistics } = readings[reading];
+      const logits = forward(run.lanes[which].net, pixels[part], count, statistics);
+      for (let k = 0; k < count; k += 1) {
+        image.data[4 * k] = red;
+        image.data[4 * k + 1] = green;
+        image.data[4 * k + 2] = blue;
+        image.data[4 * k + 3] = 150 / (1 + Math.exp(-logits[k]));
+      }
+      view.putImageData(image, 0, part * image.height);
+    },
+    showLayers(spread, { steps, seed, view: mode }) {
+      const width = layers.clientWidth;
+      const now = [spread.length, steps, seed, mode, width, spread[0].length, spread.at(-1)[0][1]].join();
+      if (!width || lane.drawn === now) return;
+      lane.drawn = now;
+      drawLayers(layers, spread, steps, width, layers.clientHeight);
+    },
+  };
+  return lane;
+}
+
+/** Small bands, one under the other: what enters the layers, over the steps. */
+function drawLayers(element, spread, steps, width, height) {
+  const depth = spread[0].length;
+  const rowHeight = height / depth;
+  const x = linear([0, steps / 10], [0, width]);
+  const rows = Array.from({ length: depth }, (_, i) => {
+    const y = linear([-LIMIT, LIMIT], [(i + 1) * rowHeight - 2, i * rowHeight + 2]);
+    const place = (value) => y(Math.max(-LIMIT, Math.min(LIMIT, value || 0)));
+    const along = (k) => spread.map((layers, n) => [x(n), place(layers[i][k])]);
+    return svg("g", {},
+      svg("path", { class: "bn-axis", d: `M0 ${y(0)}H${width}` }),
+      svg("path", { class: "bn-band", d: `${pathOf([...along(0), ...along(2).reverse()])}Z` }),
+      svg("path", { class: "bn-middle", d: pathOf(along(1)) }),
+      svg("text", { x: 2, y: y(0) - rowHeight / 2 + 12 }, i ? `${i + 1}` : "layer 1"));
+  });
+  change(element, { viewBox: `0 0 ${width} ${height}` });
+  element.replaceChildren(...rows);
+}
+
+/** One chart for both lanes: accuracy on held-out points, over the range of the recorded runs. */
+function chartOf() {
+  const element = svg("svg", { class: "bn-race-chart", "aria-hidden": "true" });
+  let frame = null;
+  let key = "";
+
+  function rebuild(width, height, steps, bands) {
+    const x = linear([0, steps], [38, width - 88]);
+    const y = linear([0.25, 1], [height - 22, 8]);
+    const parts = Object.fromEntries(["without", "with"].map((name) => [name, {
+      line: svg("path", { class: `bn-line bn-line-${name}` }),
+      mark: svg("path", { class: `bn-mark bn-line-${name}` }),
+      label: svg("text", { class: `bn-text-${name}`, x: 0 }),
+    }]));
+    const clip = svg("rect", { x: 0, y: 0, height, width: 0 });
+    const ticks = [0.5, 0.75, 0.95].map((share) => svg("g", {},
+      svg("path", { class: "bn-axis", d: `M38 ${y(share)}H${width - 88}` }),
+      svg("text", { x: 34, y: y(share) + 4, "text-anchor": "end" }, `${Math.round(100 * share)}%`)));
+    const times = [0, steps / 2, steps].map((step) => svg("text", {
+      x: x(step), y: height - 5, "text-anchor": step ? "middle" : "start",
+    }, step ? String(step) : "step 0"));
+    const shaded = ["without", "with"].filter(() => bands).map((name) => svg("path", {
+      class: `bn-range bn-range-${name}`, d: rangePath(bands.steps, bands[name], x, y),
+    }));
+    change(element, { viewBox: `0 0 ${width} ${height}` });
+    element.replaceChildren(
+      svg("defs", {}, svg("clipPath", { id: "race-so-far" }, clip)), ...ticks, ...times,
+      svg("g", { "clip-path": "url(#race-so-far)" }, ...shaded),
+      ...Object.values(parts).flatMap(({ line, mark, label }) => [line, mark, label]));
+    return { x, y, parts, clip };
+  }
+
+  function draw(state, run, bands) {
+    const width = element.clientWidth;
+    const height = element.clientHeight;
+    if (!width) return;
+    const now = [width, height, state.steps, state.preset, state.view].join();
+    if (now !== key) frame = rebuild(width, height, state.steps, bands);
+    key = now;
+    const { x, y, parts, clip } = frame;
+    const { steps } = run.history;
+    const ends = {};
+    for (const [name, { line, mark }] of Object.entries(parts)) {
+      const values = run.history.accuracy[name === "with" ? state.view : name];
+      const points = steps.map((step, i) => [x(step), y(values[i])]);
+      if (state.lookedAt > steps.at(-1)) points.push([x(state.lookedAt), y(state.shown[name] / 100)]);
+      ends[name] = points.at(-1);
+      change(line, { d: pathOf(points) });
+      change(mark, { d: pathOf([ends[name]]) + "h0" });
+    }
+    change(clip, { width: ends.with[0] });
+    placeLabels(parts, ends, state);
+  }
+
+  return { element, draw };
+}
+
+function rangePath(steps, { low, high }, x, y) {
+  const along = (values) => steps.map((step, i) => [x(step), y(values[i] / 100)]);
+  return `${pathOf([...along(low), ...along(high).reverse()])}Z`;
+}
+
+/** The two names stand behind the ends of their lines, a line of text apart. */
+function placeLabels(parts, ends, { shown }) {
+  const apart = ends.without[1] - ends.with[1];
+  const shift = Math.max(0, 14 - Math.abs(apart)) / 2;
+  const down = apart >= 0 ? "without" : "with";
+  for (const [name, { label }] of Object.entries(parts)) {
+    const [x, y] = ends[name];
+    change(label, { x: x + 8, y: y + 4 + (name === down ? shift : -shift) });
+    label.textContent = `${name === "with" ? "with BN" : "without"} ${Math.round(shown[name])}%`;
+  }
+}
