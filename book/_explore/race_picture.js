@@ -6,12 +6,12 @@ import { readings } from "./race_run.js";
 const SIDE = 40; // pixels of a region
 const SLICES = 4; // parts in which a region is painted while the race runs
 const REACH = 1.6; // the regions show -1.6 to 1.6
-const LIMIT = 4; // the layers show -4 to 4
+const LIMIT = 3; // the layers show -3 to 3
 
 /** Builds the picture in `place`; the function that it returns draws a state. */
-export function racePicture(place, { figure }, bandsOf) {
+export function racePicture(place, { figure, id }, bandsOf) {
   const lanes = { without: laneOf("without", "Without BN"), with: laneOf("with", "With BN") };
-  const chart = chartOf();
+  const chart = chartOf(id("so-far"));
   const toggle = html("button", { type: "button", class: "bn-show-layers", "aria-pressed": "false" }, "What enters each layer");
   const box = html("div", { class: "bn-lanes" }, lanes.without.element, lanes.with.element);
   toggle.addEventListener("click", () => {
@@ -20,41 +20,54 @@ export function racePicture(place, { figure }, bandsOf) {
     redraw();
   });
   const explained = html("p", { class: "bn-note" },
-    "Filled dots are one class, hollow ones the other; the tint is where a network says “filled”. ",
-    "Bands: what enters the first unit of each layer for 15% to 85% of the points, from −4 to 4.");
+    "Tinted: where a network sees the class of the filled dots. Bands beside it: what enters the first unit of ",
+    "each layer, for the middle 70% of the points, from −3 to 3. Shaded below: ten recorded runs.");
   place.append(box, toggle, chart.element, explained);
 
   let last = null;
+  let looked = "";
   let slice = 0;
   let shades = null;
-  const redraw = () => {
-    shades = null;
-    for (const lane of Object.values(lanes)) lane.drawn = "";
-    if (last) draw(...last);
-  };
-  onThemeChange(redraw);
-  new ResizeObserver(redraw).observe(place);
+  let timer = 0;
 
+  /** While the race runs, a frame draws what was looked up or paints one slice of a region. */
   function draw(state, run) {
     last = [state, run];
     shades ??= { without: shadesOf(figure, "without"), with: shadesOf(figure, "with") };
     const reading = { without: "without", with: state.view };
+    const paint = (name, part) => lanes[name].paint(run, reading[name], shades[name], part);
+    cancelAnimationFrame(timer);
+    const look = [state.lookedAt, state.steps, state.seed, state.view].join();
+    if (state.running && look === looked) {
+      paint(slice % 2 ? "with" : "without", (slice >> 1) % SLICES);
+      slice += 1;
+      return;
+    }
+    looked = look;
     for (const [name, lane] of Object.entries(lanes)) {
       lane.showPoints(run.training);
-      lane.showLayers(run.history.spread[reading[name]], state);
+      lane.showLayers(run.history.spread[reading[name]], state.steps);
       lane.showDivergence(state[name].diverged);
     }
-    if (state.running) {
-      const name = slice % 2 ? "with" : "without";
-      lanes[name].paint(run, reading[name], shades[name], Math.floor(slice / 2) % SLICES);
-      slice += 1;
-    } else {
-      for (const [name, lane] of Object.entries(lanes)) {
-        for (let part = 0; part < SLICES; part += 1) lane.paint(run, reading[name], shades[name], part);
-      }
-    }
     chart.draw(state, run, bandsOf(state));
+    if (!state.running) paintAll(paint);
   }
+
+  /** What stands is painted at once, but in parts, so that no frame waits for all of it. */
+  function paintAll(paint, part = 0) {
+    if (part === SLICES) return;
+    paint("without", part);
+    paint("with", part);
+    timer = requestAnimationFrame(() => paintAll(paint, part + 1));
+  }
+
+  const redraw = () => {
+    shades = null;
+    looked = "";
+    if (last) draw(...last);
+  };
+  onThemeChange(redraw);
+  new ResizeObserver(redraw).observe(place);
   return draw;
 }
 
@@ -92,10 +105,11 @@ function laneOf(name, title) {
     html("div", { class: "bn-region" }, canvas, cover, diverged),
     layers);
   let points = null;
+  let rows = [];
+  let size = "";
 
-  const lane = {
+  return {
     element,
-    drawn: "", // what the layers show
     showPoints(training) {
       if (points === training) return;
       points = training;
@@ -121,53 +135,62 @@ function laneOf(name, title) {
       }
       view.putImageData(image, 0, part * image.height);
     },
-    showLayers(spread, { steps, seed, view: mode }) {
-      const width = layers.clientWidth;
-      const now = [spread.length, steps, seed, mode, width, spread[0].length, spread.at(-1)[0][1]].join();
-      if (!width || lane.drawn === now) return;
-      lane.drawn = now;
-      drawLayers(layers, spread, steps, width, layers.clientHeight);
+    showLayers(spread, steps) {
+      const { clientWidth: width, clientHeight: height } = layers;
+      if (!width) return;
+      const now = [spread[0].length, width, height].join();
+      if (now !== size) rows = rowsOf(layers, spread[0].length, width, height);
+      size = now;
+      const x = linear([0, steps / 10], [0, width]);
+      rows.forEach(({ place, band, middle }, i) => {
+        const along = (k) => spread.map((ofLayers, n) => [x(n), place(ofLayers[i][k])]);
+        change(band, { d: closed(along(0), along(2)) });
+        change(middle, { d: pathOf(along(1)) });
+      });
     },
   };
-  return lane;
 }
 
 /** Small bands, one under the other: what enters the layers, over the steps. */
-function drawLayers(element, spread, steps, width, height) {
-  const depth = spread[0].length;
+function rowsOf(element, depth, width, height) {
   const rowHeight = height / depth;
-  const x = linear([0, steps / 10], [0, width]);
   const rows = Array.from({ length: depth }, (_, i) => {
     const y = linear([-LIMIT, LIMIT], [(i + 1) * rowHeight - 2, i * rowHeight + 2]);
-    const place = (value) => y(Math.max(-LIMIT, Math.min(LIMIT, value || 0)));
-    const along = (k) => spread.map((layers, n) => [x(n), place(layers[i][k])]);
-    return svg("g", {},
-      svg("path", { class: "bn-axis", d: `M0 ${y(0)}H${width}` }),
-      svg("path", { class: "bn-band", d: `${pathOf([...along(0), ...along(2).reverse()])}Z` }),
-      svg("path", { class: "bn-middle", d: pathOf(along(1)) }),
-      svg("text", { x: 2, y: y(0) - rowHeight / 2 + 12 }, i ? `${i + 1}` : "layer 1"));
+    return {
+      place: (value) => y(Math.max(-LIMIT, Math.min(LIMIT, value || 0))),
+      zero: svg("path", { class: "bn-axis", d: `M0 ${y(0)}H${width}` }),
+      band: svg("path", { class: "bn-band" }),
+      middle: svg("path", { class: "bn-middle" }),
+      label: svg("text", { x: 2, y: i * rowHeight + 12 }, i ? `${i + 1}` : "into layer 1"),
+    };
   });
   change(element, { viewBox: `0 0 ${width} ${height}` });
-  element.replaceChildren(...rows);
+  element.replaceChildren(...rows.flatMap(({ zero, band, middle, label }) => [zero, band, middle, label]));
+  return rows;
+}
+
+/** The `d` of the area between two lines. */
+function closed(low, high) {
+  return `${pathOf([...low, ...high.reverse()])}Z`;
 }
 
 /** One chart for both lanes: accuracy on held-out points, over the range of the recorded runs. */
-function chartOf() {
+function chartOf(clipId) {
   const element = svg("svg", { class: "bn-race-chart", "aria-hidden": "true" });
   let frame = null;
   let key = "";
 
   function rebuild(width, height, steps, bands) {
-    const x = linear([0, steps], [38, width - 88]);
-    const y = linear([0.25, 1], [height - 22, 8]);
+    const x = linear([0, steps], [38, width - 62]);
+    const y = linear([0.3, 1], [height - 22, 8]);
     const parts = Object.fromEntries(["without", "with"].map((name) => [name, {
       line: svg("path", { class: `bn-line bn-line-${name}` }),
       mark: svg("path", { class: `bn-mark bn-line-${name}` }),
-      label: svg("text", { class: `bn-text-${name}`, x: 0 }),
+      label: svg("text", { class: `bn-text-${name}` }, name === "with" ? "with BN" : "without"),
     }]));
     const clip = svg("rect", { x: 0, y: 0, height, width: 0 });
     const ticks = [0.5, 0.75, 0.95].map((share) => svg("g", {},
-      svg("path", { class: "bn-axis", d: `M38 ${y(share)}H${width - 88}` }),
+      svg("path", { class: "bn-axis", d: `M38 ${y(share)}H${width - 62}` }),
       svg("text", { x: 34, y: y(share) + 4, "text-anchor": "end" }, `${Math.round(100 * share)}%`)));
     const times = [0, steps / 2, steps].map((step) => svg("text", {
       x: x(step), y: height - 5, "text-anchor": step ? "middle" : "start",
@@ -177,8 +200,8 @@ function chartOf() {
     }));
     change(element, { viewBox: `0 0 ${width} ${height}` });
     element.replaceChildren(
-      svg("defs", {}, svg("clipPath", { id: "race-so-far" }, clip)), ...ticks, ...times,
-      svg("g", { "clip-path": "url(#race-so-far)" }, ...shaded),
+      svg("defs", {}, svg("clipPath", { id: clipId }, clip)), ...ticks, ...times,
+      svg("g", { "clip-path": `url(#${clipId})` }, ...shaded),
       ...Object.values(parts).flatMap(({ line, mark, label }) => [line, mark, label]));
     return { x, y, parts, clip };
   }
@@ -202,25 +225,24 @@ function chartOf() {
       change(mark, { d: pathOf([ends[name]]) + "h0" });
     }
     change(clip, { width: ends.with[0] });
-    placeLabels(parts, ends, state);
+    placeLabels(parts, ends);
   }
 
   return { element, draw };
 }
 
 function rangePath(steps, { low, high }, x, y) {
-  const along = (values) => steps.map((step, i) => [x(step), y(values[i] / 100)]);
-  return `${pathOf([...along(low), ...along(high).reverse()])}Z`;
+  const along = (values) => steps.map((step, i) => [x(step), y(Math.max(0.3, values[i] / 100))]);
+  return closed(along(low), along(high));
 }
 
 /** The two names stand behind the ends of their lines, a line of text apart. */
-function placeLabels(parts, ends, { shown }) {
+function placeLabels(parts, ends) {
   const apart = ends.without[1] - ends.with[1];
   const shift = Math.max(0, 14 - Math.abs(apart)) / 2;
   const down = apart >= 0 ? "without" : "with";
   for (const [name, { label }] of Object.entries(parts)) {
     const [x, y] = ends[name];
     change(label, { x: x + 8, y: y + 4 + (name === down ? shift : -shift) });
-    label.textContent = `${name === "with" ? "with BN" : "without"} ${Math.round(shown[name])}%`;
-  }
+      }
 }

@@ -308,7 +308,9 @@ function chips(definition, api) {
     element: html("div", { class: "bn-stories" }, html("fieldset", { class: "bn-chips" }, html("legend", {}, "Stories"), html("div", {}, ...labels)), says),
     update(state) {
       inputs.forEach((input) => { input.checked = input.value === state.preset; });
-      says.textContent = presets.find((one) => one.id === state.preset)?.says ?? "";
+      const said = presets.find((one) => one.id === state.preset)?.says ?? "";
+      const text = typeof said === "function" ? said(state) : said;
+      if (says.textContent !== text) says.textContent = text;
     },
   };
 }
