@@ -66,6 +66,7 @@ FIGURES = {
         "The moving mean of one neuron against the number of updates. It begins at 0 and climbs to "
         "the true mean, a dashed line at 5. After 15 updates the start still weighs 86%, after 60 "
         "it weighs 55%, after 459 it weighs 1%.",
+    ),
     "race": (
         "race.js",
         "race",
