@@ -90,7 +90,7 @@ export const oneUnit = {
       rows: x.map((value, i) => [LETTERS[i], short(value), show(xHat[i]), show(y[i])]),
     };
   },
-  picture,
+  picture: unitPicture,
 };
 
 function short(value) {
@@ -103,7 +103,7 @@ function listed(values) {
 }
 
 /** Three number lines in SVG, with one native slider for each example on the upper one. */
-function picture(place, api) {
+function unitPicture(place, api) {
   const drawing = svg("svg", { class: "bn-lines", "aria-hidden": "true" });
   const thumbs = html("div", { class: "bn-thumbs" });
   const formula = html("div", { class: "bn-formula" });

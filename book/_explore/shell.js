@@ -55,10 +55,17 @@ function mount(definition, figure) {
     if (given.preset !== undefined) settings = { ...startOf(definition.settings), ...kept() };
     settings = { ...settings, ...wanted };
     const restarts = definition.restart ?? Object.keys(definition.settings);
-    const anew = given.preset !== undefined || restarts.some((key) => key in wanted);
-    if (anew || target !== undefined) rewind();
-    if (target) forward(target);
+    const anew = given.preset !== undefined || !figure.state || restarts.some((key) => key in wanted);
+    if (anew || target !== undefined) {
+      rewind();
+      forward(target ?? opening());
+    }
     refresh(commit);
+  }
+
+  /** Where nothing may run by itself, a figure opens with these steps done. */
+  function opening() {
+    return isCalm() ? definition.opens ?? 0 : 0;
   }
 
   function kept() {
@@ -100,6 +107,7 @@ function mount(definition, figure) {
   let last = 0;
   function frame(now) {
     const { steps, budget, most = Infinity } = definition.pace;
+    const before = step;
     if (budget) {
       const stop = performance.now() + budget;
       for (let i = 0; i < most && !hasEnded() && performance.now() < stop; i += 1) forward(1);
@@ -108,7 +116,7 @@ function mount(definition, figure) {
       forward(1);
     }
     if (hasEnded()) return play(false);
-    refresh(false);
+    if (step !== before) refresh(false);
     schedule();
   }
 
@@ -299,7 +307,7 @@ function chips(definition, api) {
     const input = html("input", { type: "radio", name: api.id("preset"), value: preset.id });
     input.addEventListener("change", () => {
       api.set({ preset: preset.id });
-      if (definition.pace?.budget && !isCalm()) api.play();
+      if (definition.autoplay && !isCalm()) api.play();
     });
     return input;
   });

@@ -75,6 +75,13 @@ FIGURES = {
         "with it passes 80 percent sooner than the one without, which from its usual initial "
         "weights, a thin line, takes longest. At 500 steps all are about equally accurate.",
     ),
+    "noise": (
+        "noise.js",
+        "noise",
+        "batch-means",
+        "Means of many batches against the size of the batch: a funnel that narrows with the root "
+        "of the size.",
+    ),
 }
 
 
