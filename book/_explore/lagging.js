@@ -1,9 +1,8 @@
 // E5: statistics that lag: what prediction remembers, and how an example comes out by it.
 import { change, html, linear, pathOf, show, svg } from "./draw.js";
-import { inverseStd, moved } from "./norm.js";
+import { EPSILON, inverseStd, moved } from "./norm.js";
 import { normal, randomStream } from "./random.js";
 
-const EPSILON = 1e-3;
 const MOST_UPDATES = 5000;
 const WINDOWS = [100, 300, 600, 1200, 2500, MOST_UPDATES]; // lengths of the time axis
 const RECENT = 100;

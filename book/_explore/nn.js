@@ -3,10 +3,10 @@
 // bnutils.network. All arrays are made once; a step makes no garbage. An array of activations
 // holds unit after unit, each with its rows side by side, so BN runs along the memory.
 import { streams } from "./data.js";
+import { EPSILON } from "./norm.js";
 import { normal, randomStream } from "./random.js";
 
 const WIDTH = 8;
-const EPSILON = 1e-3;
 const MOST_ROWS = 512;
 
 /** A layer of `units`; the last one has a bias and no activation. */

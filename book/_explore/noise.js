@@ -1,10 +1,9 @@
 // How noisy is a batch? Batches fall in; the output of one and the same example varies.
 import { change, html, linear, logarithmic, onWidth, pathOf, show, svg } from "./draw.js";
-import { inverseStd, moments } from "./norm.js";
+import { EPSILON, inverseStd, moments } from "./norm.js";
 import { normal, randomStream, uniform } from "./random.js";
 
 const SIZES = [2, 4, 8, 16, 32, 64, 128, 256];
-const EPSILON = 1e-3;
 const MOST_BATCHES = 1000; // batches; then a run ends
 const EDGE = 4; // what is drawn reaches from −4 to 4
 const BINS = 64;

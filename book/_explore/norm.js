@@ -1,5 +1,8 @@
 // Batch normalization of one channel, as in bnutils.norm: arrays of float64, biased variance.
 
+/** Keras's default. */
+export const EPSILON = 1e-3;
+
 /** Mean and biased variance of an array. */
 export function moments(x) {
   const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
@@ -13,7 +16,7 @@ export function inverseStd(variance, epsilon) {
 }
 
 /** The output of BN in training, and what its gradient needs. */
-export function batchNorm(x, gamma = 1, beta = 0, epsilon = 1e-3) {
+export function batchNorm(x, gamma = 1, beta = 0, epsilon = EPSILON) {
   const { mean, variance } = moments(x);
   const inverse = inverseStd(variance, epsilon);
   const xHat = x.map((value) => (value - mean) * inverse);
@@ -31,7 +34,7 @@ export function batchNormGrad(dy, xHat, inverse, gamma = 1) {
 }
 
 /** The output of BN at inference, from the moving statistics. */
-export function batchNormInference(x, gamma, beta, movingMean, movingVariance, epsilon = 1e-3) {
+export function batchNormInference(x, gamma, beta, movingMean, movingVariance, epsilon = EPSILON) {
   const scale = gamma * inverseStd(movingVariance, epsilon);
   return x.map((value) => scale * value + (beta - scale * movingMean));
 }
