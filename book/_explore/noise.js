@@ -16,12 +16,12 @@ const POPULATIONS = {
     density: (x) => (x < -1 ? 0 : Math.exp(-x - 1)),
   },
   "two clumps": {
-    draw: (random) => (uniform(random) < 0.5 ? -CLUMP : CLUMP) + WIDTH * normal(random),
-    density: (x) => (bell((x - CLUMP) / WIDTH) + bell((x + CLUMP) / WIDTH)) / 2 / WIDTH,
+    draw: (random) => (uniform(random) < 0.5 ? -CLUMP : CLUMP) + CLUMP_WIDTH * normal(random),
+    density: (x) => (bell((x - CLUMP) / CLUMP_WIDTH) + bell((x + CLUMP) / CLUMP_WIDTH)) / 2 / CLUMP_WIDTH,
   },
 };
-const WIDTH = 0.4;
-const CLUMP = Math.sqrt(1 - WIDTH ** 2);
+const CLUMP_WIDTH = 0.4;
+const CLUMP = Math.sqrt(1 - CLUMP_WIDTH ** 2);
 
 function bell(x) {
   return POPULATIONS.normal.density(x);

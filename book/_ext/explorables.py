@@ -41,6 +41,19 @@ def _land_table() -> str:
     return land_table()
 
 
+def _sharing_table() -> str:
+    rows = {
+        "Batch norm": "one channel of all examples",
+        "Ghost batch norm": "one channel of some examples",
+        "Layer norm": "all channels of one example",
+        "Instance norm": "one channel of one example",
+        "Group norm": "some channels of one example",
+    }
+    cells = "".join(f'<tr><th scope="row">{k}</th><td>{v}</td></tr>' for k, v in rows.items())
+    head = '<tr><th scope="col">normalization</th><th scope="col">what shares a mean</th></tr>'
+    return f'<table class="table"><thead>{head}</thead><tbody>{cells}</tbody></table>'
+
+
 #: Name of a figure: its module, the name that the module exports, its still (the name of an SVG, or
 #: a function that makes HTML) and what that shows.
 FIGURES = {
@@ -82,6 +95,7 @@ FIGURES = {
         "Means of many batches against the size of the batch: a funnel that narrows with the root "
         "of the size.",
     ),
+    "sharing": ("sharing.js", "sharing", _sharing_table, ""),
 }
 
 
