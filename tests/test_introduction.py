@@ -74,7 +74,7 @@ def test_the_four_numbers_come_out_as_told():
 
 
 def test_measured_numbers_are_not_typed():
-    bought = TEXT.partition("## What it buys")[2].partition("% A place")[0]
+    bought = TEXT.partition("## What it buys")[2].partition("**Figure to touch")[0]
     assert re.findall(r"\d\.\d", bought.replace("a BN momentum of 0.9", "")) == []
     page = read("introduction")
     assert len(page.select("a.bn-said")) >= 10

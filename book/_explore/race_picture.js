@@ -5,7 +5,7 @@ import { readings } from "./race_run.js";
 
 const SIDE = 40; // pixels of a region
 const SLICES = 4; // parts in which a region is painted while the race runs
-const REACH = 1.6; // the regions show -1.6 to 1.6
+const EDGE = 1.6; // the regions show -1.6 to 1.6
 const LIMIT = 3; // the layers show -3 to 3
 
 /** Builds the picture in `place`; the function that it returns draws a state. */
@@ -82,7 +82,7 @@ function shadesOf(figure, name) {
 function pixelsOf(part) {
   const rows = SIDE / SLICES;
   const x = new Float64Array(2 * rows * SIDE);
-  const center = linear([-0.5, SIDE - 0.5], [-REACH, REACH]);
+  const center = linear([-0.5, SIDE - 0.5], [-EDGE, EDGE]);
   for (let k = 0; k < rows * SIDE; k += 1) {
     x[k] = center(k % SIDE);
     x[rows * SIDE + k] = -center(part * rows + Math.floor(k / SIDE));
@@ -96,7 +96,7 @@ function laneOf(name, title) {
   const image = view.createImageData(SIDE, SIDE / SLICES);
   const pixels = Array.from({ length: SLICES }, (_, part) => pixelsOf(part));
   const dots = ["bn-filled", "bn-rim", "bn-hollow"].map((kind) => svg("path", { class: kind }));
-  const cover = svg("svg", { viewBox: `${-REACH} ${-REACH} ${2 * REACH} ${2 * REACH}`, "aria-hidden": "true" }, ...dots);
+  const cover = svg("svg", { viewBox: `${-EDGE} ${-EDGE} ${2 * EDGE} ${2 * EDGE}`, "aria-hidden": "true" }, ...dots);
   const diverged = html("p", { class: "bn-diverged" });
   const layers = svg("svg", { class: "bn-layers", "aria-hidden": "true" });
   const percent = html("span", { "data-key": `shown.${name}`, "data-digits": 0 });
