@@ -6,7 +6,7 @@ import { streams } from "./data.js";
 import { EPSILON } from "./norm.js";
 import { normal, randomStream } from "./random.js";
 
-const WIDTH = 8;
+const UNITS = 8;
 const MOST_ROWS = 512;
 
 /** A layer of `units`; the last one has a bias and no activation. */
@@ -37,9 +37,9 @@ export function networkOf({ depth, activation, scale, momentum, seed }, withBN) 
   const power = activation === "relu" ? 2 : 1;
   const layers = [];
   for (let i = 0; i <= depth; i += 1) {
-    const inputs = i ? WIDTH : 2;
+    const inputs = i ? UNITS : 2;
     const hidden = i < depth;
-    const layer = layerOf(inputs, hidden ? WIDTH : 1, withBN && hidden, hidden);
+    const layer = layerOf(inputs, hidden ? UNITS : 1, withBN && hidden, hidden);
     const deviation = scale * Math.sqrt(power / inputs);
     for (let k = 0; k < layer.kernel.length; k += 1) layer.kernel[k] = deviation * normal(random);
     layers.push(layer);
