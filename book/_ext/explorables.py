@@ -49,9 +49,23 @@ def _sharing_table() -> str:
         "Instance norm": "one channel of one example",
         "Group norm": "some channels of one example",
     }
-    cells = "".join(f'<tr><th scope="row">{k}</th><td>{v}</td></tr>' for k, v in rows.items())
-    head = '<tr><th scope="col">normalization</th><th scope="col">what shares a mean</th></tr>'
-    return f'<table class="table"><thead>{head}</thead><tbody>{cells}</tbody></table>'
+    return table(["normalization", "what shares a mean"], rows.items())
+
+
+def _noise_table() -> str:
+    head = ["batch size", "spread of its mean", "spread of the output of an example at 1"]
+    sizes = [16, 32, 64, 128, 256]
+    return table(head, [(m, f"{m**-0.5:.2f}", f"{(1.5 / m) ** 0.5:.2f}") for m in sizes])
+
+
+def table(head, rows) -> str:
+    """A table in HTML; the first cell of a row names it."""
+    top = "".join(f'<th scope="col">{text}</th>' for text in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{text}</td>" for text in rest)}</tr>'
+        for first, *rest in rows
+    )
+    return f'<table class="table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
 #: Name of a figure: its module, the name that the module exports, its still (the name of an SVG, or
@@ -88,13 +102,7 @@ FIGURES = {
         "with it passes 80 percent sooner than the one without, which from its usual initial "
         "weights, a thin line, takes longest. At 500 steps all are about equally accurate.",
     ),
-    "noise": (
-        "noise.js",
-        "noise",
-        "batch-means",
-        "Means of many batches against the size of the batch: a funnel that narrows with the root "
-        "of the size.",
-    ),
+    "noise": ("noise.js", "noise", _noise_table, ""),
     "sharing": ("sharing.js", "sharing", _sharing_table, ""),
 }
 
