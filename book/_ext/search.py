@@ -22,6 +22,7 @@ from sphinx import addnodes
 
 SOURCES = Path(__file__).resolve().parents[1] / "_search"
 SCRIPT, ENTRIES = "_static/search.js", "_static/search-entries.js"
+MARKER = "sphinx_highlight"
 BEFORE, AFTER = "window.bnSearchEntries = ", ";\n"
 CHAPTER = re.compile(r"notebooks/(\d\d)_")
 GLOSSARY, CLAIMS, REFERENCE = "book/glossary", "book/claims", "book/api"
@@ -188,7 +189,9 @@ def weight_of(page: str) -> float:
 
 
 def read_page(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Remember what can be found on a page that is being written."""
+    """Remember what can be found on a page that is being written; no script marks words on it."""
+    scripts = context.get("script_files", [])
+    scripts[:] = [one for one in scripts if MARKER not in str(getattr(one, "filename", one))]
     if doctree is not None and page in app.env.found_docs:
         app.bn_search[page] = {
             "url": app.builder.get_target_uri(page),

@@ -29,7 +29,7 @@ function attend(form, index) {
   const input = form.querySelector("input");
   const inDialog = form.closest("dialog") !== null;
   const status = element("p", { class: "bn-search-status", role: "status" });
-  const list = element("ol", { class: "bn-search-results" });
+  const list = element("ol", { class: "bn-search-results", "aria-label": "Results" });
   const place = element("div", { class: "bn-search-found" }, status, list);
   form.after(place);
 

@@ -228,7 +228,8 @@ export function snippet(text, words, length = 150) {
       end += 1;
     }
     const fresh = start === 0 || /[.?!:]\s$/.test(pieces[start - 1]) ? 4 : 0; // a sentence begins
-    if (value && value + fresh > most) [best, most] = [start, value + fresh];
+    // Of two pieces that show as much, the one that comes to the point sooner.
+    if (value && value + fresh >= most) [best, most] = [start, value + fresh];
     size -= pieces[start].length;
     value -= isFound[start] ? rare(pieces[start]) : 0;
   }
