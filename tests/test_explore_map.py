@@ -251,6 +251,19 @@ def test_the_map_is_a_grid_for_the_keyboard(page):
 
 
 @NO_BROWSER
+def test_pressing_a_cell_moves_nothing_above_it(page):
+    for width in (720, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("document.getElementById('map').set({ preset: 'usual' })")
+        cell = page.locator(button("with", 30, 10))
+        before = cell.bounding_box()
+        cell.click()
+        assert cell.bounding_box() == before
+        state = page.evaluate("document.getElementById('map').state")
+        assert (state["rate"], state["preset"]) == (10, "usual")
+
+
+@NO_BROWSER
 def test_pointing_at_a_cell_marks_its_twin_and_changes_nothing(page, land):
     before = page.evaluate("document.getElementById('map').state")
     page.hover(button("with", 30, 0.1))
