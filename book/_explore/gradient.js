@@ -185,7 +185,7 @@ function sheet(m) {
     if (line.node) graph.append(svg("circle", { cx: 27, cy: middle(line.node), r: 4 }));
   }
 
-  const element = html("div", { class: "bn-sheet" }, graph, html("table", {}, body));
+  const element = html("div", { class: "bn-sheet", tabindex: 0, role: "region", "aria-label": "Step by step" }, graph, html("table", {}, body));
   let before = null;
   return {
     element,
@@ -205,10 +205,10 @@ function sheet(m) {
   };
 }
 
-const REACH = 1.5; // of the bars, as of dy's thumbs
+const BAR_REACH = 1.5; // of the bars, as of dy's thumbs
 
 function setBar(bar, value) {
-  const end = Math.max(-1, Math.min(1, value / REACH));
+  const end = Math.max(-1, Math.min(1, value / BAR_REACH));
   bar.style.left = `${50 + 50 * Math.min(0, end)}%`;
   bar.style.width = `${50 * Math.abs(end)}%`;
 }
@@ -255,7 +255,7 @@ function bars(m, api) {
     element,
     draw(state) {
       const most = Math.max(...state.dx.map(Math.abs));
-      const zoom = most <= REACH / 10 ? 10 : 1;
+      const zoom = most <= BAR_REACH / 10 ? 10 : 1;
       factor.lastChild.textContent = zoom === 1 ? "" : ", drawn × 10";
       for (const i of indices) {
         ofX[i].value = state.x[i];

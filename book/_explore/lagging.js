@@ -188,11 +188,11 @@ function timeChart() {
         put(label, toX(one), 100);
         return label;
       }));
-      put(ofTruth, 100, toY(chart.truth[2][1] + sd), "true mean ± sd");
+      put(ofTruth, 100, toY(chart.truth[2][1] + sd), "true");
       const spread = Math.sqrt(movingVariance);
       change(used, { d: pathOf([movingMean - spread, movingMean + spread].map((value) => [toX(updates), toY(value)])) });
       const right = updates > 0.6 * chart.until;
-      put(ofMoving, toX(updates), Math.min(toY(movingMean - spread), 92), `${source} mean ± sd`);
+      put(ofMoving, toX(updates), Math.min(toY(movingMean - spread), 92), source);
       ofMoving.classList.toggle("bn-left", right);
       put(ofNow, toX(updates), 0, `now: ${updates}`);
       ofNow.classList.toggle("bn-left", right);
@@ -242,7 +242,7 @@ function memory() {
   const late = html("span");
   const labels = kinds.map((kind) => html("li", { class: `bn-${kind}` }));
   return {
-    element: html("div", { class: "bn-memory" }, html("p", {}, "What prediction remembers", late),
+    element: html("div", { class: "bn-memory" }, html("p", {}, "The memory", late),
       html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
     draw({ madeUp, recent, older, updates, source, lateBy }) {
       const isLate = source === "moving" && madeUp < 0.01;

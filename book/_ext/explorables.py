@@ -68,6 +68,12 @@ def table(head, rows) -> str:
     return f'<table class="table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
+def _gradient_still() -> str:
+    from explore_stills import gradient_still
+
+    return gradient_still()
+
+
 #: Name of a figure: its module, the name that the module exports, its still (the name of an SVG, or
 #: a function that makes HTML) and what that shows.
 FIGURES = {
@@ -79,13 +85,7 @@ FIGURES = {
         "to −1.4, −0.2, 0.2 and 1.4 on the lower one, whose mean is 0.",
     ),
     "map": ("map.js", "settingsMap", _land_table, ""),
-    "gradient": (
-        "gradient.js",
-        "gradient",
-        "gradient",
-        "Bars for four examples: the gradient at y, 1, 0, 0, 0; less its mean; less its part along "
-        "x-hat; and what is left, divided by the spread: 0.052, −0.064, −0.036, 0.048 at x.",
-    ),
+    "gradient": ("gradient.js", "gradient", _gradient_still, ""),
     "lagging": (
         "lagging.js",
         "lagging",
