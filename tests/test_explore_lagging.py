@@ -19,10 +19,8 @@ START = {
     "batches": "exact",
     "size": 32,
     "last": "full",
-    "seed": 1,
 }
 STATES = "return cases.map((one) => ({ ...one, ...laggingState(one) }));"
-SERIES = "return cases.map(movingStatistics);"
 
 
 def states(js, *changes):
@@ -71,9 +69,9 @@ def test_exact_batches_move_the_statistics_of_bnutils_and_keras_alike(js):
 def test_noisy_batches_are_those_of_python(js, last):
     size, n, drift, held = 4, 50, 0.02, 20
     change = {"batches": "noisy", "size": size, "updates": n, "drift": drift, "held": held}
-    change |= {"last": last, "seed": 7, "momentum": 0.9, "z": -1}
+    change |= {"last": last, "momentum": 0.9, "z": -1}
     (state,) = states(js, change)
-    draws = Random(7, size).normal(n * size).reshape(n, size)
+    draws = Random(1, size).normal(n * size).reshape(n, size)
     layer, mean, variance = norm.BatchNorm(momentum=0.9), 0.0, 1.0
     for k, draw in enumerate(draws, 1):
         true = 10 + drift * 5 * min(k, n - held)

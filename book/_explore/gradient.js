@@ -74,20 +74,19 @@ export function stageName(stage) {
 export function stageSentence({ stage, values, gamma, epsilon, m }) {
   const { mean, variance, s, dgamma, dbeta, ds, dVariance, dMean } = values;
   const says = [
-    `${m} values x enter BN. Next: their mean.`,
-    `The mean is shared by all: μ = ⟨x⟩ = ${show(mean)}.`,
-    "Center: r = x − μ. From here on x is seen only through r.",
-    `The variance is shared, too: σ² = ⟨r²⟩ = ${show(variance)}.`,
+    `${m} values x enter BN.`,
+    `All share the mean, μ = ⟨x⟩ = ${show(mean)}.`,
+    "r = x − μ.",
+    `All share the variance, σ² = ⟨r²⟩ = ${show(variance)}.`,
     `s = 1 / √(σ² + ${epsilon}) = ${show(s, 3)}.`,
-    "Divide: x̂ = r s.",
-    `Scale and shift: y = γ x̂ + β, with γ = ${show(gamma)} and β = 0. The loss answers with dy.`,
+    "x̂ = r s.",
+    `y = γ x̂ + β, with γ = ${show(gamma)} and β = 0. The loss answers with dy.`,
     `dx̂ = γ dy. On the way, dγ = Σ dy x̂ = ${show(dgamma, 3)} and dβ = Σ dy = ${show(dbeta, 3)}.`,
-    "r gets a first contribution, s dx̂. All examples share s, so theirs add up: "
-      + `ds = Σ dx̂ r = ${show(ds, 3)}.`,
+    `r gets a first contribution, s dx̂. All share s, so ds = Σ dx̂ r = ${show(ds, 3)}.`,
     `dσ² = −½ s³ ds = ${show(dVariance, 4)}.`,
-    "r gets a second contribution, 2 r dσ² / m: it is added to the first. That makes dr.",
-    `x gets dr as a first contribution. All share μ, so dμ = −Σ dr = ${show(dMean, 3)}.`,
-    "x gets a second contribution, dμ / m: added to the first, it makes dx.",
+    "r gets a second contribution, 2 r dσ² / m. Added to the first, it makes dr.",
+    `x gets a first contribution, dr. All share μ, so dμ = −Σ dr = ${show(dMean, 3)}.`,
+    "x gets a second contribution, dμ / m. Added to the first, it makes dx.",
   ];
   return says[stage];
 }
@@ -174,12 +173,14 @@ function sheet(m) {
     const d = bowed
       ? `M22 ${top}Q6 ${top} 6 ${top + 16}V${bottom - 16}Q6 ${bottom} 22 ${bottom}`
       : pathOf([[27, top + 5], [27, bottom - 5]]);
-    const tip = (y, up) => (bowed ? `M16 ${y - 4}L22 ${y}L16 ${y + 4}` : `M23 ${y - up * 6}L27 ${y}L31 ${y - up * 6}`);
-    const ends = bowed ? [bottom, top] : [bottom - 5, top + 5];
-    const heads = [svg("path", { d: tip(ends[0], 1) }), svg("path", { d: tip(ends[1], -1) })];
-    const group = svg("g", { "data-way": way }, svg("path", { d }), ...heads);
+    const tip = (y, up) => (bowed ? `M16 ${y - 4}L22 ${y}L16 ${y + 4}` : `M23 ${y - up}L27 ${y + up / 5}L31 ${y - up}`);
+    const head = svg("path");
+    const group = svg("g", { "data-way": way }, svg("path", { d }), head);
     graph.append(group);
-    return { group, heads, forward, backward };
+    return (stage) => {
+      group.classList.toggle("bn-now", stage === forward || stage === backward);
+      change(head, { d: stage < backward ? tip(bottom, 11) : tip(top, -11) });
+    };
   });
   for (const line of LINES) {
     if (line.node) graph.append(svg("circle", { cx: 27, cy: middle(line.node), r: 4 }));
@@ -196,11 +197,7 @@ function sheet(m) {
         part.classList.toggle("bn-now", at === stage);
         part.classList.toggle("bn-later", at > stage && part.tagName === "TD");
       }
-      for (const { group, heads, forward, backward } of edges) {
-        group.classList.toggle("bn-now", stage === forward || stage === backward);
-        change(heads[0], { visibility: stage >= backward ? "hidden" : null });
-        change(heads[1], { visibility: stage >= backward ? null : "hidden" });
-      }
+      for (const edge of edges) edge(stage);
     },
   };
 }
@@ -236,12 +233,11 @@ function bars(m, api) {
   const thumbs = (key) =>
     indices.map((i) => thumb(`${key} of example ${i + 1}`, gradient.settings[key], replaced(key, i)));
   const [ofX, ofDy] = [thumbs("x"), thumbs("dy")];
-  const bar = (kind) => indices.map(() => html("span", { class: kind }));
   const row = (i, key, digits, ...inside) => html("div", { class: "bn-row" },
     html("span", { class: "bn-name" }, i + 1), html("div", { class: "bn-track" }, ...inside), cell(`${key}.${i}`, digits));
 
-  const [dy, centered, left, dx] = [0, 0, 0, 0].map(() => bar("bn-bar"));
-  const [lostMean, lostPart] = [bar("bn-ghost"), bar("bn-ghost")];
+  const [dy, lostMean, centered, lostPart, left, dx] =
+    ["bar", "ghost", "bar", "ghost", "bar", "bar"].map((kind) => indices.map(() => html("span", { class: `bn-${kind}` })));
   const factor = html("span", {}, cell("factor", 3), html("span"));
   const element = html("div", { class: "bn-lost" },
     panel("x", "drag an example", indices.map((i) => row(i, "x", 1, ofX[i]))),
@@ -260,10 +256,8 @@ function bars(m, api) {
       for (const i of indices) {
         ofX[i].value = state.x[i];
         ofDy[i].value = state.dy[i];
-        setBar(dy[i], state.dy[i]);
-        setBar(lostMean[i], state.dy[i]);
-        setBar(centered[i], state.centered[i]);
-        setBar(lostPart[i], state.centered[i]);
+        for (const one of [dy, lostMean]) setBar(one[i], state.dy[i]);
+        for (const one of [centered, lostPart]) setBar(one[i], state.centered[i]);
         setBar(left[i], state.left[i]);
         setBar(dx[i], zoom * state.dx[i]);
       }
@@ -314,7 +308,7 @@ export const gradient = {
   id: "gradient",
   label: "The gradient through the batch",
   insight: "BN passes on only what is left of the gradient: without its mean, without its part along x̂, and the rest divided by the spread.",
-  describe: "The gradient of the loss by the outputs, what BN takes out of it, and what reaches the inputs; below, the same step by step through the graph",
+  describe: "What BN takes out of a gradient, and the same step by step through the graph",
   settings: {
     x: { kind: "numbers", label: "x", start: CARES.x, min: -10, max: 40, far: 1000, step: 0.5, least: 2, most: 6, drawn: true },
     dy: { kind: "numbers", label: "dy", start: CARES.dy, min: -1.5, max: 1.5, step: 0.1, least: 2, most: 6, drawn: true },

@@ -15,10 +15,9 @@ export function updatesUntil(share, momentum) {
 const batchesDrawn = new Map();
 
 /** Means and variances of the first `count` batches of `size` from the normal distribution. */
-export function drawnBatches(seed, size, count) {
-  const key = `${seed} ${size}`;
-  const known = batchesDrawn.get(key) ?? { random: randomStream(seed, size), means: [], variances: [], alone: [] };
-  batchesDrawn.set(key, known);
+export function drawnBatches(size, count) {
+  const known = batchesDrawn.get(size) ?? { random: randomStream(1, size), means: [], variances: [], alone: [] };
+  batchesDrawn.set(size, known);
   while (known.means.length < count) {
     const first = normal(known.random);
     let [sum, squares] = [first, first * first];
@@ -44,8 +43,8 @@ function trueMeanAt(k, { mean, sd, drift, updates, held }) {
  * Where `last` is "one", every third batch has one example, whose variance is 0.
  */
 export function movingStatistics(settings) {
-  const { momentum, updates, sd, batches, size, last, seed } = settings;
-  const drawn = batches === "noisy" ? drawnBatches(seed, size, updates) : null;
+  const { momentum, updates, sd, batches, size, last } = settings;
+  const drawn = batches === "noisy" ? drawnBatches(size, updates) : null;
   const batchMeans = [];
   const movingMeans = [0];
   const movingVariances = [1];
@@ -67,7 +66,7 @@ function normalized(x, mean, variance) {
 
 /** All that the figure of these settings shows. Outputs are without gamma and beta. */
 export function laggingState(settings) {
-  const { momentum, updates, mean, sd, drift, z, source, batches, size, seed } = settings;
+  const { momentum, updates, mean, sd, drift, z, source, batches, size } = settings;
   const { batchMeans, movingMeans, movingVariances } = movingStatistics(settings);
   const recomputed = source === "recomputed";
   const trueMean = trueMeanAt(updates, settings);
@@ -77,7 +76,7 @@ export function laggingState(settings) {
   const madeUp = recomputed ? 0 : momentum ** updates;
   const older = recomputed ? 0 : Math.max(momentum ** Math.min(updates, RECENT) - madeUp, 0);
   const x = trueMean + z * sd;
-  const drawn = batches === "noisy" && updates ? drawnBatches(seed, size, updates) : null;
+  const drawn = batches === "noisy" && updates ? drawnBatches(size, updates) : null;
   const batchMean = trueMean + (drawn ? sd * drawn.means[updates - 1] : 0);
   const batchVariance = sd * sd * (drawn ? drawn.variances[updates - 1] : 1);
   const outputTraining = normalized(x, batchMean, batchVariance);
@@ -144,7 +143,8 @@ function put(element, left, top, text) {
 
 /** Round numbers between two, five at most. */
 function ticksBetween(from, to) {
-  const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find((one) => (to - from) / one <= 5) ?? 10000;
+  const power = 10 ** Math.floor(Math.log10((to - from) / 5));
+  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => (to - from) / one <= 5);
   const first = Math.ceil(from / step);
   return Array.from({ length: Math.floor(to / step) - first + 1 }, (_, i) => (first + i) * step);
 }
@@ -293,7 +293,7 @@ export const lagging = {
   id: "lagging",
   label: "Statistics that lag",
   insight: "Prediction uses a memory of the batches. At first most of it is made up; later it is late.",
-  describe: "Mean and spread of one neuron over the updates, true and moving; what an example gives in training and at inference; and what the memory is made of",
+  describe: "True and moving statistics of a neuron, its outputs in both modes, and what the memory is made of",
   settings: {
     momentum: { kind: "list", label: "Momentum p", start: 0.99, values: [0.5, 0.9, 0.99, 0.999] },
     updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
@@ -304,12 +304,11 @@ export const lagging = {
     mean: { kind: "range", label: "True mean μ", start: 10, min: -5, max: 20, step: 1, more: true },
     sd: { kind: "range", label: "True sd σ", start: 5, min: 0.2, max: 10, step: 0.2, more: true },
     batches: { kind: "choice", label: "Batches", start: "exact", values: ["exact", "noisy"], more: true,
-      words: { exact: "exact: each has the true mean and variance", noisy: "noisy: random examples" } },
+      words: { exact: "as the true ones", noisy: "random examples" } },
     size: { kind: "list", label: "Size of a noisy batch", start: 32, values: [2, 4, 8, 16, 32, 64], more: true },
     last: { kind: "choice", label: "Every third batch has", start: "full", values: ["full", "one"], more: true,
-      words: { full: "as many examples as the others", one: "one example" } },
+      words: { full: "as many examples", one: "one example" } },
     held: { kind: "range", label: "Weights held still for", start: 0, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
-    seed: { kind: "range", label: "Draw", start: 1, min: 1, max: 99, step: 1, more: true, apart: true },
   },
   presets: [
     { id: "fifteen", label: "15 updates", small: true, set: { updates: 15 },
