@@ -10,7 +10,7 @@ REACH = 1.5  # of the bars, as in book/_explore/gradient.js
 
 
 def gradient_still() -> str:
-    """What each path takes out of a gradient, as bars, for the batch with which the figure opens."""
+    """What each path takes out of a gradient, as bars, for the batch of the figure's start."""
     x, dy = np.array([3.0, 9.0, 11.0, 17.0]), np.array([1.0, 0.0, 0.0, 0.0])
     _, cache = norm.batch_norm(x[:, None], np.ones(1), np.zeros(1))
     dx = norm.batch_norm_grad(dy[:, None], cache)[0][:, 0]
