@@ -25,6 +25,7 @@ PRELOAD = re.compile(r'\s*<link rel="preload" as="script"[^>]*>')
 COMMENT = re.compile(r"\s*<!--(?!\[).*?-->", re.DOTALL)
 SOURCE = re.compile(r'\bsrc="([^"]+)"')
 MODE = re.compile(r'<script data-cfasync="false">.*?</script>', re.DOTALL)
+HTML = re.compile(r'<html\b([^>]*?)(?: data-theme="\w*")? *>')
 # Before anything is drawn: the theme that the reader chose, else that of the reader's system.
 EARLY = """<script>{
     const root = document.documentElement.dataset;
@@ -153,7 +154,7 @@ def rewritten(page: Page, sheets: list[str], scripts: list[str], idle: set[str])
     text = SCRIPT.sub(code, SHEET.sub(link, PRELOAD.sub("", page.text)))
     first = f'{EARLY}\n    <script defer src="{static}/{script}"{carried}></script>'
     text = text.replace("<title>", f"{first}\n    <title>", 1)
-    return text.replace("<html", '<html data-theme="light" data-mode="auto"', 1)
+    return HTML.sub(r'<html\1 data-theme="light" data-mode="auto">', text, count=1)
 
 
 def lighten(app, exception):
