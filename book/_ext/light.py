@@ -37,6 +37,8 @@ EARLY = """<script>{
 REPLACED = {"fontawesome.js", "bootstrap.js", "clipboard.min.js", "copybutton.js"}
 # A button that folds blocks of these classes, if there are any.
 FOLDS, FOLDED = "toggle", re.compile(r'class="(?:[^"]* )?(?:toggle|admonition[^"]* dropdown)[ "]')
+JOINED = ("site.css", "site.js")
+KEYED = re.compile(r"(?<=_static/)site\.(css|js)\?v=\w+")
 PAGE_NAME = re.compile(r"^DOCUMENTATION_OPTIONS\.pagename = '[^']*';$")
 
 
@@ -47,6 +49,8 @@ class Page:
         """Read it."""
         self.path, self.root = path, root
         self.text = COMMENT.sub("", path.read_text(encoding="utf-8"))
+        self.text = MODE.sub("", self.text, count=1)
+        self.is_light = KEYED.search(self.text) is not None
         self.home = posixpath.relpath(root.as_posix(), path.parent.as_posix())
         self.sheets = [self.place(address) for address in SHEET.findall(self.text)]
         self.scripts = [self.script(match) for match in SCRIPT.finditer(self.text)]
@@ -126,14 +130,15 @@ def joined_script(scripts: list[str], root: Path) -> str:
 def rewritten(page: Page, sheets: list[str], scripts: list[str], idle: set[str]) -> str:
     """The page with one link and one script in place of those that all pages have."""
     static = f"{page.home}/_static"
-    sheet, script = (keyed(page.root / "_static" / f"site.{kind}") for kind in ("css", "js"))
+    sheet, script = (keyed(page.root / "_static" / name) for name in JOINED)
+    if page.is_light:
+        return KEYED.sub(lambda match: sheet if match[1] == "css" else script, page.text)
     gone = set(scripts) | idle
     carried = "".join(
         f" {data}"
         for match in SCRIPT.finditer(page.text)
         if page.script(match) in scripts
         for data in re.findall(r'data-[\w-]+="[^"]*"', match["attributes"])
-        if "cfasync" not in data
     )
     links = [f'\n    <link rel="stylesheet" href="{static}/{sheet}">']
 
@@ -157,39 +162,6 @@ def rewritten(page: Page, sheets: list[str], scripts: list[str], idle: set[str])
     return HTML.sub(r'<html\1 data-theme="light" data-mode="auto">', text, count=1)
 
 
-def lighten(app, exception):
-    """Join what the pages ask for, once all is written."""
-    if exception or app.builder.format != "html":
-        return
-    root = Path(app.outdir)
-    paths = [p for p in sorted(root.rglob("*.html")) if "_static" not in p.parts]
-    pages = [Page(p, root) for p in paths if 'data-content_root="' in p.read_text("utf-8")]
-    if not pages:
-        return
-    folds = any(FOLDED.search(page.text) for page in pages)
-    for page in pages:
-        page.text = MODE.sub("", page.text, count=1)
-        page.scripts = [page.script(match) for match in SCRIPT.finditer(page.text)]
-    every_script = shared([page.scripts for page in pages])
-    idle = {script for script in every_script if is_idle(script, folds)}
-    scripts = [script for script in every_script if script not in idle]
-    sheets = shared([page.sheets for page in pages])
-    drawn: set[Path] = set()
-    for page in pages:
-        page.text, files = figures.inlined(page.text, page.path.name, page.path.parent)
-        drawn |= files
-    (root / "_static" / "site.js").write_text(joined_script(scripts, root), encoding="utf-8")
-    others = {script for page in pages for script in page.scripts if is_path(script)} - idle
-    code = [(root / path).read_text(encoding="utf-8") for path in others]
-    code.append((root / "_static" / "site.js").read_text(encoding="utf-8"))
-    words = stylesheets.Words([page.text for page in pages], code)
-    sheet = joined_sheet(sheets, words, root)
-    (root / "_static" / "site.css").write_text(sheet, encoding="utf-8")
-    for page in pages:
-        page.path.write_text(rewritten(page, sheets, scripts, idle), encoding="utf-8")
-    remove_unused(drawn, pages)
-
-
 def remove_unused(drawn: set[Path], pages: list[Page]):
     """Remove the files of drawings that now stand in the pages, unless a page links to one."""
     for path in drawn:
@@ -197,13 +169,54 @@ def remove_unused(drawn: set[Path], pages: list[Page]):
             path.unlink()
 
 
-def write_all(app, env):
-    """Have all pages written: what one of them uses decides what the others' style sheet holds."""
-    return list(env.all_docs)
+class Lightening:
+    """The work of one build."""
+
+    def __init__(self):
+        """Begin with no page."""
+        self.written: set[str] = set()
+
+    def write_all(self, app, env):
+        """Have all pages written: what one uses decides what the style sheet of all holds."""
+        return list(env.all_docs)
+
+    def note(self, app, page, template, context, doctree):
+        """Remember a page that this build writes; others may lie there since an earlier one."""
+        self.written.add(app.builder.get_outfilename(page))
+
+    def lighten(self, app, exception):
+        """Join what the pages ask for, once all is written."""
+        if exception or not self.written:
+            return
+        root = Path(app.outdir)
+        paths = [p for p in sorted(root.rglob("*.html")) if "_static" not in p.parts]
+        pages = [Page(p, root) for p in paths if 'data-content_root="' in p.read_text("utf-8")]
+        new = [page for page in pages if str(page.path) in self.written and not page.is_light]
+        folds = any(FOLDED.search(page.text) for page in pages)
+        sheets = shared([page.sheets for page in new])
+        every_script = shared([page.scripts for page in new])
+        idle = {script for script in every_script if is_idle(script, folds)}
+        scripts = [script for script in every_script if script not in idle]
+        drawn: set[Path] = set()
+        for page in pages:
+            page.text, files = figures.inlined(page.text, page.path.name, page.path.parent)
+            drawn |= files
+        sheet, script = (root / "_static" / name for name in JOINED)
+        script.write_text(joined_script(scripts, root), encoding="utf-8")
+        others = {script for page in pages for script in page.scripts if is_path(script)} - idle
+        files = [script, *(path for other in others if (path := root / other).exists())]
+        code = [path.read_text(encoding="utf-8") for path in files]
+        words = stylesheets.Words([page.text for page in pages], code)
+        sheet.write_text(joined_sheet(sheets, words, root), encoding="utf-8")
+        for page in pages:
+            page.path.write_text(rewritten(page, sheets, scripts, idle), encoding="utf-8")
+        remove_unused(drawn, pages)
 
 
 def setup(app):
     """Connect the hooks; Sphinx calls this."""
-    app.connect("env-get-updated", write_all)
-    app.connect("build-finished", lighten, priority=900)  # after those that add files
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    work = Lightening()
+    app.connect("env-get-updated", work.write_all)
+    app.connect("html-page-context", work.note)
+    app.connect("build-finished", work.lighten, priority=900)  # after those that add files
+    return {"parallel_read_safe": True, "parallel_write_safe": False}
