@@ -21,12 +21,12 @@ export const sharing = {
   describe: "A grid with one row for each example and one column for each channel. The cells that share a mean with the chosen one are filled.",
   settings: {
     kind: { kind: "choice", label: "Normalization", start: "batch", values: Object.keys(KINDS), words: Object.fromEntries(Object.entries(KINDS).map(([key, { label }]) => [key, label])) },
-    examples: { kind: "range", label: "Examples in the batch", start: 4, min: 1, max: 8, step: 1 },
+    examples: { kind: "range", label: "Examples in the batch", start: 4, min: 1, max: 6, step: 1 },
     channels: { kind: "list", label: "Channels", start: 6, values: [4, 6, 8, 12], more: true },
     positions: { kind: "list", label: "Positions in an image", start: 16, values: [1, 4, 16, 64], more: true },
     groups: { kind: "list", label: "Groups of group norm", start: 2, values: [1, 2], more: true },
     ghost: { kind: "list", label: "Examples in a ghost batch", start: 2, values: [1, 2, 4], more: true },
-    n: { kind: "range", drawn: true, apart: true, label: "Chosen example", start: 0, min: 0, max: 7, step: 1 },
+    n: { kind: "range", drawn: true, apart: true, label: "Chosen example", start: 0, min: 0, max: 5, step: 1 },
     c: { kind: "range", drawn: true, apart: true, label: "Chosen channel", start: 0, min: 0, max: 11, step: 1 },
   },
   presets: [

@@ -137,11 +137,12 @@ function mount(definition, figure) {
   append(live, add(chips(definition, api)));
   live.append(picture);
   if (definition.step && definition.pace) append(live, add(transport(definition, api, () => playing, hasEnded)));
-  live.append(outcome);
-  if (!small) {
+  if (small) live.append(outcome);
+  else {
     const actions = (definition.actions ?? []).map((one) => action(one, api));
     live.append(html("div", { class: "bn-controls" }, ...controls(false)));
     if (actions.length) live.append(html("div", { class: "bn-actions" }, ...actions));
+    live.append(outcome); // below the controls, which so stay under a finger when its lines change
     const more = controls(true);
     if (more.length) {
       live.append(html("details", { class: "bn-more" }, html("summary", {}, "More settings"), html("div", { class: "bn-controls" }, ...more)));
