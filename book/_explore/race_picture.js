@@ -5,8 +5,9 @@ import { readings } from "./race_run.js";
 
 const SIDE = 40; // pixels of a region
 const SLICES = 4; // parts in which a region is painted while the race runs
-const EDGE = 1.6; // the regions show -1.6 to 1.6
-const LIMIT = 3; // the layers show -3 to 3
+const PLANE_EDGE = 1.6; // the regions show -1.6 to 1.6
+const LAYER_EDGE = 3; // the layers show -3 to 3
+const LEAST_SHOWN = 0.25; // the chart's lowest accuracy
 
 /** Builds the picture in `place`; the function that it returns draws a state. */
 export function racePicture(place, { figure, id }, bandsOf) {
@@ -82,7 +83,7 @@ function shadesOf(figure, name) {
 function pixelsOf(part) {
   const rows = SIDE / SLICES;
   const x = new Float64Array(2 * rows * SIDE);
-  const center = linear([-0.5, SIDE - 0.5], [-EDGE, EDGE]);
+  const center = linear([-0.5, SIDE - 0.5], [-PLANE_EDGE, PLANE_EDGE]);
   for (let k = 0; k < rows * SIDE; k += 1) {
     x[k] = center(k % SIDE);
     x[rows * SIDE + k] = -center(part * rows + Math.floor(k / SIDE));
@@ -96,7 +97,7 @@ function laneOf(name, title) {
   const image = view.createImageData(SIDE, SIDE / SLICES);
   const pixels = Array.from({ length: SLICES }, (_, part) => pixelsOf(part));
   const dots = ["bn-filled", "bn-rim", "bn-hollow"].map((kind) => svg("path", { class: kind }));
-  const cover = svg("svg", { viewBox: `${-EDGE} ${-EDGE} ${2 * EDGE} ${2 * EDGE}`, "aria-hidden": "true" }, ...dots);
+  const cover = svg("svg", { viewBox: `${-PLANE_EDGE} ${-PLANE_EDGE} ${2 * PLANE_EDGE} ${2 * PLANE_EDGE}`, "aria-hidden": "true" }, ...dots);
   const diverged = html("p", { class: "bn-diverged" });
   const layers = svg("svg", { class: "bn-layers", "aria-hidden": "true" });
   const percent = html("span", { "data-key": `shown.${name}`, "data-digits": 0 });
@@ -155,9 +156,9 @@ function laneOf(name, title) {
 function rowsOf(element, depth, width, height) {
   const rowHeight = height / depth;
   const rows = Array.from({ length: depth }, (_, i) => {
-    const y = linear([-LIMIT, LIMIT], [(i + 1) * rowHeight - 2, i * rowHeight + 2]);
+    const y = linear([-LAYER_EDGE, LAYER_EDGE], [(i + 1) * rowHeight - 2, i * rowHeight + 2]);
     return {
-      place: (value) => y(Math.max(-LIMIT, Math.min(LIMIT, value || 0))),
+      place: (value) => y(Math.max(-LAYER_EDGE, Math.min(LAYER_EDGE, value || 0))),
       zero: svg("path", { class: "bn-axis", d: `M0 ${y(0)}H${width}` }),
       band: svg("path", { class: "bn-band" }),
       middle: svg("path", { class: "bn-middle" }),
@@ -182,7 +183,8 @@ function chartOf(clipId) {
 
   function rebuild(width, height, steps, bands) {
     const x = linear([0, steps], [38, width - 62]);
-    const y = linear([0.3, 1], [height - 22, 8]);
+    const inner = linear([LEAST_SHOWN, 1], [height - 22, 8]);
+    const y = (share) => inner(Math.max(LEAST_SHOWN, share));
     const parts = Object.fromEntries(["without", "with"].map((name) => [name, {
       line: svg("path", { class: `bn-line bn-line-${name}` }),
       mark: svg("path", { class: `bn-mark bn-line-${name}` }),
@@ -232,7 +234,7 @@ function chartOf(clipId) {
 }
 
 function rangePath(steps, { low, high }, x, y) {
-  const along = (values) => steps.map((step, i) => [x(step), y(Math.max(0.3, values[i] / 100))]);
+  const along = (values) => steps.map((step, i) => [x(step), y(values[i] / 100)]);
   return closed(along(low), along(high));
 }
 
