@@ -225,7 +225,7 @@ def told(js):  # noqa: F811
         return {
           settings,
           history: one.history, state, says: preset.says(state), sentence: race.sentence(state),
-          bet: preset.bet.says(state), right: preset.bet.right, table: race.table(state),
+          bet: preset.bet.says(state), table: race.table(state),
         };
       })]);"""
     return dict(js(["settings.js", "race.js"], RACES + body))
@@ -309,17 +309,26 @@ def test_reasons_under_the_stories(told, js):  # noqa: F811
     assert np.corrcoef(large, usual)[0, 1] > 0.95
 
 
-def test_bets_are_settled_by_the_record(told):
-    record = 100 * load("race-stories")["accuracy"].sel(reading="in use").median("seed")
-    for name, runs in told.items():
-        first = {}
-        for arm in ARMS:
-            passed = np.flatnonzero(record.sel(story=name, arm=arm).to_numpy().round() >= 95)
-            first[arm] = passed[0] if len(passed) else np.inf
-        best = min(first, key=first.get)
-        expected = 2 if np.isinf(first[best]) else ["with", "without"].index(best)
-        assert runs[0]["right"] == [expected]
-        assert "passed 95%" in runs[0]["bet"] or "not pass" in runs[0]["bet"]
+def test_bets_are_settled_by_the_run(told):
+    for run in (run for runs in told.values() for run in runs):
+        history = run["history"]
+        for arm, words in (("with", "with BN"), ("without", "the one without")):
+            accuracy = history["accuracy"]["use" if arm == "with" else arm]
+            passed = [s for s, a in zip(history["steps"], accuracy, strict=True) if a >= 0.95]
+            phrase = f"passed 95% at step {passed[0]}" if passed else "did not pass 95%"
+            assert f"{words} {phrase}" in run["bet"]
+
+
+def test_a_link_to_a_story_keeps_its_settings(js):  # noqa: F811
+    """Each setting of a story is one that its control can show."""
+    body = """
+      return race.presets.map(({ id, set }) => {
+        const settings = { ...start, ...settled(race, { preset: id }) };
+        return [set, settings, race.presets.find((one) => matches(race, one, settings)).id === id];
+      });"""
+    for wanted, settings, found in js(["settings.js", "race.js"], RACES + body):
+        assert {**settings, **wanted} == settings
+        assert found
 
 
 # --------------------------------------------------------------------------------------- the figure

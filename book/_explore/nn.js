@@ -8,10 +8,11 @@ import { normal, randomStream } from "./random.js";
 
 const UNITS = 8;
 const MOST_ROWS = 512;
+const MOST_TRAINED = 64; // rows of a mini-batch
 
 /** A layer of `units`; the last one has a bias and no activation. */
 function layerOf(inputs, units, batchNorm, hidden) {
-  const values = () => new Float64Array(units * MOST_ROWS);
+  const values = (rows) => new Float64Array(units * rows);
   const perUnit = (start = 0) => new Float64Array(units).fill(start);
   return {
     inputs, units, batchNorm, hidden,
@@ -20,10 +21,10 @@ function layerOf(inputs, units, batchNorm, hidden) {
     bias: perUnit(), gamma: perUnit(1), beta: perUnit(),
     mean: perUnit(), variance: perUnit(1), // of the latest batch
     movingMean: perUnit(), movingVariance: perUnit(1),
-    z: values(), // what enters the activation
-    xHat: batchNorm ? values() : null,
-    a: hidden ? values() : null,
-    d: values(), // gradient by z, then by the output of `kernel`
+    z: values(MOST_ROWS), // what enters the activation
+    xHat: batchNorm ? values(MOST_TRAINED) : null,
+    a: hidden ? values(MOST_ROWS) : null,
+    d: values(MOST_TRAINED), // gradient by z, then by the output of `kernel`
   };
 }
 

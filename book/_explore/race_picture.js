@@ -4,7 +4,7 @@ import { forward } from "./nn.js";
 import { readings } from "./race_run.js";
 
 const SIDE = 40; // pixels of a region
-const SLICES = 4; // parts in which a region is painted while the race runs
+const SLICES = 4; // parts of a region that go through a network one after the other
 const PLANE_EDGE = 1.6; // the regions show -1.6 to 1.6
 const LAYER_EDGE = 3; // the layers show -3 to 3
 const LEAST_SHOWN = 0.25; // the chart's lowest accuracy
@@ -26,46 +26,35 @@ export function racePicture(place, { figure, id }, bandsOf) {
   place.append(box, toggle, chart.element, explained);
 
   let last = null;
-  let looked = "";
-  let slice = 0;
   let shades = null;
-  let timer = 0;
+  let turn = 0;
 
-  /** While the race runs, a frame draws what was looked up or paints one slice of a region. */
+  /** While the race runs, a frame draws what was looked up, the next ones paint a region each. */
   function draw(state, run) {
+    const before = last;
     last = [state, run];
     shades ??= { without: shadesOf(figure, "without"), with: shadesOf(figure, "with") };
     const reading = { without: "without", with: state.view };
-    const paint = (name, part) => lanes[name].paint(run, reading[name], shades[name], part);
-    cancelAnimationFrame(timer);
-    const look = [state.lookedAt, state.steps, state.seed, state.view].join();
-    if (state.running && look === looked) {
-      paint(slice % 2 ? "with" : "without", (slice >> 1) % SLICES);
-      slice += 1;
-      return;
-    }
-    looked = look;
+    const paint = (name) => lanes[name].paint(run, reading[name], shades[name]);
+    const goesOn = before && state.running && before[0].running && before[1] === run;
+    turn = goesOn && before[0].lookedAt === state.lookedAt && before[0].view === state.view ? turn + 1 : 0;
+    if (turn === 1) paint("without");
+    if (turn === 2) paint("with");
+    if (turn > 0) return;
     for (const [name, lane] of Object.entries(lanes)) {
       lane.showPoints(run.training);
       lane.showLayers(run.history.spread[reading[name]], state.steps);
       lane.showDivergence(state[name].diverged);
+      if (!goesOn) paint(name);
     }
     chart.draw(state, run, bandsOf(state));
-    if (!state.running) paintAll(paint);
-  }
-
-  /** What stands is painted at once, but in parts, so that no frame waits for all of it. */
-  function paintAll(paint, part = 0) {
-    if (part === SLICES) return;
-    paint("without", part);
-    paint("with", part);
-    timer = requestAnimationFrame(() => paintAll(paint, part + 1));
   }
 
   const redraw = () => {
-    shades = null;
-    looked = "";
-    if (last) draw(...last);
+    if (!last) return;
+    const [state, run] = last;
+    shades = last = null;
+    draw(state, run);
   };
   onThemeChange(redraw);
   new ResizeObserver(redraw).observe(place);
@@ -94,7 +83,7 @@ function pixelsOf(part) {
 function laneOf(name, title) {
   const canvas = html("canvas", { width: SIDE, height: SIDE, "aria-hidden": "true" });
   const view = canvas.getContext("2d");
-  const image = view.createImageData(SIDE, SIDE / SLICES);
+  const image = view.createImageData(SIDE, SIDE);
   const pixels = Array.from({ length: SLICES }, (_, part) => pixelsOf(part));
   const dots = ["bn-filled", "bn-rim", "bn-hollow"].map((kind) => svg("path", { class: kind }));
   const cover = svg("svg", { viewBox: `${-PLANE_EDGE} ${-PLANE_EDGE} ${2 * PLANE_EDGE} ${2 * PLANE_EDGE}`, "aria-hidden": "true" }, ...dots);
@@ -124,17 +113,20 @@ function laneOf(name, title) {
       const text = step === null ? "" : `Diverged at step ${step}`;
       if (diverged.textContent !== text) diverged.textContent = text;
     },
-    paint(run, reading, { red, green, blue }, part) {
-      const count = image.width * image.height;
+    paint(run, reading, { red, green, blue }) {
       const { lane: which, statistics } = readings[reading];
-      const logits = forward(run.lanes[which].net, pixels[part], count, statistics);
-      for (let k = 0; k < count; k += 1) {
-        image.data[4 * k] = red;
-        image.data[4 * k + 1] = green;
-        image.data[4 * k + 2] = blue;
-        image.data[4 * k + 3] = 150 / (1 + Math.exp(-logits[k]));
+      let at = 0;
+      for (const x of pixels) {
+        const count = x.length / 2;
+        const logits = forward(run.lanes[which].net, x, count, statistics);
+        for (let k = 0; k < count; k += 1, at += 4) {
+          image.data[at] = red;
+          image.data[at + 1] = green;
+          image.data[at + 2] = blue;
+          image.data[at + 3] = 150 / (1 + Math.exp(-logits[k]));
+        }
       }
-      view.putImageData(image, 0, part * image.height);
+      view.putImageData(image, 0, 0);
     },
     showLayers(spread, steps) {
       const { clientWidth: width, clientHeight: height } = layers;
@@ -233,8 +225,11 @@ function chartOf(clipId) {
   return { element, draw };
 }
 
+/** The area between the lowest and the highest of the recorded runs, each a text of percents. */
 function rangePath(steps, { low, high }, x, y) {
-  const along = (values) => steps.map((step, i) => [x(step), y(values[i] / 100)]);
+  const along = (text) => [...text].map((_, i) => [
+    x((steps * i) / (text.length - 1)), y((text.charCodeAt(i) - 26) / 100),
+  ]);
   return closed(along(low), along(high));
 }
 

@@ -31,18 +31,22 @@ def _constant(name: str, value) -> str:
 
 @cache
 def race_records() -> str:
-    """Bands of each story of the race, at equal steps: `raceBands.stuck.without.median`."""
+    """What ten runs of each story of the race reached: `raceBands.stuck.without.median`.
+
+    `low` and `high` hold a character for each of their looks, as in `land_records`; `median` is
+    that of their ends.
+    """
     from bnutils import studies
 
     record = studies.load("race-stories")["accuracy"]
     races = studies.get("race-stories").fixed["races"]
     bands = {}
     for story in record["story"].values.tolist():
-        every = races[story]["steps"] // (record.sizes["look"] - 1)
-        bands[story] = {"steps": [every * look for look in record["look"].values.tolist()]}
+        bands[story] = {"steps": races[story]["steps"]}
         for name, (arm, reading) in READINGS.items():
             parts = _percents(record.sel(story=story, arm=arm, reading=reading))
-            bands[story][name] = {part: values.tolist() for part, values in parts.items()}
+            bands[story][name] = {part: _as_text(parts[part]) for part in ("low", "high")}
+            bands[story][name]["median"] = int(parts["median"][-1])
     return _constant("raceBands", bands)
 
 
@@ -61,12 +65,13 @@ def land_records() -> str:
     axes = {f"{name}s": record[name].values.tolist() for name in order if name != "arm"}
     study = studies.get("land-of-circles")
     settings = {name: study.fixed[name] for name in ("steps", "batch", "noise", "momentum")}
-    if cells.min() < 9:
-        raise ValueError(f"expected accuracies of 9% or more, got {cells.min()}%")
-    text = "".join(chr(26 + percent) for percent in cells.ravel())
-    return _constant(
-        "land", {**axes, **settings, "opening": OPENING, "shades": SHADES, "cells": text}
-    )
+    shown = {"opening": OPENING, "shades": SHADES, "cells": _as_text(cells)}
+    return _constant("land", {**axes, **settings, **shown})
+
+
+def _as_text(percents: np.ndarray) -> str:
+    """A character for each percent, whose code is 26 more."""
+    return "".join(chr(26 + percent) for percent in percents.ravel())
 
 
 def land_table() -> str:
