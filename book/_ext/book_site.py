@@ -87,6 +87,13 @@ def mend_citation_list(app, page, template, context, doctree):
         context["body"] = body.replace(' role="doc-biblioentry"', "")
 
 
+def drop_downloads(app, page, template, context, doctree):
+    """A chapter can be downloaded as a notebook; the other pages are of no use as files."""
+    if not CHAPTER.match(page) and "header_buttons" in context:
+        buttons = context["header_buttons"]
+        buttons[:] = [one for one in buttons if one.get("label") != "download-buttons"]
+
+
 def number_chapters(app, env):
     """Give each chapter, its sections and its figures the number in the name of its file."""
     for document in UNNUMBERED:
@@ -155,6 +162,7 @@ def setup(app):
     app.connect("config-inited", drop_live_code)
     app.connect("html-page-context", mend_citation_list)
     app.connect("html-page-context", link_outputs)
+    app.connect("html-page-context", drop_downloads, priority=900)  # after the theme's
     app.connect("env-get-updated", number_chapters, priority=900)  # after Sphinx has numbered
     app.connect("autodoc-skip-member", skip_tuple_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -219,14 +219,30 @@ class Summary(_LedgerDirective):
     """`{claims-summary}`."""
 
     def nodes(self, ledger: Ledger) -> list[nodes.Node]:
-        """A paragraph with the counts."""
-        return [_raw(f'<p class="bn-ledger-summary">{summary(ledger)}</p>')]
+        """The counts, drawn and in a paragraph."""
+        text = f'{drawn(ledger)}<p class="bn-ledger-summary">{summary(ledger)}</p>'
+        return [_raw(text)]
+
+
+def drawn(ledger: Ledger) -> str:
+    """A bar with a part for each outcome of the measured claims, as long as they are many."""
+    measured = ledger.count("measured")
+    parts = "".join(
+        f'<b style="flex-grow:{measured[key]}" data-outcome="{_slug(key)}">{measured[key]}</b>'
+        for key in WORDS
+        if measured[key]
+    )
+    return f'<div class="bn-ledger-bar" aria-hidden="true">{parts}</div>'
 
 
 def summary(ledger: Ledger) -> str:
     """How many claims there are of each kind, and what became of the measured ones."""
     measured = ledger.count("measured")
-    outcomes = _listed([f"<strong>{measured[key]}</strong> {WORDS[key]}" for key in WORDS])
+    told = [
+        f'<strong data-outcome="{_slug(key)}">{measured[key]}</strong> {WORDS[key]}'
+        for key in WORDS
+    ]
+    outcomes = _listed(told)
     text = f"This book measures <strong>{measured.total()} claims</strong>: {outcomes}."
     others = {kind: ledger.count(kind).total() for kind in OTHER_KINDS}
     if any(others.values()):
