@@ -1,5 +1,5 @@
 // The picture of the race: two lanes, each with its region and what enters its layers, and a chart.
-import { change, colorOf, html, linear, onThemeChange, pathOf, svg } from "./draw.js";
+import { change, colorOf, html, linear, onThemeChange, onWidth, pathOf, svg } from "./draw.js";
 import { forward } from "./nn.js";
 import { readings } from "./race_run.js";
 
@@ -29,7 +29,7 @@ export function racePicture(place, { figure, id }, bandsOf) {
   let shades = null;
   let turn = 0;
 
-  /** While the race runs, a frame draws what was looked up, the next ones paint a region each. */
+  /** While the race runs, a look at it is drawn in four frames, so that none takes long. */
   function draw(state, run) {
     const before = last;
     last = [state, run];
@@ -38,16 +38,13 @@ export function racePicture(place, { figure, id }, bandsOf) {
     const paint = (name) => lanes[name].paint(run, reading[name], shades[name]);
     const goesOn = before && state.running && before[0].running && before[1] === run;
     turn = goesOn && before[0].lookedAt === state.lookedAt && before[0].view === state.view ? turn + 1 : 0;
-    if (turn === 1) paint("without");
-    if (turn === 2) paint("with");
-    if (turn > 0) return;
+    if (turn === 0) chart.draw(state, run, bandsOf(state));
     for (const [name, lane] of Object.entries(lanes)) {
-      lane.showPoints(run.training);
-      lane.showLayers(run.history.spread[reading[name]], state.steps);
+      if (!goesOn) lane.showPoints(run.training);
+      if (!goesOn || turn === (name === "with" ? 1 : 2)) paint(name);
+      if (!goesOn || turn === 3) lane.showLayers(run.history.spread[reading[name]], state.steps);
       lane.showDivergence(state[name].diverged);
-      if (!goesOn) paint(name);
     }
-    chart.draw(state, run, bandsOf(state));
   }
 
   const redraw = () => {
@@ -57,7 +54,7 @@ export function racePicture(place, { figure, id }, bandsOf) {
     draw(state, run);
   };
   onThemeChange(redraw);
-  new ResizeObserver(redraw).observe(place);
+  onWidth(place, redraw);
   return draw;
 }
 
