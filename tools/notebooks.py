@@ -85,9 +85,9 @@ def shrink(png: str) -> str:
 
 
 def light_and_dark(svg: str) -> tuple[str, str]:
-    """The figure as drawn, and one whose lightness is turned over for dark pages."""
-    dark = svg.replace("<svg ", '<svg style="filter: invert(0.92) hue-rotate(180deg)" ', 1)
-    return svg, dark
+    """The figure as drawn, and one in the colors of dark pages."""
+    dark = {light: dark for light, dark in COLORS.values()}
+    return svg, re.sub("|".join(dark), lambda color: dark[color[0]], svg)
 
 
 def export_figures(notebook: nbformat.NotebookNode) -> None:

@@ -19,9 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from bnutils._beside import free_corners
 from bnutils.evidence import Comparison, Interval, interval
 
 #: Every color that a figure draws with, on a light and on a dark page. A figure is drawn with the
@@ -73,7 +75,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": GROUND,
     "axes.facecolor": "none",
-    "figure.figsize": (7.2, 3.2),
+    "figure.figsize": (4.5, 3.0),
     "font.size": 12,
     "grid.alpha": 0.35,
     "grid.color": FAINT,
@@ -245,7 +247,8 @@ def over_steps(
     """Draw arms of a comparison while they train, each at the settings that it chose.
 
     The line is the mean over the replicates, each with the settings that were best on its
-    validation part; the band is the 95 % interval. The legend names the most frequent choice.
+    validation part; the band is the 95 % interval. Its name says the most frequent choice, of more
+    values than one.
 
     Args:
         ax: where to draw.
@@ -262,7 +265,11 @@ def over_steps(
         values = compared.at_chosen(curves, arm)
         if set(values.dims) != {"seed", "step"}:
             raise ValueError(f"expected curves by seed and step, got {values.dims}")
-        chosen = {name: choice["value"] for name, choice in compared.chosen(arm).items()}
+        chosen = {
+            name: choice["value"]
+            for name, choice in compared.chosen(arm).items()
+            if compared.scores.sizes[name] > 1
+        }
         texts = [v if isinstance(v, str) else f"{v:g}" for v in chosen.values()]
         names = [name.replace("_", " ") for name in chosen]
         label = ", ".join([arm, *map(" ".join, zip(names, texts, strict=True))])
@@ -325,7 +332,7 @@ def neuron(weighted: Mapping[str, np.ndarray]) -> None:
         if np.ndim(z) != 1:
             raise ValueError(f"{arm}: expected one neuron's values, got shape {np.shape(z)}")
     strip = 0.2 + 0.25 * len(weighted)  # inches
-    fig = plt.figure(figsize=(4.8, 2.6 + strip))
+    fig = plt.figure(figsize=(4.5, 2.6 + strip))
     grid = fig.add_gridspec(2, 2, width_ratios=[6, 1], height_ratios=[2, strip])
     curve, below = fig.add_subplot(grid[0, 0]), fig.add_subplot(grid[1, 0])
     right = fig.add_subplot(grid[0, 1], sharey=curve)
@@ -355,9 +362,9 @@ def finish(
     axes: Axes | Sequence[Axes] | np.ndarray,
     x: str | None = None,
     y: str | None = None,
-    legend: bool = True,
+    names: bool = True,
 ) -> None:
-    """Label the outer axes of a figure and give it one legend.
+    """Label the outer axes of a figure and name its lines.
 
     A figure cell ends with this call: it returns nothing, so no object is printed below the
     figure.
@@ -366,7 +373,8 @@ def finish(
         axes: one `Axes`, or a row of them that share their vertical label.
         x: Label of every horizontal axis, with its unit.
         y: Label of the first vertical axis, with its unit.
-        legend: whether the first axes that hold labelled artists get the legend.
+        names: whether the lines of the first axes that hold labelled ones are named, as by
+            `name_lines`.
 
     Example:
         >>> ax = Figure().add_subplot()
@@ -380,25 +388,56 @@ def finish(
             ax.set_xlabel(x)
     if y is not None:
         axes[0].set_ylabel(y)
-    if legend:
+    if names:
         labelled = next((ax for ax in axes if ax.get_legend_handles_labels()[0]), None)
         if labelled is not None:
-            labelled.legend()
+            name_lines(labelled)
+
+
+def name_lines(ax: Axes) -> None:
+    """Write the name of each labelled line beside it, in its color.
+
+    Each name goes where it is close to its own line and far from the others, and covers no line,
+    no point and no other text. If there is no such place for one of them, or there are more than
+    four, the axes get a legend. Call it when all else is drawn: the places are those of now.
+
+    Args:
+        ax: axes with labelled lines, points or error bars.
+
+    Example:
+        >>> ax = Figure().add_subplot()
+        >>> _ = ax.plot([0, 1], label="rising")
+        >>> name_lines(ax)
+        >>> [text.get_text() for text in ax.texts]
+        ['rising']
+    """
+    handles, names = ax.get_legend_handles_labels()
+    if len(names) > 4:
+        ax.legend()
+        return
+    ax.figure.draw_without_rendering()  # the layout, which decides where lines run
+    lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]
+    texts = [
+        ax.text(0, 0, name, color=line.get_color(), transform=ax.transAxes, va="bottom")
+        for line, name in zip(lines, names, strict=True)
+    ]
+    corners = free_corners(ax, lines, texts)
+    for text, corner in zip(texts, corners, strict=True):
+        text.set_in_layout(False)
+        if None in corners:
+            text.remove()
+        else:
+            text.set_position(corner)
+    if None in corners:
+        ax.legend()
 
 
 def _rounded(
-    ax: Axes,
-    corner: tuple[float, float],
-    size: tuple[float, float],
-    arm: str | None = None,
-    *,
-    radius: float,
-    pad: float = 0,
+    ax: Axes, corner: tuple[float, float], size: tuple[float, float], arm: str | None = None
 ) -> None:
     color = ARMS[arm]["color"] if arm else FAINT
-    style = f"round,pad={pad},rounding_size={radius}"
     look = {"facecolor": color + "22", "edgecolor": color, "linewidth": 1.4}
-    ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, **look))
+    ax.add_patch(FancyBboxPatch(corner, *size, "round,pad=0,rounding_size=8", **look))
 
 
 def _arrow(
@@ -409,124 +448,121 @@ def _arrow(
     )
 
 
-def _canvas(
-    width: float, height: float, x: tuple[float, float], y: tuple[float, float]
-) -> tuple[Figure, Axes]:
-    fig, ax = plt.subplots(figsize=(width, height))
+def _canvas(height: float) -> tuple[Figure, Axes]:
+    """Axes without marks, in points: 324 wide, and as many high as the inches say."""
+    fig, ax = plt.subplots(figsize=(4.5, height))
     ax.set_axis_off()
-    ax.set_xlim(*x)
-    ax.set_ylim(*y)
+    ax.set(xlim=(0, 324), ylim=(0, 72 * height))
     return fig, ax
 
 
 def layer_diagram() -> None:
     """Draw one layer with batch normalization, from the weighted input to the activation.
 
-    The figure is 4.5 by 3.1 inches, so that a phone can show it in full size, and Matplotlib's
-    current one.
+    The figure is 4.5 by 3.1 inches, and Matplotlib's current one.
     """
-    _, ax = _canvas(4.5, 3.1, (0, 4.5), (0, 3.1))
+    _, ax = _canvas(3.1)
     boxes = [
-        ("weighted input", r"$z = uW + b$", None, 0.4),
-        ("normalize", r"$\hat z = \dfrac{z - \mu}{\sqrt{\sigma^2 + \epsilon}}$", "BN", 0.64),
-        ("scale and shift", r"$y = \gamma \hat z + \beta$", "BN", 0.4),
-        ("activation", r"$\varphi(y)$", None, 0.4),
+        ("weighted input", r"$z = uW + b$", None, 30),
+        ("normalize", r"$\hat z = \dfrac{z - \mu}{\sqrt{\sigma^2 + \epsilon}}$", "BN", 46),
+        ("scale and shift", r"$y = \gamma \hat z + \beta$", "BN", 30),
+        ("activation", r"$\varphi(y)$", None, 30),
     ]
-    left, right, gap = 0.1, 3.15, 0.17
-    middle, top = (left + right) / 2, 2.8
-    ax.text(middle, 2.98, "$u$, from the layer before", ha="center", va="center", fontsize=11)
+    left, right, gap = 3, 210, 12
+    middle, top = (left + right) / 2, 203
+    ax.text(middle, 216, "$u$, from the layer before", ha="center", va="center", fontsize=13)
     edges = []
     for text, formula, arm, height in boxes:
-        _arrow(ax, (middle, top + 0.04), (middle, top - gap))
+        _arrow(ax, (middle, top + 3), (middle, top - gap))
         top -= gap + height
-        _rounded(ax, (left, top), (right - left, height), arm, radius=0.08)
-        ax.text(left + 0.12, top + height / 2, text, ha="left", va="center", fontsize=11)
-        ax.text(right - 0.12, top + height / 2, formula, ha="right", va="center", fontsize=12.5)
+        _rounded(ax, (left, top), (right - left, height), arm)
+        ax.text(left + 8, top + height / 2, text, ha="left", va="center", fontsize=13)
+        ax.text(right - 8, top + height / 2, formula, ha="right", va="center", fontsize=14)
         edges.append((top, top + height))
-    _arrow(ax, (middle, top + 0.04), (middle, top - gap - 0.04))
+    _arrow(ax, (middle, top + 3), (middle, top - gap - 3))
     bn, low, high = ARMS["BN"]["color"], edges[2][0], edges[1][1]
-    ax.plot([3.25, 3.35, 3.35, 3.25], [high, high, low, low], color=bn, linewidth=1.4)
+    ax.plot([215, 221, 221, 215], [high, high, low, low], color=bn, linewidth=1.4)
     named = "batch\nnormalization"
-    ax.text(3.43, (high + low) / 2, named, ha="left", va="center", color=bn, fontsize=11)
+    ax.text(226, (high + low) / 2, named, ha="left", va="center", color=bn, fontsize=13)
 
 
 def four_numbers() -> None:
     """Draw four numbers and what normalizing makes of them, one number line above the other.
 
-    The figure is 6.2 by 3.1 inches, and Matplotlib's current one. Its labels can be read where it
-    is shrunk to a phone.
+    The figure is 4.5 by 2.9 inches, and Matplotlib's current one.
     """
-    _, ax = _canvas(6.2, 3.1, (0, 446), (0, 223))
-    before, markers, middle = np.array([3.0, 9.0, 11.0, 17.0]), "os^D", 258
+    _, ax = _canvas(2.9)
+    before, markers, middle = np.array([3.0, 9.0, 11.0, 17.0]), "os^D", 190
     after = (before - before.mean()) / before.std()
     rows = [
-        (150, 22.0, before, "before", INK, 1),
-        (73, 80.0, after, "after", ARMS["BN"]["color"], -1),
+        (140, 16.0, before, "before", INK, 1),
+        (68, 80.0, after, "after", ARMS["BN"]["color"], -1),
     ]
     for y, unit, numbers, name, color, up in rows:
         mean, sd = numbers.mean(), numbers.std()
         said = f"mean {round(mean, 9) + 0:g}, standard deviation {sd:g}"
-        ax.plot([75, 440], [y, y], color=FAINT, linewidth=1.2)
-        ax.plot([middle, middle], [y - 7 * up, y + 38 * up], color=FAINT, linewidth=1.2)
-        ax.text(4, y, name, ha="left", va="center", fontsize=15)
+        ax.plot([62, 318], [y, y], color=FAINT, linewidth=1.2)
+        ax.plot([middle, middle], [y - 7 * up, y + 36 * up], color=FAINT, linewidth=1.2)
+        ax.text(2, y, name, ha="left", va="center", fontsize=14)
         for number, marker in zip(numbers, markers, strict=True):
             x = middle + unit * (number - mean)
             ax.plot(x, y, marker, color=color, markersize=9, clip_on=False)
-            nudge = 8 * np.sign(number) * (abs(number) < 1)  # two labels that would touch
+            nudge = 7 * np.sign(number) * (abs(number) < 1)  # two labels that would touch
             text = f"{number:g}".replace("-", "−")
-            ax.text(x + nudge, y + 18 * up, text, ha="center", va="center", fontsize=15)
-        span = y + 38 * up
+            ax.text(x + nudge, y + 18 * up, text, ha="center", va="center", fontsize=14)
+        span = y + 36 * up
         _arrow(ax, (middle, span), (middle - unit * sd - 1, span), FAINT)
         _arrow(ax, (middle, span), (middle + unit * sd + 1, span), FAINT)
-        ax.text(middle, y + 56 * up, said, ha="center", va="center", fontsize=14)
+        ax.text(middle, y + 53 * up, said, ha="center", va="center", fontsize=14)
     for one, other in zip(before, after, strict=True):
-        ends = [middle + 22 * (one - before.mean()), middle + 80 * other]
-        ax.plot(ends, [143, 80], color=FAINT, linewidth=1)
+        ends = [middle + 16 * (one - before.mean()), middle + 80 * other]
+        ax.plot(ends, [133, 75], color=FAINT, linewidth=1)
 
 
 def computation_graph() -> None:
     """Draw the steps of batch normalization, with the three paths by which x reaches y.
 
-    The numbers are those of the steps of the gradient. The figure is 6.2 by 3 inches, and
+    The numbers are those of the steps of the gradient. The figure is 4.5 by 4.5 inches, and
     Matplotlib's current one.
     """
-    _, ax = _canvas(6.2, 3.0, (0, 446), (0, 216))
+    _, ax = _canvas(4.5)
     direct, mean, variance = INK, ARMS["no BN"]["color"], ARMS["BN"]["color"]
-    low, high = 48, 172
+    left, right = 70, 246
     boxes = {
-        5: (91, low, "center", r"$r = x - \mu$", 94),
-        2: (215, low, "divide", r"$\hat x = r\, s$", 76),
-        1: (351, low, "scale and shift", r"$y = \gamma \hat x + \beta$", 130),
-        6: (60, high, "mean", r"$\mu = \langle x \rangle$", 84),
-        4: (187, high, "variance", r"$\sigma^2 = \langle r^2 \rangle$", 96),
-        3: (352, high, "inverse sd", r"$s = 1 / \sqrt{\sigma^2 + \epsilon}$", 140),
+        6: (right, 264, "mean", r"$\mu = \langle x \rangle$"),
+        5: (left, 226, "center", r"$r = x - \mu$"),
+        4: (right, 186, "variance", r"$\sigma^2 = \langle r^2 \rangle$"),
+        3: (right, 106, "inverse sd", r"$s = 1 / \sqrt{\sigma^2 + \epsilon}$"),
+        2: (left, 124, "divide", r"$\hat x = r\, s$"),
+        1: (left, 46, "scale and shift", r"$y = \gamma \hat x + \beta$"),
     }
-    for step, (x, y, text, formula, width) in boxes.items():
-        _rounded(ax, (x - width / 2, y - 27), (width, 54), radius=8)
-        ax.text(x, y + 12, f"{step} {text}", ha="center", va="center", fontsize=14)
-        ax.text(x, y - 11, formula, ha="center", va="center", fontsize=15)
-    for left, right in [(17, 43), (139, 176), (254, 285), (417, 431)]:
-        _arrow(ax, (left, low), (right, low), direct)
-    _arrow(ax, (14, low + 12), (38, high - 29), mean)
-    _arrow(ax, (64, high - 28), (84, low + 28), mean)
-    _arrow(ax, (112, low + 28), (166, high - 28), variance)
-    _arrow(ax, (236, high), (281, high), variance)
-    _arrow(ax, (318, high - 28), (231, low + 28), variance)
-    ax.text(7, low, "$x$", ha="center", va="center", fontsize=17)
-    ax.text(439, low, "$y$", ha="center", va="center", fontsize=17)
-    ax.text(158, 8, "direct path", color=direct, ha="center", va="center", fontsize=14)
-    ax.text(104, 110, "mean\npath", color=mean, ha="center", va="center", fontsize=14)
-    ax.text(201, 110, "variance\npath", color=variance, ha="center", va="center", fontsize=14)
+    for step, (x, y, text, formula) in boxes.items():
+        _rounded(ax, (x - 66, y - 23), (132, 46))
+        ax.text(x, y + 11, f"{step} {text}", ha="center", va="center", fontsize=13)
+        ax.text(x, y - 10, formula, ha="center", va="center", fontsize=14)
+    for high, low in [(304, 251), (201, 149), (99, 71), (21, 10)]:
+        _arrow(ax, (left, high + 2), (left, low - 2), direct)
+    _arrow(ax, (left + 10, 310), (right - 68, 276), mean)
+    _arrow(ax, (right - 68, 258), (left + 68, 234), mean)
+    _arrow(ax, (left + 68, 214), (right - 68, 194), variance)
+    _arrow(ax, (right, 161), (right, 131), variance)
+    _arrow(ax, (right - 68, 108), (left + 68, 120), variance)
+    ax.text(left, 314, "$x$", ha="center", va="center", fontsize=16)
+    ax.text(left, 2, "$y$", ha="center", va="center", fontsize=16)
+    ax.text(left - 8, 176, "direct", color=direct, ha="right", va="center", fontsize=13)
+    ax.text(right - 88, 310, "mean path", color=mean, ha="left", va="center", fontsize=13)
+    said = {"color": variance, "ha": "right", "va": "center", "fontsize": 13}
+    ax.text(right - 8, 146, "variance path", **said)
 
 
 def batches_of_three() -> None:
     """Draw batches of three numbers as arrows: their outputs lie on a circle.
 
     Above, the mean is subtracted and the distances are divided; below, two of the three directions
-    of a gradient are lost. The figure is 6.2 by 5.1 inches, and Matplotlib's current one.
+    of a gradient are lost. The figure is 4.5 by 4.6 inches, and Matplotlib's current one.
     """
-    _, axes = plt.subplots(2, 1, figsize=(6.2, 5.1), height_ratios=[204, 162])
-    lost, kept, radius = ARMS["no BN"]["color"], ARMS["BN"]["color"], 130
+    _, axes = plt.subplots(2, 1, figsize=(4.5, 4.6), height_ratios=[180, 146])
+    lost, kept, radius = ARMS["no BN"]["color"], ARMS["BN"]["color"], 96
 
     def seen(along: float, across: float, up: float = 0.0) -> np.ndarray:
         """Where a point of the plane of the circle, or one above it, stands in the drawing."""
@@ -534,58 +570,83 @@ def batches_of_three() -> None:
 
     turn = np.linspace(0, 2 * np.pi, 200)
     circle = np.transpose([seen(radius * np.cos(t), radius * np.sin(t)) for t in turn])
-    for ax, heights in zip(axes, [(-62, 142), (-84, 78)], strict=True):
+    for ax, heights in zip(axes, [(-46, 134), (-78, 68)], strict=True):
         ax.set_axis_off()
-        ax.set(xlim=(-136, 310), ylim=heights)
+        ax.set(xlim=(-102, 222), ylim=heights)
         ax.fill(*circle, color=FAINT, alpha=0.12, linewidth=0)
         ax.plot(*circle, color=INK, linewidth=1.4)
         ax.plot(0, 0, ".", color=INK)
 
     def says(ax: Axes, at: Sequence, right: float, up: float, text: str, **look: str) -> None:
-        ax.text(at[0] + right, at[1] + up, text, va="center", fontsize=14, **look)
+        ax.text(at[0] + right, at[1] + up, text, va="center", fontsize=13, **look)
 
     def arrow(ax: Axes, start: np.ndarray, end: np.ndarray, color: str, style: str = "-") -> None:
-        look = {"arrowstyle": "-|>", "mutation_scale": 15, "shrinkA": 0, "shrinkB": 0}
+        look = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0}
         line = {"color": color, "linewidth": 2, "linestyle": style}
         ax.add_patch(FancyArrowPatch(tuple(start), tuple(end), **look, **line))
 
     above, below = axes
     way = np.array([np.cos(-0.55), np.sin(-0.55)])
-    batch, centered = seen(*(58 * way), up=118), seen(*(58 * way))
+    batch, centered = seen(*(44 * way), up=112), seen(*(44 * way))
     output = seen(*(radius * way))
     arrow(above, batch, centered, lost)
     arrow(above, centered, output, kept)
     above.plot(*np.transpose([seen(0, 0), centered]), color=FAINT, linewidth=1, linestyle=":")
     for point, color in ((batch, INK), (centered, INK), (output, kept)):
         above.plot(*point, "o", color=color, markersize=8)
-    says(above, batch, 12, 2, "the batch $x$")
-    says(above, batch, 12, -42, "1. subtract the mean", color=lost)
-    says(above, centered, -10, -2, "$r$", ha="right")
-    says(above, output, 26, 12, "2. divide", color=kept)
-    says(above, output, 14, -10, r"the output $\hat x$")
-    says(above, (0, 0), -134, 130, "forward", weight="bold")
-    arrow(above, seen(-62, 0), seen(-62, 0, 64), FAINT)
-    says(above, (0, 0), -70, 58, "(1, 1, 1)", ha="right")
+    says(above, batch, 10, 2, "the batch $x$")
+    says(above, batch, 10, -38, "1. subtract the mean", color=lost)
+    says(above, centered, -9, -2, "$r$", ha="right")
+    says(above, output, 18, 12, "2. divide", color=kept)
+    says(above, output, 12, -10, r"the output $\hat x$")
+    says(above, (0, 0), -102, 124, "forward", weight="bold")
+    arrow(above, seen(-46, 0), seen(-46, 0, 66), FAINT)
+    says(above, (0, 0), -46, 76, "(1, 1, 1)", ha="center")
 
     around = np.array([way[1], -way[0]])
-    parts = {"mean": np.array([0, 64.0]), "scale": seen(*(70 * way)), "rest": seen(*(100 * around))}
-    says(below, (0, 0), -134, 70, "backward", weight="bold")
+    parts = {"mean": np.array([0, 58.0]), "scale": seen(*(54 * way)), "rest": seen(*(80 * around))}
+    says(below, (0, 0), -102, 60, "backward", weight="bold")
     below.plot(*np.transpose([seen(0, 0), output]), color=FAINT, linewidth=1, linestyle=":")
     arrow(below, output, output + parts["mean"], lost, "--")
     arrow(below, output, output + parts["scale"], lost, "--")
     arrow(below, output, output + parts["rest"], kept)
     below.plot(*output, "o", color=kept, markersize=8)
-    says(below, output + parts["mean"], 12, -6, "lost: along (1, 1, 1)", color=lost)
-    says(below, output + parts["scale"], 10, 0, r"lost: along $\hat x$", color=lost)
-    says(below, output, -12, 6, r"$\hat x$", ha="right")
-    says(below, output + parts["rest"], -10, -6, "kept: along the circle", color=kept, ha="right")
+    says(below, output + parts["mean"], 8, -4, "lost: along (1, 1, 1)", color=lost)
+    says(below, output + parts["scale"], 8, 0, r"lost: along $\hat x$", color=lost)
+    says(below, output, -12, 12, r"$\hat x$", ha="right")
+    says(below, output + parts["rest"], 4, -14, "kept: along the circle", color=kept, ha="right")
+
+
+def blocks(ax: Axes, group: np.ndarray, numbers: bool = False) -> None:
+    """Draw cells in blocks: those that are averaged together.
+
+    Args:
+        ax: where to draw.
+        group: a number for each cell, equal within a block; every block is a rectangle. Row 0 is
+            at the bottom.
+        numbers: whether each cell says the number of its block, from 1 on.
+    """
+    for name in np.unique(group):
+        rows, columns = np.nonzero(group == name)
+        low, left = rows.min(), columns.min()
+        height, width = rows.max() - low + 1, columns.max() - left + 1
+        shade = COLORS["land-2" if (low // height + left // width) % 2 else "land-0"][0]
+        look = {"facecolor": shade, "edgecolor": ARMS["BN"]["color"], "linewidth": 1.2}
+        corner, size = (left + 0.07, low + 0.07), (width - 0.14, height - 0.14)
+        ax.add_patch(FancyBboxPatch(corner, *size, "round,pad=0,rounding_size=0.12", **look))
+    if numbers:
+        for i, j in np.ndindex(group.shape):
+            ax.text(j + 0.5, i + 0.5, str(group[i, j] + 1), ha="center", va="center", fontsize=11)
+    for i, j in [] if numbers else np.ndindex(group.shape):
+        ax.plot(j + 0.5, i + 0.5, ".", color=INK, markersize=4)
+    ax.set(xlim=(0, group.shape[1]), ylim=(0, group.shape[0]), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
 
 
 def norm_family() -> None:
     """Draw which values five normalizations average together, for four examples and channels.
 
-    The figure is 4.5 by 3.2 inches, so that a phone can show it in full size, and Matplotlib's
-    current one.
+    The figure is 4.5 by 3.4 inches, and Matplotlib's current one.
     """
     row, column = np.indices((4, 4))
     family = {
@@ -595,39 +656,34 @@ def norm_family() -> None:
         "group norm": 2 * row + column // 2,
         "instance norm": 4 * row + column,
     }
-    _, axes = plt.subplots(2, 3, figsize=(4.5, 3.2), dpi=140, sharey=True)
+    _, axes = plt.subplots(2, 3, figsize=(4.5, 3.4), sharey=True)
     for ax, (name, group) in zip(axes.flat, family.items(), strict=False):
-        ax.pcolormesh(group, cmap="tab20", alpha=0.55, edgecolors=GROUND, linewidth=2)
-        for i, j in np.ndindex(4, 4):
-            ax.text(j + 0.5, i + 0.5, str(group[i, j] + 1), ha="center", va="center", fontsize=10)
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(name, fontsize=11, loc="center")
+        blocks(ax, group, numbers=True)
+        ax.set_title(name, loc="center")
     axes[1, 2].axis("off")
     for ax_row in axes:
-        finish(ax_row[0], x="channels", y="examples", legend=False)
+        finish(ax_row[0], x="channels", y="examples", names=False)
 
 
 def keras_layers() -> None:
     """Draw a layer of a Keras model, and the same layer with batch normalization put in.
 
-    The figure is 6.2 by 4.4 inches, and Matplotlib's current one. Its labels can be read where it
-    is shrunk to a phone.
+    The figure is 4.5 by 3.9 inches, and Matplotlib's current one.
     """
-    _, ax = _canvas(6.2, 4.4, (0, 4.8), (0, 3.6))
-    names = {"family": "monospace", "fontsize": 13.5}
-    left = [("Dense", "weighted sum,\nthen ReLU", 0.35, 3.0, None)]
+    _, ax = _canvas(3.9)
+    names = {"family": "monospace", "fontsize": 12}
+    left = [("Dense", "weighted sum,\nthen ReLU", 24, 244, None)]
     right = [
-        ("Dense", "weighted sum", 2.3, 3.0, None),
-        ("BatchNormalization", "normalize, scale and shift", 1.325, 2.025, "BN"),
-        ("Activation", "ReLU", 0.35, 1.05, None),
+        ("Dense", "weighted sum", 184, 244, None),
+        ("BatchNormalization", "normalize, scale and shift", 104, 164, "BN"),
+        ("Activation", "ReLU", 24, 84, None),
     ]
-    for title, x, width, boxes in [("before", 0.95, 1.7, left), ("after", 3.45, 2.5, right)]:
-        ax.text(x - width / 2, 3.48, title, va="center", fontsize=14)
-        _arrow(ax, (x, 3.33), (x, 3.03))
+    for title, x, width, boxes in [("before", 54, 106, left), ("after", 220, 196, right)]:
+        ax.text(x - width / 2, 272, title, va="center", fontsize=13)
+        _arrow(ax, (x, 264), (x, 246))
         for code, does, low, high, arm in boxes:
-            corner, size = (x - width / 2 + 0.03, low), (width - 0.06, high - low)
-            _rounded(ax, corner, size, arm, radius=0.12, pad=0.02)
+            _rounded(ax, (x - width / 2, low), (width, high - low), arm)
             middle = (low + high) / 2
-            ax.text(x, middle + 0.04, code, ha="center", va="bottom", **names)
-            ax.text(x, middle - 0.04, does, ha="center", va="top", fontsize=13.5)
-            _arrow(ax, (x, low - 0.03), (x, low - 0.25))
+            ax.text(x, middle + 3, code, ha="center", va="bottom", **names)
+            ax.text(x, middle - 3, does, ha="center", va="top", fontsize=13)
+            _arrow(ax, (x, low - 2), (x, low - 18))

@@ -338,19 +338,20 @@ def draw_rates(records: Mapping[str, str], live: Mapping[str, pd.Series]) -> Non
         live: by arm, accuracies by learning rate that were found elsewhere; diamonds in the first
             panel.
     """
-    _, axes = plt.subplots(1, len(records), figsize=(4.8, 3.0), sharey=True)
+    _, axes = plt.subplots(len(records), figsize=(4.5, 4.4), sharex=True, sharey=True)
     for ax, (name, record) in zip(axes, records.items(), strict=True):
         compared = by_rate(record)
         for arm in ARMS[::-1]:
             runs = compared.values(arm).transpose("seed", "learning_rate")
             plots.band(ax, runs["learning_rate"], runs, arm, overlap=compared.overlap)
-        ax.set(title=name, xscale="log", ylim=(0, 1.02))
+        ax.set(title=name, xscale="log", ylim=(0, 1.02), ylabel="accuracy")
         ax.set_xticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
         ax.minorticks_off()
     for arm, points in live.items():
         color = plots.arm_style(arm)["color"]
         axes[0].plot(points.index, points, "D", color=color, markeredgecolor=plots.INK)
-    plots.finish(axes, x="learning rate", y="accuracy")
+    axes[-1].set_xlabel("learning rate")
+    plots.finish(axes)
 
 
 def _higher_rates(name: str, record: str, below: str = "") -> Claim:

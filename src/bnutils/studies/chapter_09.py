@@ -722,10 +722,10 @@ def plot_training(images: Sequence[str] = (), live: xr.Dataset | None = None) ->
             f"got {live['arm'].values.tolist()}"
         )
     panels = [images] if isinstance(images, str) else list(images) or live["images"].values.tolist()
-    size = {"figsize": (4.5, 1 + 2.2 * len(panels)), "dpi": 140}
+    size = {"figsize": (4.5, 0.6 + 2.2 * len(panels))}
     batches = [_batch_size(each) for each in (load("fine-tuning"), live) if each is not None]
     other = f", diamonds: batches of {batches[-1]}" if len(set(batches)) > 1 else ""
-    fig, axes = plt.subplots(len(panels), sharex=True, sharey=True, squeeze=False, **size)
+    _, axes = plt.subplots(len(panels), sharex=True, sharey=True, squeeze=False, **size)
     for ax, name in zip(axes[:, 0], panels, strict=True):
         record, here = training(images=name), None if live is None else training(live, name)
         for way, (look, marker) in drawn.items():
@@ -736,8 +736,8 @@ def plot_training(images: Sequence[str] = (), live: xr.Dataset | None = None) ->
                 mean, color = here.values(way).mean("seed"), plots.arm_style(look)["color"]
                 ax.plot(mean.updates, mean, "D", color=color, markersize=9, zorder=3)
         ax.set(title=f"{name} images{other}", ylabel="test accuracy")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    plots.finish(axes[-1], x="updates", legend=False)
+    ax.set_ylim(top=1)
+    plots.finish(ax, x="updates")
 
 
 def _batch_size(record: xr.Dataset) -> int:

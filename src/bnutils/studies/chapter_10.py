@@ -967,7 +967,7 @@ def plot_lines() -> None:
     )
     a = gamma / np.sqrt(variance + bn.epsilon)
     order, blue = np.argsort(a), plots.arm_style("BN")["color"]
-    _, axes = plt.subplots(2, figsize=(4.5, 4.8), dpi=140, sharex=True, sharey=True)
+    _, axes = plt.subplots(2, figsize=(4.5, 4.8), sharex=True, sharey=True)
     for batch in x[:40].reshape(10, 4, -1):
         made = norm.batch_norm(batch, gamma, beta)[0][:, order[16]]
         axes[0].plot(batch[:, order[16]], made, ".-", color=blue, linewidth=1)
@@ -978,7 +978,7 @@ def plot_lines() -> None:
         axes[1].plot(ends, line, **plots.arm_style("theory"))
     axes[0].set(title="training: a line for each batch", ylabel="output y of BN")
     axes[1].set(title="inference: a line for each channel", ylabel="output y of BN")
-    plots.finish(axes[1:], x="input x of BN", legend=False)
+    plots.finish(axes[1:], x="input x of BN", names=False)
 
 
 def plot_speed(live: xr.Dataset) -> None:
@@ -999,7 +999,7 @@ def plot_speed(live: xr.Dataset) -> None:
         )
     forms = [str(form) for form in load("folding-speed")["form"].values]
     looks = {"dense": "other", "convolutional": "scaler", "depthwise": "layer norm"}
-    fig, axes = plt.subplots(2, figsize=(4.5, 5.8), dpi=140, sharex=True)
+    _, axes = plt.subplots(2, figsize=(4.5, 5.4), sharex=True)
     for ax, batch_size in zip(axes, sizes, strict=True):
         ax.axvline(1, **plots.arm_style("theory"))
         for i, (name, arm) in enumerate(looks.items()):
@@ -1011,8 +1011,7 @@ def plot_speed(live: xr.Dataset) -> None:
                 here = {str(f): faster(name, f, batch_size, live) for f in live["form"].values}
                 plots.in_rows(ax, here, forms, color=plots.INK, marker="D", shift=0.3)
         ax.set_title(f"batch of {batch_size}")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    plots.finish(axes[1:], x="time with BN ÷ time folded", legend=False)
+    plots.finish(axes[1:], x="time with BN ÷ time folded")
 
 
 def added_operations(record: xr.Dataset | None = None) -> xr.DataArray:

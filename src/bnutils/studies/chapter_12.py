@@ -1178,7 +1178,7 @@ def draw_faults() -> None:
 
     pairs, effects = before_after(), gains()
     color = plots.arm_style("BN")["color"]
-    fig, axes = plt.subplots(3, 2, figsize=(4.8, 5.2), sharex=True, sharey=True)
+    fig, axes = plt.subplots(3, 2, figsize=(4.5, 5.4), sharex=True, sharey=True)
     for ax, (fault, change) in zip(axes.flat, FAULTS.items(), strict=True):
         runs = np.stack(pairs[change])
         ax.plot([0, 1], runs, color=plots.FAINT, linewidth=0.8, alpha=0.7)
@@ -1186,12 +1186,11 @@ def draw_faults() -> None:
         effect = effects[change]
         half = (effect.high - effect.low) / 2
         text = f"{100 * effect.mean:+.0f} ± {100 * half:.0f} points".replace("+0", "0")
-        ax.text(0.5, 0.34, text, ha="center", fontsize=12)
-        ax.set_title(fault, fontsize=12)
-        ax.set_xticks([0, 1], ["sick", "mended"], fontsize=12)
+        ax.text(0.5, 0.34, text, ha="center")
+        ax.set_title(fault.replace("True ", "True\n"), fontsize=11)
+        ax.set_xticks([0, 1], ["sick", "mended"])
         ax.set(xlim=(-0.25, 1.25), ylim=(0.3, 1.02), yticks=[0.4, 0.6, 0.8, 1.0])
-        ax.tick_params("y", labelsize=11)
-    fig.supylabel("test accuracy", fontsize=12)
+    fig.supylabel("test accuracy", fontsize="medium")
 
 
 # -- claims ---------------------------------------------------------------------------------------

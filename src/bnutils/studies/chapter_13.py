@@ -1574,14 +1574,12 @@ def by_scale(ax: Axes, records: Mapping[str, xr.Dataset]) -> None:
     for place, (scale, (style, marker)) in enumerate(looks.items()):
         found = {name: landscape_ratio(each, 0.1, scale=scale) for name, each in records.items()}
         look = {"color": plots.ARMS[style]["color"], "marker": marker}
-        label, shift = f"× {scale:g}", 0.22 * (place - 1)
+        label, shift = f"weights × {scale:g}", 0.22 * (place - 1)
         plots.in_rows(ax, found, list(records), **look, label=label, shift=shift)
-    ax.axvline(1, color=plots.FAINT)
+    ax.axvline(1, color=plots.FAINT, linewidth=1)
     ax.set_xscale("log")
     ax.set_xticks([0.1, 0.3, 1, 3, 10], [0.1, 0.3, 1, 3, 10])
     ax.minorticks_off()
-    place = {"loc": "lower center", "bbox_to_anchor": (0.4, 1)}
-    ax.legend(title="initial weights", ncols=3, **place)
 
 
 def _landscape(
@@ -1874,9 +1872,8 @@ def by_batch_size(ax: Axes, formulas: Mapping[str, Callable]) -> None:
     for (kind, formula), style in zip(formulas.items(), ["other", "scaler"], strict=True):
         spread = interval(growth.sel(network=kind).transpose("seed", ...))
         color = plots.ARMS[style]["color"]
-        ax.errorbar(sizes, spread.mean, spread.half_width, fmt="o", color=color, label=kind)
-        ax.plot(sizes, formula(sizes), ":", color=color)
-    ax.plot([], [], ":", color=plots.INK, label="theory")
+        ax.errorbar(sizes, spread.mean, spread.half_width, fmt="o", color=color, label=f"{kind}, measured")
+        ax.plot(sizes, formula(sizes), ":", color=color, label=f"{kind}, theory")
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, sizes)
     ax.minorticks_off()

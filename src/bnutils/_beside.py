@@ -1,0 +1,125 @@
+"""Places for the names of lines: beside them, and on nothing.
+
+Lengths are in points of 1/72 inch, so that a place does not depend on the resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.transforms import Affine2D
+
+__all__ = ["free_corners"]
+
+
+def free_corners(
+    ax: Axes, lines: Sequence[Line2D], texts: Sequence[Text]
+) -> list[tuple[float, float] | None]:
+    """Where the names of lines can stand: close to their own line, and on nothing.
+
+    Args:
+        ax: the axes, laid out.
+        lines: those that have names.
+        texts: the names, one for each line, somewhere on the axes.
+
+    Returns:
+        For each name where its lower left corner goes, as parts of the width and the height of
+        the axes; None for each if one of them has no such place.
+    """
+    unit = ax.figure.dpi / 72
+    frame = np.array(ax.get_window_extent().extents) / unit
+    inner = frame + np.array([4, 3, -2, -2])
+    cloud = {line: _points_of(line) / unit for line in ax.lines}
+    bars = [
+        np.concatenate([_along(ax.transData.transform(bar)) for bar in each.get_segments()]) / unit
+        for each in ax.collections
+        if isinstance(each, LineCollection)
+    ]
+    dots = [
+        each.get_offset_transform().transform(each.get_offsets()) / unit
+        for each in ax.collections
+        if isinstance(each, PathCollection)
+    ]
+    areas = [
+        path.transformed(each.get_transform() - Affine2D().scale(unit))
+        for each in ax.collections
+        if isinstance(each, PolyCollection)
+        for path in each.get_paths()
+    ]
+    taken = [
+        np.array(text.get_window_extent().extents) / unit
+        for text in ax.texts
+        if text not in texts and text.get_text()
+    ]
+    found: dict[Text, tuple[float, float]] = {}
+    sizes = {text: np.array(text.get_window_extent().size) / unit for text in texts}
+    # Long names have the fewest places, so they choose first.
+    for line, text in sorted(zip(lines, texts, strict=True), key=lambda pair: -sizes[pair[1]][0]):
+        width, height = sizes[text]
+        left = np.arange(inner[0], inner[2] - width, 4.0)
+        low = np.arange(inner[1], inner[3] - height, 3.0)
+        boxes = np.array([(x, y, x + width, y + height) for x in left for y in low]).reshape(-1, 4)
+        others = [points for each, points in cloud.items() if each is not line] + bars + dots
+        own = _gap(boxes, cloud[line])
+        away = np.min([_gap(boxes, points) for points in others], axis=0, initial=1e3)
+        free = (own > 3) & (away > 3)
+        for box in taken:
+            free &= ~_overlap(boxes, box)
+        boxes, own, away = boxes[free], own[free], away[free]
+        if not len(boxes):
+            return [None] * len(texts)
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        covered = np.sum([area.contains_points(middles) for area in areas], axis=0)
+        # A name whose nearest line is another's would be read as that one's.
+        doubt = np.maximum(0, 1.5 * own + 6 - away)
+        best = np.argmin(own + 2 * doubt + 4 * covered - 0.01 * middles[:, 0])
+        taken.append(boxes[best] + np.array([-3, -1, 3, 1]))
+        found[text] = tuple((boxes[best, :2] - frame[:2]) / (frame[2:] - frame[:2]))
+    return [found[text] for text in texts]
+
+
+def _along(corners: np.ndarray) -> np.ndarray:
+    """Points close to each other along the line through some corners."""
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    steps = np.hypot(*np.diff(corners, axis=0).T)
+    at = np.concatenate([[0], np.cumsum(steps)])
+    places = np.linspace(0, at[-1], 2 + int(at[-1] / 2))
+    return np.transpose([np.interp(places, at, part) for part in corners.T])
+
+
+def _points_of(line: Line2D) -> np.ndarray:
+    """Where a line covers the figure, as points in pixels: the line itself, and its markers."""
+    corners = line.get_transform().transform(line.get_path().vertices)
+    if not len(corners):
+        return np.empty((0, 2))
+    points = [_along(corners)] if line.get_linestyle() != "None" else []
+    if line.get_marker() not in ("", "None", None):
+        reach = line.get_markersize() * line.figure.dpi / 72 / 2
+        around = reach * np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
+        points += [corners + shift for shift in around]
+    # A point in each cell of a grid is enough to tell what is covered.
+    points = np.unique(np.round(np.concatenate(points)), axis=0)
+    x0, y0, x1, y1 = line.axes.get_window_extent().extents
+    x, y = points.T
+    return points[(x >= x0 - 1) & (x <= x1 + 1) & (y >= y0 - 1) & (y <= y1 + 1)]
+
+
+def _gap(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """How far each box, given as (left, low, right, high), is from the nearest point."""
+    if not len(points):
+        return np.full(len(boxes), 1e3)
+    x, y = points.T
+    across = np.maximum(boxes[:, :1] - x, x - boxes[:, 2:3]).clip(0)
+    up = np.maximum(boxes[:, 1:2] - y, y - boxes[:, 3:]).clip(0)
+    return np.hypot(across, up).min(axis=1)
+
+
+def _overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Which boxes share a point with one other."""
+    apart = (boxes[:, 2:] < box[:2]) | (boxes[:, :2] > box[2:])
+    return ~apart.any(axis=1)
