@@ -214,15 +214,6 @@ def test_arms_are_drawn_over_a_setting(seeds):
     assert len(ax.collections) == (2 if seeds > 1 else 0)
 
 
-def test_panels_stand_side_by_side_on_one_scale():
-    plots.panels({"few": sizes(), "many": sizes(9)}, "batch_size", ["BN"], x="size", y="score")
-    axes = plt.gcf().axes
-    assert [ax.get_title(loc="left") for ax in axes] == ["few", "many"]
-    assert [ax.get_ylabel() for ax in axes] == ["score", ""]
-    assert axes[0].get_ylim() == axes[1].get_ylim()
-    assert [len(ax.lines) for ax in axes] == [1, 1]
-
-
 def test_arms_are_refused_over_a_setting_that_is_not_the_only_one():
     _, ax = plt.subplots()
     with pytest.raises(ValueError, match=r"expected scores by seed and batch_size, got .*passes"):
@@ -316,7 +307,67 @@ def test_finish_labels_the_outer_axes_and_gives_one_legend():
     assert plots.finish(axes, x="steps", y="accuracy") is None
     assert [ax.get_xlabel() for ax in axes] == ["steps", "steps"]
     assert [ax.get_ylabel() for ax in axes] == ["accuracy", ""]
-    assert [ax.get_legend() is not None for ax in axes] == [True, False]
+    assert [[text.get_text() for text in ax.texts] for ax in axes] == [["line"], []]
+
+
+def boxes(ax):
+    ax.figure.draw_without_rendering()
+    return [text.get_window_extent() for text in ax.texts]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_names_stand_beside_their_lines_and_on_nothing(seed):
+    rng = np.random.default_rng(seed)
+    _, ax = plt.subplots()
+    x = np.linspace(1, 100, 30)
+    for arm in ["BN", "no BN", "scaler"]:
+        runs = rng.normal() * np.log(x) + rng.normal(size=(5, 1))
+        plots.band(ax, x, runs, arm, marker="o")
+    ax.errorbar([50, 80], [0, 0.5], yerr=0.5, fmt="D", color=plots.INK, label="run here")
+    plots.finish(ax, x="steps")
+    named = boxes(ax)
+    assert [text.get_text() for text in ax.texts] == ["BN", "no BN", "scaler", "run here"]
+    colors = [text.get_color() for text in ax.texts]
+    assert colors == [plots.ARMS[arm]["color"] for arm in ["BN", "no BN", "scaler"]] + [plots.INK]
+    frame = ax.get_window_extent()
+    for box in named:
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+        for line in ax.lines:
+            path = line.get_transform().transform_path(line.get_path())
+            if line.get_linestyle() != "None":
+                assert not path.intersects_bbox(box, filled=False)
+            assert not any(box.contains(*corner) for corner in path.vertices)
+    for one, other in itertools.combinations(named, 2):
+        assert not one.overlaps(other)
+
+
+def test_names_keep_their_places_at_any_resolution():
+    places = []
+    for dpi in (72, 200):
+        _, ax = plt.subplots(dpi=dpi)
+        ax.plot([0, 1, 0], label="up and down")
+        plots.finish(ax, x="steps")
+        places.append(ax.texts[0].get_position())
+    np.testing.assert_allclose(*places, atol=0.02)
+
+
+@pytest.mark.parametrize("lines", [5, 2])
+def test_a_legend_names_more_lines_than_four_and_those_without_a_place(lines):
+    _, ax = plt.subplots()
+    for place in range(lines):
+        ax.plot([0, 1], [place, place], label=f"line {place}" if lines > 2 else "long " * 20)
+    plots.finish(ax)
+    assert len(ax.get_legend().get_texts()) == lines
+    assert not ax.texts
+
+
+def test_blocks_hold_their_cells():
+    _, ax = plt.subplots()
+    plots.blocks(ax, np.array([[0, 0, 1], [2, 2, 1]]), numbers=True)
+    where = [patch.get_bbox().extents.round().tolist() for patch in ax.patches]
+    assert where == [[0, 0, 2, 1], [2, 0, 3, 2], [0, 1, 2, 2]]
+    assert [text.get_text() for text in ax.texts] == ["1", "1", "2", "3", "3", "2"]
 
 
 @pytest.mark.parametrize(

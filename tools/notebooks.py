@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -22,7 +23,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image  # Matplotlib brings it along: it writes its PNG files
 
-from bnutils.plots import without_ground
+from bnutils.plots import COLORS, without_ground
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
@@ -86,7 +87,7 @@ def shrink(png: str) -> str:
 
 def light_and_dark(svg: str) -> tuple[str, str]:
     """The figure as drawn, and one in the colors of dark pages."""
-    dark = {light: dark for light, dark in COLORS.values()}
+    dark = dict(COLORS.values())
     return svg, re.sub("|".join(dark), lambda color: dark[color[0]], svg)
 
 

@@ -11,15 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Affine2D
 
 __all__ = ["free_corners"]
 
+FAR = 1e3
+
 
 def free_corners(
     ax: Axes, lines: Sequence[Line2D], texts: Sequence[Text]
-) -> list[tuple[float, float] | None]:
+) -> list[tuple[float, float]] | None:
     """Where the names of lines can stand: close to their own line, and on nothing.
 
     Args:
@@ -29,50 +32,28 @@ def free_corners(
 
     Returns:
         For each name where its lower left corner goes, as parts of the width and the height of
-        the axes; None for each if one of them has no such place.
+        the axes; None if one of them has no such place.
     """
     unit = ax.figure.dpi / 72
-    frame = np.array(ax.get_window_extent().extents) / unit
-    inner = frame + np.array([4, 3, -2, -2])
-    cloud = {line: _points_of(line) / unit for line in ax.lines}
-    bars = [
-        np.concatenate([_along(ax.transData.transform(bar)) for bar in each.get_segments()]) / unit
-        for each in ax.collections
-        if isinstance(each, LineCollection)
-    ]
-    dots = [
-        each.get_offset_transform().transform(each.get_offsets()) / unit
-        for each in ax.collections
-        if isinstance(each, PathCollection)
-    ]
-    areas = [
-        path.transformed(each.get_transform() - Affine2D().scale(unit))
-        for each in ax.collections
-        if isinstance(each, PolyCollection)
-        for path in each.get_paths()
-    ]
-    taken = [
-        np.array(text.get_window_extent().extents) / unit
-        for text in ax.texts
-        if text not in texts and text.get_text()
-    ]
+    frame = _extents(ax, unit)
+    covers = {line: _points_of(line) / unit for line in ax.lines}
+    others = _points_of_collections(ax, unit)
+    areas = _areas(ax, unit)
+    taken = [_extents(t, unit) for t in ax.texts if t not in texts and t.get_text()]
     found: dict[Text, tuple[float, float]] = {}
     sizes = {text: np.array(text.get_window_extent().size) / unit for text in texts}
     # Long names have the fewest places, so they choose first.
     for line, text in sorted(zip(lines, texts, strict=True), key=lambda pair: -sizes[pair[1]][0]):
-        width, height = sizes[text]
-        left = np.arange(inner[0], inner[2] - width, 4.0)
-        low = np.arange(inner[1], inner[3] - height, 3.0)
-        boxes = np.array([(x, y, x + width, y + height) for x in left for y in low]).reshape(-1, 4)
-        others = [points for each, points in cloud.items() if each is not line] + bars + dots
-        own = _gap(boxes, cloud[line])
-        away = np.min([_gap(boxes, points) for points in others], axis=0, initial=1e3)
+        boxes = _boxes(frame + np.array([4, 3, -2, -2]), *sizes[text])
+        own = _gap(boxes, covers[line])
+        rest = [points for each, points in covers.items() if each is not line] + others
+        away = np.min([np.full(len(boxes), FAR), *(_gap(boxes, p) for p in rest)], axis=0)
         free = (own > 3) & (away > 3)
         for box in taken:
-            free &= ~_overlap(boxes, box)
+            free &= _apart(boxes, box)
+        if not free.any():
+            return None
         boxes, own, away = boxes[free], own[free], away[free]
-        if not len(boxes):
-            return [None] * len(texts)
         middles = (boxes[:, :2] + boxes[:, 2:]) / 2
         covered = np.sum([area.contains_points(middles) for area in areas], axis=0)
         # A name whose nearest line is another's would be read as that one's.
@@ -83,17 +64,36 @@ def free_corners(
     return [found[text] for text in texts]
 
 
-def _along(corners: np.ndarray) -> np.ndarray:
-    """Points close to each other along the line through some corners."""
-    corners = corners[np.isfinite(corners).all(axis=1)]
-    steps = np.hypot(*np.diff(corners, axis=0).T)
-    at = np.concatenate([[0], np.cumsum(steps)])
-    places = np.linspace(0, at[-1], 2 + int(at[-1] / 2))
-    return np.transpose([np.interp(places, at, part) for part in corners.T])
+def _extents(artist: Axes | Text, unit: float) -> np.ndarray:
+    """Left, lower, right and upper end."""
+    return np.array(artist.get_window_extent().extents) / unit
+
+
+def _boxes(frame: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Boxes of one size at many places of a frame, each as left, lower, right and upper end."""
+    left = np.arange(frame[0], frame[2] - width, 4.0)
+    low = np.arange(frame[1], frame[3] - height, 3.0)
+    corners = np.stack(np.meshgrid(left, low), axis=-1).reshape(-1, 2)
+    return np.concatenate([corners, corners + np.array([width, height])], axis=1)
+
+
+def _gap(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """How far each box is from the nearest of some points."""
+    if not len(points):
+        return np.full(len(boxes), FAR)
+    x, y = points.T
+    across = np.maximum(boxes[:, :1] - x, x - boxes[:, 2:3]).clip(0)
+    up = np.maximum(boxes[:, 1:2] - y, y - boxes[:, 3:]).clip(0)
+    return np.hypot(across, up).min(axis=1)
+
+
+def _apart(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Which boxes share no point with one other."""
+    return ((boxes[:, 2:] < box[:2]) | (boxes[:, :2] > box[2:])).any(axis=1)
 
 
 def _points_of(line: Line2D) -> np.ndarray:
-    """Where a line covers the figure, as points in pixels: the line itself, and its markers."""
+    """What a line and its markers cover, as points in pixels."""
     corners = line.get_transform().transform(line.get_path().vertices)
     if not len(corners):
         return np.empty((0, 2))
@@ -109,17 +109,31 @@ def _points_of(line: Line2D) -> np.ndarray:
     return points[(x >= x0 - 1) & (x <= x1 + 1) & (y >= y0 - 1) & (y <= y1 + 1)]
 
 
-def _gap(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """How far each box, given as (left, low, right, high), is from the nearest point."""
-    if not len(points):
-        return np.full(len(boxes), 1e3)
-    x, y = points.T
-    across = np.maximum(boxes[:, :1] - x, x - boxes[:, 2:3]).clip(0)
-    up = np.maximum(boxes[:, 1:2] - y, y - boxes[:, 3:]).clip(0)
-    return np.hypot(across, up).min(axis=1)
+def _points_of_collections(ax: Axes, unit: float) -> list[np.ndarray]:
+    """What error bars and scattered dots cover."""
+    found = []
+    for each in ax.collections:
+        if isinstance(each, LineCollection):
+            bars = (_along(ax.transData.transform(bar)) for bar in each.get_segments())
+            found.append(np.concatenate(list(bars)) / unit)
+        elif isinstance(each, PathCollection):
+            found.append(each.get_offset_transform().transform(each.get_offsets()) / unit)
+    return found
 
 
-def _overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Which boxes share a point with one other."""
-    apart = (boxes[:, 2:] < box[:2]) | (boxes[:, :2] > box[2:])
-    return ~apart.any(axis=1)
+def _areas(ax: Axes, unit: float) -> list[Path]:
+    """The outlines of bands."""
+    return [
+        path.transformed(each.get_transform() - Affine2D().scale(unit))
+        for each in ax.collections
+        if isinstance(each, PolyCollection)
+        for path in each.get_paths()
+    ]
+
+
+def _along(corners: np.ndarray) -> np.ndarray:
+    """Points close to each other along the line through some corners."""
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    at = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
+    places = np.linspace(0, at[-1], 2 + int(at[-1] / 2))
+    return np.transpose([np.interp(places, at, part) for part in corners.T])

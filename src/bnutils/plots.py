@@ -214,33 +214,6 @@ def by_setting(
     ax.minorticks_off()
 
 
-def panels(
-    compared: Mapping[str, Comparison],
-    axis: str,
-    arms: Sequence[str] | None = None,
-    *,
-    x: str,
-    y: str,
-) -> None:
-    """Draw comparisons side by side on one vertical scale, as Matplotlib's current figure.
-
-    Args:
-        compared: a comparison for each panel, by the panel's title.
-        axis: as for `by_setting`.
-        arms: as for `by_setting`.
-        x: label of the horizontal axes.
-        y: label of the vertical axis.
-
-    Raises:
-        KeyError, ValueError: as for `by_setting`.
-    """
-    _, axes = plt.subplots(1, len(compared), sharey=True, squeeze=False)
-    for ax, (title, each) in zip(axes[0], compared.items(), strict=True):
-        by_setting(ax, each, axis, arms)
-        ax.set_title(title)
-    finish(axes, x, y)
-
-
 def over_steps(
     ax: Axes, compared: Comparison, curves: xr.DataArray, arms: Sequence[str] | None = None
 ) -> None:
@@ -422,13 +395,13 @@ def name_lines(ax: Axes) -> None:
         for line, name in zip(lines, names, strict=True)
     ]
     corners = free_corners(ax, lines, texts)
-    for text, corner in zip(texts, corners, strict=True):
+    for text in texts:
         text.set_in_layout(False)
-        if None in corners:
+        if corners is None:
             text.remove()
         else:
-            text.set_position(corner)
-    if None in corners:
+            text.set_position(corners[texts.index(text)])
+    if corners is None:
         ax.legend()
 
 

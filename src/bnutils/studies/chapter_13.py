@@ -1872,7 +1872,8 @@ def by_batch_size(ax: Axes, formulas: Mapping[str, Callable]) -> None:
     for (kind, formula), style in zip(formulas.items(), ["other", "scaler"], strict=True):
         spread = interval(growth.sel(network=kind).transpose("seed", ...))
         color = plots.ARMS[style]["color"]
-        ax.errorbar(sizes, spread.mean, spread.half_width, fmt="o", color=color, label=f"{kind}, measured")
+        points = sizes, spread.mean, spread.half_width
+        ax.errorbar(*points, fmt="o", color=color, label=f"{kind}, measured")
         ax.plot(sizes, formula(sizes), ":", color=color, label=f"{kind}, theory")
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, sizes)
