@@ -583,10 +583,10 @@ def test_the_card_as_text():
         "  margin        a factor of 1.5: smaller ones are not seen",
         "  setting       " + " ".join(["word"] * 16),
         "                " + " ".join(["word"] * 14),
-        "  chosen        BN: learning rate 3 (in 90% of replicates; many at an edge of the grid), "
-        "initial",
-        "                scale 0.1 (in 100% of replicates); no BN: activation tanh (in 50% of "
-        "replicates)",
+        "  chosen        BN: learning rate 3 (in 90% of replicates; often the smallest or largest "
+        "tried),",
+        "                initial scale 0.1 (in 100% of replicates); no BN: activation tanh (in 50% of",
+        "                replicates)",
         "  seeds         10, 2,000 draws or test examples",
         "  interval      95%, by hand",
         "  record        race, drift",
@@ -644,17 +644,34 @@ def test_the_card_as_html():
         "A network with BN trains faster.",
         *("rises:", "0.200 [0.100, 0.300]", ", claimed above 0"),
         *("Said by", "Ioffe and Szegedy 2015"),
-        "Of the choices of learning rate for BN, many are at an edge of the grid.",
+        "For BN, the best learning rate was often the smallest or the largest tried. "
+        "A wider range might hold a better one.",
         "How it was measured",
         *("Kind", "measured", "Bound", "above 0: smaller ones are not seen"),
         *("Setting", "MNIST, 784-100-100-100-10 sigmoid, SGD"),
         "Chosen",
-        "BN: learning rate 3 (in 90% of replicates; many at an edge of the grid), initial scale "
-        "0.1 (in 100% of replicates); no BN: activation tanh (in 50% of replicates)",
+        "BN: learning rate 3 (in 90% of replicates; often the smallest or largest tried), initial "
+        "scale 0.1 (in 100% of replicates); no BN: activation tanh (in 50% of replicates)",
         *("Seeds", "10", "Interval", "95%, by hand"),
         "Also found:",
         *("stays:", "0.100 [-0.100, 0.300]", ", claimed above 0:", "undecided"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("said_by", "opening", "work"),
+    [
+        ("Ioffe 2017", "Said by", "Ioffe 2017"),
+        ("after Ioffe 2017", "After", "Ioffe 2017"),
+        ("derived in this chapter, from Ioffe 2017", "Derived in this chapter, from", "Ioffe 2017"),
+    ],
+)
+def test_the_source_is_named_in_a_sentence(said_by, opening, work):
+    result = claim(said_by=said_by)
+    assert [opening, work] == Page(result._repr_mimebundle_()["text/html"]).text[5:7]
+    text = " ".join(str(result).split())
+    name = "said by" if opening == "Said by" else "source"
+    assert f"{name} {said_by} [ioffe2015]" in text
 
 
 NASTY = "<script>alert('&amp;')</script> \" < & | {cite}`x` [a](b) $x$ ```"

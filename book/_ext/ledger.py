@@ -328,7 +328,7 @@ def entry(ledger: Ledger, name: str) -> str:
             interval_bars.bar(claim.primary),
             f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
             f" {_link(claim, chapter, 'The card')}</p>",
-            f'<p class="bn-claim-source">Said by {cards.source_html(claim)}</p>{changed}'
+            f'<p class="bn-claim-source">{cards.source_html(claim)}</p>{changed}'
             f"{cards.edges_html(claim)}",
             cards.details(claim, rows),
             "</details>",

@@ -27,7 +27,8 @@ def as_text(claim: Claim) -> str:
     lines += textwrap.wrap(
         _sentence(claim.primary), 96, initial_indent="  ", subsequent_indent="    "
     )
-    rows = [("said by", f"{claim.said_by} [{claim.source}]"), *_rows(claim)]
+    name = "said by" if _source(claim)[0] == "Said by" else "source"
+    rows = [(name, f"{claim.said_by} [{claim.source}]"), *_rows(claim)]
     for name, text in rows:
         lines += textwrap.wrap(text, 96, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16)
     if claim.secondary:
@@ -53,7 +54,7 @@ def as_html(claim: Claim) -> str:
             f'<p class="bn-claim-outcome"><strong>{claim.outcome.capitalize()}</strong>{kind}</p>',
             f'<p class="bn-claim-text" id="{claim.anchor}-text">{text(claim.claim)}</p>',
             f'<p class="bn-claim-primary">{finding_html(claim.primary)}</p>',
-            f'<p class="bn-claim-source">Said by {source_html(claim)}</p>{edges_html(claim)}',
+            f'<p class="bn-claim-source">{source_html(claim)}</p>{edges_html(claim)}',
             details(claim),
             "</section>",
         ]
@@ -87,10 +88,11 @@ def details(claim: Claim, more_rows: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def edges_html(claim: Claim) -> str:
-    """A warning for each setting of which many choices are at an edge of the grid."""
+    """A warning for each setting of which many choices are the first or last of several numbers."""
     return "".join(
-        f'<p class="bn-claim-edge">Of the choices of {html.escape(setting.replace("_", " "))} for '
-        f"{html.escape(arm)}, many are at an edge of the grid.</p>"
+        f'<p class="bn-claim-edge">For {html.escape(arm)}, the best '
+        f"{html.escape(setting.replace('_', ' '))} was often the smallest or the largest tried. "
+        "A wider range might hold a better one.</p>"
         for arm, setting in claim.edges
     )
 
@@ -112,8 +114,17 @@ def kind_html(claim: Claim) -> str:
 
 
 def source_html(claim: Claim) -> str:
-    """Who said so. The site turns it into a link to the bibliography."""
-    return f'<cite data-key="{html.escape(claim.source)}">{html.escape(claim.said_by)}</cite>'
+    """Who said so, as "Said by ...". The site makes the work a link to the bibliography."""
+    opening, said_by = _source(claim)
+    return f'{opening} <cite data-key="{html.escape(claim.source)}">{html.escape(said_by)}</cite>'
+
+
+def _source(claim: Claim) -> tuple[str, str]:
+    """How the sentence about the source begins, and the source."""
+    for opening in ("after", "derived in this chapter, from"):
+        if claim.said_by.startswith(f"{opening} "):
+            return opening.capitalize(), claim.said_by.removeprefix(f"{opening} ")
+    return "Said by", claim.said_by
 
 
 def choices(claim: Claim) -> list[str]:
@@ -126,7 +137,7 @@ def choices(claim: Claim) -> list[str]:
 
 def _choice(name: str, choice: dict[str, Any]) -> str:
     value = choice["value"] if isinstance(choice["value"], str) else f"{choice['value']:g}"
-    edge = "; many at an edge of the grid" if choice["edge"] else ""
+    edge = "; often the smallest or largest tried" if choice["edge"] else ""
     return f"{name.replace('_', ' ')} {value} (in {choice['share']:.0%} of replicates{edge})"
 
 
