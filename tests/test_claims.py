@@ -585,7 +585,8 @@ def test_the_card_as_text():
         "                " + " ".join(["word"] * 14),
         "  chosen        BN: learning rate 3 (in 90% of replicates; often the smallest or largest "
         "tried),",
-        "                initial scale 0.1 (in 100% of replicates); no BN: activation tanh (in 50% of",
+        "                initial scale 0.1 (in 100% of replicates); no BN: activation tanh (in 50% "
+        "of",
         "                replicates)",
         "  seeds         10, 2,000 draws or test examples",
         "  interval      95%, by hand",
