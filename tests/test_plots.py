@@ -300,7 +300,7 @@ def test_an_unknown_arm_is_refused():
         plots.arm_style("bn")
 
 
-def test_finish_labels_the_outer_axes_and_gives_one_legend():
+def test_finish_labels_the_outer_axes_and_names_the_lines_of_one():
     _, axes = plt.subplots(1, 2)
     for ax in axes:
         ax.plot([0, 1], label="line")

@@ -155,7 +155,7 @@ def band(
         x: shape (points,), in the unit of the axis.
         values: shape (runs, points).
         arm: the arm these runs belong to; fixes color and line style.
-        label: text of the legend; the name of the arm if None.
+        label: the name of the line; that of the arm if None.
         marker: a Matplotlib marker for the points, none by default.
         overlap: of the runs' data, as for `evidence.interval`.
 
@@ -196,7 +196,7 @@ def by_setting(
         ax: where to draw.
         compared: a comparison whose scores have one axis beside those that are chosen.
         axis: that axis, such as "batch_size".
-        arms: names of the arms, in the order of the legend; all of them if None.
+        arms: names of the arms, in the order in which they are drawn; all if None.
 
     Raises:
         KeyError: an arm that the comparison does not have, or that has no color of its own.
@@ -228,7 +228,7 @@ def over_steps(
         compared: the comparison in which settings are chosen.
         curves: what was recorded, with the axes "arm", "seed" and "step", and those of the
             settings.
-        arms: names of the arms, in the order of the legend; all of them if None.
+        arms: names of the arms, in the order in which they are drawn; all if None.
 
     Raises:
         KeyError: there is no such arm, or it has no color of its own.
@@ -268,7 +268,7 @@ def in_rows(
         rows: the names of all rows, from top to bottom.
         color: of points and bars.
         marker: a Matplotlib marker.
-        label: text of the legend.
+        label: the name of the points.
         shift: how far below the middle of the row, so that several fit into it.
 
     Raises:

@@ -479,7 +479,8 @@ def over_time(ax: Axes, compared: Comparison, kinds: Sequence[str], chooser: str
     Args:
         ax: where to draw.
         compared: what `predicted` gives, at one batch size.
-        kinds: the statistics, such as "recomputed" or "moving 0.99", in the order of the legend.
+        kinds: the statistics, such as "recomputed" or "moving 0.99", in the order in which
+            they are drawn.
         chooser: as for `with_the_weights_of`.
     """
     from bnutils import plots  # here, so that a study can run without Matplotlib
