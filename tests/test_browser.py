@@ -12,7 +12,7 @@ PAGES = sorted(str(p.relative_to(HTML)) for f in FOLDERS for p in (HTML / f).glo
 OTHERS = sorted(p.name for p in HTML.glob("*.html") if p.stem != "index")  # that only forwards
 
 # A layout must not hang on the fonts of one machine: these are wider than any that a reader has.
-WIDE = """*:not(mjx-container, mjx-container *, [class*="fa-"]) {
+WIDE = """*:not(math, math *, [class*="fa-"]) {
   font-family: monospace !important; letter-spacing: 0.05em !important;
 }"""
 # The width of the page, and what sticks out of it: innermost elements that no ancestor clips.
@@ -31,14 +31,10 @@ pytestmark = NO_BROWSER
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_page_asks_only_its_own_server_and_typesets_its_math(visit, address, path):
+def test_page_asks_only_its_own_server(visit, address, path):
     page = visit(path, quiet=True)
-    page.evaluate("() => window.MathJax?.startup?.promise")  # formulas are typeset
     assert not [url for url in page.asked if not url.startswith((address, "data:", "blob:"))]
     assert not page.troubles
-    raw = page.locator("article .math").count()
-    assert page.locator("article mjx-container").count() >= raw
-    assert page.locator("article mjx-merror").count() == 0
 
 
 @pytest.mark.parametrize("path", [*PAGES, *OTHERS])

@@ -10,7 +10,7 @@ import io
 import re
 import unicodedata
 from functools import cache
-from importlib.resources import as_file, files
+from importlib.metadata import distribution
 from pathlib import Path
 
 from docutils import nodes
@@ -22,7 +22,7 @@ from sphinx.util.math import get_node_equation_number
 
 SHEET = "formulas.css"
 RULES = Path(__file__).with_suffix(".css")
-FONT = files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
+FONT = distribution("ziamath").locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")
 # How many sizes of a tall sign are kept. A browser reserves the width of the widest root, whichever
 # it draws, so that a larger one would leave a hole after each; no root of the book needs it.
 SIZES, SIZES_OF_ROOT = 3, 1
@@ -83,23 +83,23 @@ def make_font(wanted: set[str]) -> bytes:
     options.hinting = False
     options.layout_features = []  # letters are scaled alike in all browsers
     options.name_IDs = ["*"]  # whose font it is, and under which license
-    with as_file(FONT) as path:
-        font = subset.load_font(str(path), options)
-    missing = wanted - set(map(chr, font.getBestCmap()))
-    if missing:
-        raise KeyError("".join(sorted(missing)))
-    for table in font["cmap"].tables:  # a prime is always raised, and this one is cut for it
-        table.cmap[ord("′")] = "minute.ssty"
-    math = font["MATH"].table
-    math.MathConstants.FractionRuleThickness.Value = BAR
-    math.MathConstants.RadicalRuleThickness.Value = BAR
-    _drop_tall_signs(math.MathVariants, font.getBestCmap()[ord("√")])
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(text="".join(wanted) + " ")
-    subsetter.subset(font)
-    made = io.BytesIO()
-    subset.save_font(font, made, options)
-    return made.getvalue()
+    with subset.load_font(str(FONT), options) as font:
+        names = font.getBestCmap()
+        missing = wanted - set(map(chr, names))
+        if missing:
+            raise KeyError("".join(sorted(missing)))
+        for table in font["cmap"].tables:  # a prime is always raised, and this one is cut for it
+            table.cmap[ord("′")] = "minute.ssty"
+        math = font["MATH"].table
+        math.MathConstants.FractionRuleThickness.Value = BAR
+        math.MathConstants.RadicalRuleThickness.Value = BAR
+        _drop_tall_signs(math.MathVariants, names[ord("√")])
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(text="".join(wanted) + " ")
+        subsetter.subset(font)
+        made = io.BytesIO()
+        subset.save_font(font, made, options)
+        return made.getvalue()
 
 
 def _drop_tall_signs(variants, root):
@@ -200,7 +200,7 @@ def _write(translator, node, tag, display):
 
 def add_sheet(app, page, template, context, doctree):
     """Give the style sheet to pages with formulas alone."""
-    if app.env.get_domain("math").has_equations(page):
+    if "<math" in context.get("body", ""):
         app.add_css_file(SHEET)
 
 
