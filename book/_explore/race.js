@@ -17,7 +17,7 @@ function medians(id) {
 /** The stories: how each is set, what stands below the chips before it has run, and after. */
 const stories = [
   {
-    id: "stuck", label: "Stuck", set: {},
+    id: "stuck", small: true, label: "Stuck", set: {},
     before: "Sigmoids in four layers, at a rate that is usual for them.",
     after: () => `Without BN, less and less of a point is left from layer to layer. ${medians("stuck")}.`,
   },
@@ -33,13 +33,13 @@ const stories = [
     after: () => `BN doesn't mind the size of the weights. ${medians("badly-started")}.`,
   },
   {
-    id: "nothing-to-fix", label: "Nothing to fix",
+    id: "nothing-to-fix", small: true, label: "Nothing to fix",
     set: { activation: "relu", rate: 0.1, steps: 200 },
     before: "ReLU, at a good rate and from a good start.",
     after: () => `Both arrive. ${medians("nothing-to-fix")}.`,
   },
   {
-    id: "batch-of-two", label: "Batch of two",
+    id: "batch-of-two", small: true, label: "Batch of two",
     set: { activation: "relu", rate: 0.1, batch: 2, steps: 1000 },
     before: "ReLU, at a good rate, but with only two examples at a time.",
     after: () => `BN loses: of two numbers it keeps only which is larger. ${medians("batch-of-two")}.`,
@@ -51,7 +51,7 @@ const stories = [
     after: () => `BN loses: it subtracts what a batch has in common, and that is its class. ${medians("sorted")}.`,
   },
   {
-    id: "bad-in-use", label: "Good in training, bad in use",
+    id: "bad-in-use", small: true, label: "Good in training, bad in use",
     set: { activation: "tanh", rate: 0.1, momentum: 0.999, steps: 200 },
     before: "Moving statistics that keep 99.9% of the past in each step, after 200.",
     after: () => `They still hold their made-up beginning. ${medians("bad-in-use")}; `
@@ -76,6 +76,10 @@ const raceBet = {
   },
 };
 
+function finite(value) {
+  return Number.isFinite(value) ? value : null;
+}
+
 function shownOf(accuracy, view) {
   return { without: 100 * accuracy.without, with: 100 * accuracy[view] };
 }
@@ -93,7 +97,7 @@ export const race = {
   insight: "BN doesn't make the best run better. It makes many bad settings work, and breaks others.",
   describe: "Two networks in training, side by side, without and with batch normalization: the regions in which each sees a class, what enters its layers, and below the accuracy of both against the steps.",
   settings: {
-    activation: { kind: "choice", label: "Activation", start: "sigmoid", values: ["sigmoid", "tanh", "relu"], words: { sigmoid: "sigmoid", tanh: "tanh", relu: "ReLU" } },
+    activation: { kind: "choice", label: "Activation", start: "sigmoid", values: ["sigmoid", "tanh", "relu"], words: (value) => (value === "relu" ? "ReLU" : value) },
     view: { kind: "choice", label: "BN normalizes", start: "use", values: ["use", "training"], words: { use: "as in use", training: "as in training" }, apart: true },
     rate: { kind: "list", label: "Learning rate", start: 0.5, values: [0.01, 0.03, 0.05, 0.1, 0.3, 0.5, 1, 3, 10] },
     scale: { kind: "list", label: "Size of the first weights", start: 1, values: [0.03, 0.1, 0.3, 1, 3, 10, 30] },
@@ -102,13 +106,13 @@ export const race = {
     momentum: { kind: "list", label: "BN momentum", start: 0.95, values: [0.9, 0.95, 0.99, 0.999], more: true },
     noise: { kind: "range", label: "Noise of the points", start: 0.05, min: 0, max: 0.3, step: 0.05, more: true },
     steps: { kind: "list", label: "Steps", start: 600, values: [100, 200, 300, 400, 500, 600, 800, 1000], more: true },
-    data: { kind: "choice", label: "Points", start: "circles", values: ["circles", "moons", "xor", "spiral"], words: { circles: "circles", moons: "moons", xor: "xor", spiral: "spiral" }, more: true },
+    data: { kind: "choice", label: "Points", start: "circles", values: ["circles", "moons", "xor", "spiral"], more: true },
     order: { kind: "choice", label: "A batch holds", start: "shuffled", values: ["shuffled", "sorted"], words: { shuffled: "both classes", sorted: "one class" }, more: true },
     seed: { kind: "range", label: "Draw of points and weights", start: 1, min: 1, max: 99, step: 1, more: true, apart: true },
   },
   restart: ["activation", "rate", "scale", "batch", "depth", "momentum", "noise", "steps", "data", "order", "seed"],
   presets: stories.map((story) => ({
-    id: story.id, label: story.label, set: story.set,
+    id: story.id, label: story.label, set: story.set, small: story.small,
     says: (state) => (state.ended ? story.after() : story.before),
     bet: { ...raceBet },
   })),
@@ -131,8 +135,8 @@ export const race = {
     return {
       accuracy,
       shown: shownOf(accuracy, settings.view),
-      without: { loss: without.net.loss, accuracy: accuracy.without, diverged: without.diverged },
-      with: { loss: normalized.net.loss, accuracyUse: accuracy.use, accuracyBatch: accuracy.training, diverged: normalized.diverged },
+      without: { loss: finite(without.net.loss), accuracy: accuracy.without, diverged: without.diverged },
+      with: { loss: finite(normalized.net.loss), accuracyUse: accuracy.use, accuracyBatch: accuracy.training, diverged: normalized.diverged },
       layers: now.spread.without.map((spread, i) => ({ without: spread, with: now.spread[settings.view][i] })),
       passed: { without: firstAt(run, "without", GOOD), with: firstAt(run, settings.view, GOOD) },
       hundreds: hundredsOf(run, settings.view),
