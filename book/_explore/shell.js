@@ -196,6 +196,7 @@ function follow(definition, figure, set) {
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     set(fromQuery(definition, new URL(link.href).search));
+    if (definition.pace?.budget && !isCalm()) figure.play();
     figure.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
   });
 }
