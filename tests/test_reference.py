@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from axe_core_python.sync_playwright import Axe
+from browser import NO_BROWSER
 from bs4 import BeautifulSoup
 
 import bnutils
@@ -126,3 +128,23 @@ def test_the_reference_is_light_and_its_sources_can_be_read():
 def test_single_backticks_are_code():
     for path in BUILT.glob("*.html"):
         assert not read(path).select("dd cite"), path.name
+
+
+@built
+@NO_BROWSER
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_page_fits_a_phone_and_is_accessible(visit, theme):
+    page = visit("book/api/norm.html", theme, width=320)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.locator(".bn-parameter").count() > 5
+    found = Axe().run(page, context="article")["violations"]
+    assert not found, [(one["id"], one["nodes"][0]["html"]) for one in found]
+    assert not page.troubles
+
+
+@built
+@NO_BROWSER
+def test_an_old_address_leads_to_the_member(visit):
+    page = visit("book/api.html#bnutils.network.builders.mlp")
+    page.wait_for_url("**/api/network.html#bnutils.network.builders.mlp")
+    assert page.locator("[id='bnutils.network.builders.mlp']").count() == 1

@@ -42,6 +42,8 @@ OVERVIEW = "book/api"
 PAGES = f"{OVERVIEW}/"
 BLOCK = re.compile(r"^```\{reference\} (?P<module>[\w.]+)\n(?P<groups>.*?)^```$", re.M | re.S)
 SENTENCE = re.compile(r"(.+?[.?!])(?:\s+(?=[A-Z`\"])|$)", re.S)
+LINE = re.compile(r"<dd>(.*)</dd>")
+LINES = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>\n')
 # What stands under an old address, in which all modules were on one page.
 LED_ON = """const [, name] = /^#bnutils\\.(\\w+)/.exec(location.hash) ?? [];
 if (%s.includes(name)) location.replace(`api/${name}.html${location.hash}`);"""
@@ -255,6 +257,17 @@ def link_to_repository(app: Any, config: Any) -> None:
         config.linkcode_resolve = source_address(*config.bn_repository, Path(app.srcdir))
 
 
+def mend_signatures(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
+    """The lines of a long signature are lines: Sphinx calls them a list of definitions."""
+    if not page.startswith(PAGES):
+        return
+
+    def lines(match: re.Match) -> str:
+        return LINE.sub(r'<span class="bn-parameter">\1</span>', match[1])
+
+    context["body"] = LINES.sub(lines, context["body"])
+
+
 def lead_on(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
     """Lead an address in the page that once held all modules on to the module's page."""
     if page == OVERVIEW:
@@ -275,4 +288,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("doctree-read", add_homes)
     app.connect("missing-reference", show_as_code)
     app.connect("html-page-context", lead_on)
+    app.connect("html-page-context", mend_signatures)
+    app.add_css_file("reference.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
