@@ -1,6 +1,7 @@
 // The map: which pairs of learning rate and initial scale train, without BN and with it.
 import { change, html, show } from "./draw.js";
 import { land } from "./land_records.js";
+import { look, startRace, stepRace } from "./race_run.js";
 import { choiceControl, isCalm } from "./shell.js";
 
 const LAND_ARMS = ["without", "with"];
@@ -8,6 +9,7 @@ const ARM_WORDS = { without: "Without BN", with: "With BN", difference: "Gain" }
 const ACTIVATION_WORDS = { sigmoid: "sigmoid", tanh: "tanh", relu: "ReLU" };
 const DEPTH_WORDS = { 2: "Two", 4: "Four", 6: "Six" };
 const GAIN_STEPS = [3, 10, 20, 40];
+const LIVE_BUDGET = 6; // milliseconds of a frame
 const PAIRS = land.scales.length * land.rates.length;
 
 /** What the record says of one cell: median, lowest and highest accuracy of the runs, in percent. */
@@ -66,22 +68,25 @@ export const settingsMap = {
     show: "six",
     says: ({ counts }) => `At ${counts.with} of ${PAIRS}. But the largest rates and the smallest scales are still lost.`,
   },
+  restart: ["activation", "depth", "rate", "scale"],
   tries: [
     { text: "Find a setting that trains without BN only.", done: ({ cell, threshold }) => cell.without.median >= threshold && cell.with.median < threshold },
     { text: "Find a setting that trains in neither.", done: ({ cell, threshold }) => LAND_ARMS.every((arm) => cell[arm].high < threshold) },
-    { text: "Press a cell, and see it run in the race.", done: ({ live }) => Boolean(live?.ended) },
+    { text: "Press a cell, and see whether a live run agrees.", done: ({ live }) => Boolean(live?.ended) },
   ],
 
-  derive(settings) {
+  start: () => ({ live: null }),
+  derive(settings, { live }) {
     const cells = { without: mediansOf(settings, "without"), with: mediansOf(settings, "with") };
     const best = { without: Math.max(...cells.without), with: Math.max(...cells.with) };
-    return { cells, counts: landCounts(settings), best, ...ofCell(settings) };
+    return { cells, counts: landCounts(settings), best, cell: ofCell(settings), live };
   },
-  sentence({ activation, depth, counts, best, cell, rate, scale }) {
+  sentence({ activation, depth, counts, best, cell, live, rate, scale }) {
     const layers = `${DEPTH_WORDS[depth]} layers of ${ACTIVATION_WORDS[activation]}`;
     return `${layers}: ${counts.without} of ${counts.of} settings train without BN, ${counts.with} with it; ` +
       `the best reach ${best.without}% and ${best.with}%. ` +
-      `Rate ${rate}, scale ${scale}: ${cell.without.median}% without BN, ${cell.with.median}% with it.`;
+      `Rate ${rate}, scale ${scale}: ${cell.without.median}% without BN, ${cell.with.median}% with it.` +
+      (live?.ended ? ` Live, run ${live.seed}: ${live.without}% and ${live.with}%.` : "");
   },
   picture: drawMap,
 };
@@ -92,19 +97,9 @@ export function raceOf({ activation, depth, rate, scale }) {
   return { data: "circles", order: "shuffled", activation, depth, rate, scale, steps, batch, noise, momentum };
 }
 
-/** One cell in both arms, and what the race on this page says of it. */
+/** One cell in both arms. */
 function ofCell(settings) {
-  return { cell: { without: landCell(settings, "without"), with: landCell(settings, "with") }, live: liveRun(settings) };
-}
-
-/** The race on this page, if it is set to the cell; its outcome, if it has ended. */
-function liveRun(settings) {
-  const race = globalThis.document?.getElementById("race")?.state;
-  const isSet = race?.step && Object.entries(raceOf(settings)).every(([key, value]) => race[key] === value);
-  if (!isSet) return null;
-  const { seed, ended, accuracy } = race;
-  const percent = (share) => (ended ? Math.round(100 * share) : null);
-  return { seed, ended, without: percent(accuracy.without), with: percent(accuracy.use) };
+  return { without: landCell(settings, "without"), with: landCell(settings, "with") };
 }
 
 /** How dark a cell is, 0 to 4; 4 is land. */
@@ -120,6 +115,8 @@ function drawMap(place, api) {
   const maps = html("div", { class: "bn-maps" }, ...Object.values(tables).map(({ element }) => element));
   place.append(views.element, maps, key, readout);
   let pointed = null;
+  let current = null; // holds the live run of the cell
+  let filled = ""; // the settings whose numbers stand in the cells
 
   const cellAt = (target) => {
     const button = target.closest?.("button[data-cell]");
@@ -135,8 +132,10 @@ function drawMap(place, api) {
   maps.addEventListener("click", (event) => {
     const cell = cellAt(event.target);
     if (!cell) return;
+    const { live, rate, scale } = api.figure.state;
+    const seed = live && rate === cell.rate && scale === cell.scale ? (live.seed % land.seeds.length) + 1 : 1;
     api.set(cell);
-    runInRace(api.figure.state);
+    runLive({ ...raceOf(api.figure.state), seed });
   });
   maps.addEventListener("keydown", (event) => {
     const next = neighbor(event, api.figure.state);
@@ -144,10 +143,31 @@ function drawMap(place, api) {
     event.preventDefault();
     event.target.closest("table").querySelector(`[data-scale="${next.scale}"][data-rate="${next.rate}"]`).focus();
   });
-  document.getElementById("race")?.addEventListener("bn:change", () => {
-    const [shown, now] = [api.figure.state.live, liveRun(api.figure.state)].map((live) => JSON.stringify(live));
-    if (shown !== now) api.set({}, false);
+  // The link sets the race by itself; here it is started.
+  readout.addEventListener("click", (event) => {
+    if (event.target.closest("a") && !isCalm()) document.getElementById("race").play?.();
   });
+
+  /** Run a cell, a few milliseconds of each frame. */
+  function runLive(settings) {
+    const { seed, steps } = settings;
+    const [map, run] = [current, startRace(settings)];
+    map.run = run;
+    map.live = { seed, ended: false };
+    const go = () => {
+      if (current.run !== run) return;
+      for (const stop = performance.now() + LIVE_BUDGET; run.step < steps && performance.now() < stop;) stepRace(run, settings);
+      if (run.step < steps) {
+        requestAnimationFrame(go);
+        return;
+      }
+      const { without, use } = look(run).accuracy;
+      map.live = { seed, ended: true, without: Math.round(100 * without), with: Math.round(100 * use) };
+      api.set({});
+    };
+    api.set({}, false);
+    requestAnimationFrame(go);
+  }
 
   function mark(state) {
     const isAt = (cell, scale, rate) => cell?.scale === scale && cell?.rate === rate;
@@ -158,18 +178,25 @@ function drawMap(place, api) {
       }
     }
     const other = pointed && !isAt(state, pointed.scale, pointed.rate);
-    readout.replaceChildren(...readoutOf(other ? { ...state, ...pointed, ...ofCell({ ...state, ...pointed }) } : state, !other));
+    readout.replaceChildren(...readoutOf(other ? { ...state, ...pointed, live: null } : state, !other));
   }
 
-  return (state) => {
-    views.update(state);
-    change(place, { "data-view": state.view });
+  function fill(state) {
     key.replaceChildren(...shadesKey(state.threshold));
-    for (const [name, { element, caption, buttons }] of Object.entries(tables)) {
-      change(element, { "data-shown": name === state.view });
+    for (const [name, { caption, buttons }] of Object.entries(tables)) {
       caption.replaceChildren(...captionOf(name, state));
       for (const one of buttons) fillCell(one, name, state);
     }
+  }
+
+  return (state, run) => {
+    current = run;
+    views.update(state);
+    change(place, { "data-view": state.view });
+    for (const [name, { element }] of Object.entries(tables)) change(element, { "data-shown": name === state.view });
+    const { activation, depth, threshold } = state;
+    if (filled !== `${activation} ${depth} ${threshold}`) fill(state);
+    filled = `${activation} ${depth} ${threshold}`;
     mark(state);
   };
 }
@@ -215,7 +242,9 @@ function fillCell({ button, scale, rate, i }, name, { cells, threshold }) {
 }
 
 /** Below the maps: the numbers of one cell in both arms, and those of the live run. */
-function readoutOf({ scale, rate, cell, live }, isChosen) {
+function readoutOf(state, isChosen) {
+  const { scale, rate, live } = state;
+  const cell = ofCell(state);
   const number = (value, key) =>
     html("span", isChosen ? { "data-key": key, "data-digits": 0 } : {}, String(value));
   const row = (arm) => html("tr", {},
@@ -227,8 +256,14 @@ function readoutOf({ scale, rate, cell, live }, isChosen) {
   const table = html("table", {},
     html("thead", {}, html("tr", {}, ...heads.map((text) => html("th", { scope: "col" }, text)))),
     html("tbody", {}, ...LAND_ARMS.map(row)));
-  if (!document.getElementById("race")) return [table];
-  return [table, html("p", {}, "Press a cell, and it runs live in ", html("a", { href: "#race" }, "the race"), ".")];
+  const watch = document.getElementById("race") ? [" Or watch it ", html("a", { "data-sets": "race", href: linkToRace(state) }, "in the race"), "."] : [];
+  return [table, html("p", {}, "Press a cell to run it here, once more for another run.", ...watch)];
+}
+
+/** The address of this page with the race set to a cell. */
+function linkToRace(state) {
+  const query = Object.entries({ ...raceOf(state), seed: state.live?.seed ?? land.seeds[0] });
+  return `?${query.map(([key, value]) => `race.${key}=${value}`).join("&")}#race`;
 }
 
 /** What the shades mean: their two ends. */
@@ -259,13 +294,4 @@ function neighbor({ key }, { scale, rate }) {
   if (!move) return null;
   const along = (values, value, by) => values[values.indexOf(value) + by] ?? value;
   return { scale: along(land.scales, scale, move[0]), rate: along(land.rates, rate, move[1]) };
-}
-
-/** Run a cell in the race on this page: at once where motion is not welcome, else when it is seen. */
-function runInRace(state) {
-  const race = document.getElementById("race");
-  if (!race?.set) return;
-  race.set({ ...raceOf(state), seed: land.seeds[0] });
-  if (isCalm()) race.advance(land.steps);
-  else race.play();
 }
