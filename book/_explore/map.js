@@ -1,7 +1,7 @@
 // The map: which pairs of learning rate and initial scale train, without BN and with it.
 import { change, html, show } from "./draw.js";
 import { land } from "./land_records.js";
-import { look, startRace, stepRace } from "./race_run.js";
+import { look, startRace, trainRace } from "./race_run.js";
 import { choiceControl, isCalm } from "./shell.js";
 
 const LAND_ARMS = ["without", "with"];
@@ -156,7 +156,7 @@ function drawMap(place, api) {
     map.live = { seed, ended: false };
     const go = () => {
       if (current.run !== run) return;
-      for (const stop = performance.now() + LIVE_BUDGET; run.step < steps && performance.now() < stop;) stepRace(run, settings);
+      for (const stop = performance.now() + LIVE_BUDGET; run.step < steps && performance.now() < stop;) trainRace(run, settings);
       if (run.step < steps) {
         requestAnimationFrame(go);
         return;

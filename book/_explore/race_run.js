@@ -35,7 +35,7 @@ function forEachReading(make) {
 }
 
 /** One step of both lanes; a lane whose loss is no number has diverged and stays as it is. */
-export function stepRace(run, { rate }) {
+export function trainRace(run, { rate }) {
   if (run.step) nextBatch(run.batches);
   const { x, y, size } = run.batches;
   run.step += 1;
@@ -44,6 +44,11 @@ export function stepRace(run, { rate }) {
     train(lane.net, x, y, size, rate);
     if (!Number.isFinite(lane.net.loss)) lane.diverged = run.step;
   }
+}
+
+/** One step of both lanes, and every tenth a look. */
+export function stepRace(run, settings) {
+  trainRace(run, settings);
   if (run.step % EVERY === 0) look(run);
 }
 
