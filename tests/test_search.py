@@ -201,6 +201,7 @@ def test_the_page_of_results_answers_and_is_accessible(visit, theme):
     first = page.locator(".bn-search-page .bn-search-results a").first
     first.wait_for(timeout=10_000)
     assert "/notebooks/07_" in first.evaluate("(link) => link.href")
+    assert first.evaluate("(link) => getComputedStyle(link).display") == "block"  # search.css
     found = Axe().run(page, context=".bn-search-page")["violations"]
     assert not found, [(one["id"], one["nodes"][0]["html"]) for one in found]
     page.set_viewport_size({"width": 320, "height": 700})

@@ -43,12 +43,12 @@ GREEK |= {"delta": "δ", "eta": "η", "theta": "θ", "rho": "ρ", "sigma": "σ"}
 ASIDES = re.compile(
     r"what-(you-ll-(learn|need)|we-saw)|evidence|exercise|further-reading|versions$|where-the-records"
 )
-# A field is turned to, or the page of results is opened: fetch the search, once.
+# A field is turned to: fetch the search, once. Its own page asks for it by itself.
 LOADER = """{
-  let asked = false;
-  const load = () => {
-    if (asked) return;
-    asked = true;
+  const ask = (event) => {
+    if (!event.target.closest?.(".bd-search")) return;
+    removeEventListener("focusin", ask);
+    if (document.querySelector(".bn-search-page")) return;
     for (const name of ["search-entries", "search"]) {
       const script = document.createElement("script");
       script.src = `${document.documentElement.dataset.content_root}_static/${name}.js`;
@@ -56,8 +56,7 @@ LOADER = """{
       document.head.append(script);
     }
   };
-  addEventListener("focusin", (event) => event.target.closest?.(".bd-search") && load());
-  addEventListener("DOMContentLoaded", () => document.querySelector(".bn-search-page") && load());
+  addEventListener("focusin", ask);
 }"""
 
 
