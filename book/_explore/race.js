@@ -54,7 +54,7 @@ const stories = [
     id: "bad-in-use", small: true, label: "Good in training, bad in use",
     set: { activation: "tanh", rate: 0.1, momentum: 0.999, steps: 200 },
     before: "Moving statistics that keep 99.9% of the past in each step, after 200.",
-    after: () => `They still hold their made-up beginning. ${medians("bad-in-use")}; `
+    after: () => `The moving statistics still hold their made-up beginning. ${medians("bad-in-use")}; `
       + `by the statistics of a batch ${median("bad-in-use", "withBNBatch")}.`,
   },
   {
