@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
+from browser import NO_BROWSER
 from explore import extension, js  # noqa: F401
 
 from bnutils import network, norm
@@ -368,3 +370,35 @@ def test_the_state_is_plain_and_the_table_has_every_hundred_steps(told):
     assert run["table"]["rows"][-1][1:] == [f"{shown['without']}%", f"{shown['with']}%"]
     assert run["sentence"] == f"Step 600: without BN {shown['without']}%, with BN {shown['with']}%."
     json.dumps(run["state"], allow_nan=False)
+
+
+SHADES = """one => [[20, 20], [1, 1]].map(([x, y]) =>
+  one.getContext("2d").getImageData(x, y, 1, 1).data[3])"""
+
+
+@NO_BROWSER
+def test_the_picture_shows_what_the_networks_say(visit):
+    page = visit("notebooks/01_motivation.html", width=390)
+    page.locator("#race[data-ready=true]").wait_for(state="attached")
+    page.evaluate("document.getElementById('race').advance(600)")
+    without, with_bn = (
+        page.locator(f"#race .bn-lane-{arm} canvas").evaluate(SHADES) for arm in ARMS
+    )
+    assert abs(without[0] - without[1]) < 20  # stuck: the same everywhere
+    assert with_bn[0] > 100 > 40 > with_bn[1]  # the inner circle is the filled class
+    for arm in ARMS:
+        line = page.locator(f"#race path.bn-line.bn-line-{arm}").get_attribute("d")
+        assert line.count("L") == 60
+    layers = page.locator("#race .bn-lane-with .bn-layers")
+    assert layers.is_hidden()
+    page.get_by_role("button", name="What enters each layer").click()
+    assert layers.locator("path.bn-band").count() == 4
+    heights = layers.locator("path.bn-band").evaluate_all(
+        "all => all.map((one) => one.getBBox().height)"
+    )
+    assert min(heights) > 2
+    page.evaluate("document.getElementById('race').set({depth: 8, scale: 30, activation: 'relu'})")
+    page.evaluate("document.getElementById('race').advance(20)")
+    said = page.locator("#race .bn-lane-without .bn-diverged").text_content()
+    assert re.fullmatch(r"Diverged at step \d+", said)
+    assert not page.troubles

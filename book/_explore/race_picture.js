@@ -16,13 +16,14 @@ export function racePicture(place, { figure, id }, bandsOf) {
   const toggle = html("button", { type: "button", class: "bn-show-layers", "aria-pressed": "false" }, "What enters each layer");
   const box = html("div", { class: "bn-lanes" }, lanes.without.element, lanes.with.element);
   toggle.addEventListener("click", () => {
-    const open = box.toggleAttribute("data-layers");
+    const open = place.toggleAttribute("data-layers");
     change(toggle, { "aria-pressed": String(open) });
     redraw();
   });
   const explained = html("p", { class: "bn-note" },
-    "Tinted: where a network sees the class of the filled dots. Bands beside it: what enters the first unit of ",
-    "each layer, for the middle 70% of the points, from −3 to 3. Shaded below: ten recorded runs.");
+    "Tinted: where a network sees the class of the filled dots. ",
+    html("span", { class: "bn-of-layers" }, "Bands: what enters the first unit of each layer, for the middle 70% of the points, from −3 to 3. "),
+    "Shaded in the chart: ten recorded runs.");
   place.append(box, toggle, chart.element, explained);
 
   let last = null;
