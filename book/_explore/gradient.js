@@ -1,6 +1,5 @@
 // E4: the gradient through the batch, as a sum that loses parts and step by step through the graph.
 import { change, html, pathOf, show, svg } from "./draw.js";
-import { batchNorm, batchNormGrad } from "./norm.js";
 
 const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
 
@@ -35,29 +34,22 @@ export function throughGraph(x, dy, gamma, epsilon) {
   };
 }
 
-/** What is left of dy after each term of the closed form. */
-export function lostParts(x, dy, gamma, epsilon) {
+/** All that the figure of these settings shows: the nodes, and what each term leaves of dy. */
+export function gradientState({ x, dy: given, gamma, epsilon, stage }) {
   const m = x.length;
-  const { xHat, inverse } = batchNorm(x, gamma, 0, epsilon);
-  const { dx, dgamma, dbeta } = batchNormGrad(dy, xHat, inverse, gamma);
+  const dy = x.map((_, i) => given[i] ?? 0);
+  const values = throughGraph(x, dy, gamma, epsilon);
+  const { xHat, dgamma, dbeta } = values;
   const meanDy = dbeta / m;
   const alongXHat = dgamma / m;
   const centered = dy.map((value) => value - meanDy);
   const left = centered.map((value, i) => value - xHat[i] * alongXHat);
-  return { meanDy, alongXHat, centered, left, factor: gamma * inverse, dx };
-}
-
-/** All that the figure of these settings shows. */
-export function gradientState({ x, dy: given, gamma, epsilon, stage }) {
-  const dy = x.map((_, i) => given[i] ?? 0);
-  const values = throughGraph(x, dy, gamma, epsilon);
-  const { meanDy, alongXHat, centered, left, factor, dx } = lostParts(x, dy, gamma, epsilon);
-  const sumDx = sumOf(dx);
-  const dotXHat = sumOf(dx.map((value, i) => value * values.xHat[i]));
-  const { dgamma, dbeta } = values;
+  const factor = gamma * values.s;
+  const dx = left.map((value) => factor * value);
+  const dotXHat = sumOf(dx.map((value, i) => value * xHat[i]));
   return {
-    dy, m: x.length, node: stageName(stage), values, meanDy, alongXHat, centered, left, factor,
-    dx, dgamma, dbeta, sumDx, dotXHat,
+    dy, m, node: stageName(stage), values, meanDy, alongXHat, centered, left, factor,
+    dx, dgamma, dbeta, sumDx: sumOf(dx), dotXHat,
   };
 }
 
@@ -93,12 +85,10 @@ export function stageSentence({ stage, values, gamma, epsilon, m }) {
 
 /** The outcome in a sentence. */
 export function gradientSentence(state) {
-  const { stage, m, dy, dx, gamma, epsilon, dgamma, values } = state;
-  const name = stageName(stage);
+  const { m, dy, dx, gamma, epsilon, dgamma, values } = state;
   if (values.variance + epsilon === 0) {
     return "All x are equal and ε is 0: BN would divide by zero. Take a larger ε.";
   }
-  if (stage < 12) return `${name[0].toUpperCase()}${name.slice(1)}. ${stageSentence(state)}`;
   const most = Math.max(...dx.map(Math.abs));
   if (dy.every((value) => value === 0)) return "The loss cares about no example: dy is 0.";
   if (gamma === 0) return `γ is 0: no x gets a gradient. γ itself does, ${show(dgamma, 3)}.`;
@@ -108,8 +98,8 @@ export function gradientSentence(state) {
   const cares = dy.filter((value) => value !== 0).length;
   const got = dx.filter((value) => Math.abs(value) >= 5e-4).length;
   const numbers = dx.map((value) => show(value, 3)).join(", ");
-  return `The loss cares about ${cares} of ${m} examples, and ${got} of ${m} x get a gradient: `
-    + `${numbers}. They sum to ${show(state.sumDx, 3)}.`;
+  return `The loss cares about ${cares} of ${m} examples. A gradient reaches ${got} of ${m} x: `
+    + `dx = ${numbers}. Their sum is ${show(state.sumDx, 3)}.`;
 }
 
 // Each line of the sheet: what it shows, from which stage on, and by which way it came. The name
@@ -118,7 +108,7 @@ const LINES = [
   { node: "x", head: "x", row: "x", digits: 1, at: 0 },
   { head: "dr", name: "by center", row: "values.ofCenter", at: 11, way: "direct" },
   { head: "+ dμ / m", name: "by mean", row: "values.ofMean", at: 12, way: "mean" },
-  { head: "= dx", row: "dx", at: 12, way: "sum" },
+  { head: "= dx", row: "values.dx", at: 12, way: "sum" },
   { node: "mean", step: 6, name: "mean", head: "μ = ⟨x⟩", one: "values.mean", digits: 2, at: 1,
     by: "dμ", two: "values.dMean", then: 11, way: "mean" },
   { node: "r", step: 5, name: "center", head: "r = x − μ", row: "values.r", digits: 2, at: 2 },
@@ -173,13 +163,13 @@ function sheet(m) {
     const d = bowed
       ? `M22 ${top}Q6 ${top} 6 ${top + 16}V${bottom - 16}Q6 ${bottom} 22 ${bottom}`
       : pathOf([[27, top + 5], [27, bottom - 5]]);
-    const tip = (y, up) => (bowed ? `M16 ${y - 4}L22 ${y}L16 ${y + 4}` : `M23 ${y - up}L27 ${y + up / 5}L31 ${y - up}`);
+    const tip = (y, up) => (bowed ? `M16 ${y - 4}L22 ${y}L16 ${y + 4}` : `M23 ${y - 11 * up}L27 ${y - 5 * up}L31 ${y - 11 * up}`);
     const head = svg("path");
     const group = svg("g", { "data-way": way }, svg("path", { d }), head);
     graph.append(group);
     return (stage) => {
       group.classList.toggle("bn-now", stage === forward || stage === backward);
-      change(head, { d: stage < backward ? tip(bottom, 11) : tip(top, -11) });
+      change(head, { d: stage < backward ? tip(bottom, 1) : tip(top, -1) });
     };
   });
   for (const line of LINES) {
@@ -244,7 +234,7 @@ function bars(m, api) {
     panel("dy", "gradient at y: drag", indices.map((i) => row(i, "dy", 1, dy[i], ofDy[i]))),
     panel("less its mean", html("span", {}, "⟨dy⟩ = ", cell("meanDy", 3)),
       indices.map((i) => row(i, "centered", 3, lostMean[i], centered[i])), "mean"),
-    panel("less its part along x̂", html("span", {}, "⟨dy x̂⟩ = ", cell("alongXHat", 3)),
+    panel("less its part along\u00a0x̂", html("span", {}, "⟨dy x̂⟩ = ", cell("alongXHat", 3)),
       indices.map((i) => row(i, "left", 3, lostPart[i], left[i])), "variance"),
     panel("times γ s: dx", factor, indices.map((i) => row(i, "dx", 3, dx[i])), "sum"));
   return {
@@ -277,10 +267,11 @@ function gradientPicture(place, api) {
   const next = button("Next", ({ stage }) => ({ stage: stage === 12 ? 0 : stage + 1 }));
   const slider = thumb("Step", gradient.settings.stage, (stage, commit) => api.set({ stage }, commit));
   const [where, what] = [html("b"), html("span")];
+  const told = html("p", {}, where, what);
   const boxes = [html("div"), html("div")];
   place.append(boxes[0], html("div", { class: "bn-count" }, less, more),
     html("p", { class: "bn-head" }, "Step by step through the graph"),
-    html("div", { class: "bn-walk" }, back, slider, next, html("p", {}, where, what)), boxes[1]);
+    html("div", { class: "bn-walk" }, back, slider, next, told), boxes[1]);
   let built = 0;
   let parts = [];
   return (state) => {
@@ -296,6 +287,8 @@ function gradientPicture(place, api) {
     next.textContent = state.stage === 12 ? "From the start" : "Next";
     slider.value = state.stage;
     change(slider, { "aria-valuetext": stageName(state.stage) });
+    change(told, { "aria-live": slider.dataset.stage === `${state.stage}` ? "off" : "polite" });
+    slider.dataset.stage = state.stage;
     where.textContent = `${stageName(state.stage)}. `;
     what.textContent = stageSentence(state);
   };
@@ -320,7 +313,7 @@ export const gradient = {
     { id: "one", label: "One cares", set: CARES,
       says: "The loss cares about example 1 alone. All four share its mean and its spread, so all four get a gradient." },
     { id: "alike", label: "All care alike", set: { dy: [1, 1, 1, 1] },
-      says: "All four outputs shall move alike. BN subtracts their mean, so they can't: nothing passes." },
+      says: "The loss wants all four outputs moved alike. BN subtracts their mean, so they can't be: nothing passes." },
     { id: "stretch", label: "A stretch", set: { dy: [-1.4, -0.2, 0.2, 1.4] },
       says: "dy points along x̂: it asks for a wider batch. BN divides by the spread, so that can't be: nothing passes, up to epsilon." },
     { id: "two", label: "Two examples", set: { x: [3, 9], dy: [1, 0] },

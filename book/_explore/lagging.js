@@ -40,16 +40,16 @@ function trueMeanAt(k, { mean, sd, drift, updates, held }) {
 
 /**
  * The moving statistics after each update, from 0 and 1, and what each batch gave.
- * Where `last` is "one", every third batch has one example, whose variance is 0.
+ * Where `alone` is set, every third batch has one example, whose variance is 0.
  */
 export function movingStatistics(settings) {
-  const { momentum, updates, sd, batches, size, last } = settings;
-  const drawn = batches === "noisy" ? drawnBatches(size, updates) : null;
+  const { momentum, updates, sd, noisy, size } = settings;
+  const drawn = noisy ? drawnBatches(size, updates) : null;
   const batchMeans = [];
   const movingMeans = [0];
   const movingVariances = [1];
   for (let k = 0; k < updates; k += 1) {
-    const alone = last === "one" && k % 3 === 2;
+    const alone = settings.alone && k % 3 === 2;
     const offset = drawn ? (alone ? drawn.alone : drawn.means)[k] : 0;
     const spread = alone ? 0 : drawn ? drawn.variances[k] : 1;
     batchMeans.push(trueMeanAt(k + 1, settings) + sd * offset);
@@ -66,9 +66,8 @@ function normalized(x, mean, variance) {
 
 /** All that the figure of these settings shows. Outputs are without gamma and beta. */
 export function laggingState(settings) {
-  const { momentum, updates, mean, sd, drift, z, source, batches, size } = settings;
+  const { momentum, updates, mean, sd, drift, z, recomputed, noisy, size } = settings;
   const { batchMeans, movingMeans, movingVariances } = movingStatistics(settings);
-  const recomputed = source === "recomputed";
   const trueMean = trueMeanAt(updates, settings);
   const movingMean = recomputed ? trueMean : movingMeans[updates];
   const movingVariance = recomputed ? sd * sd : movingVariances[updates];
@@ -76,7 +75,7 @@ export function laggingState(settings) {
   const madeUp = recomputed ? 0 : momentum ** updates;
   const older = recomputed ? 0 : Math.max(momentum ** Math.min(updates, RECENT) - madeUp, 0);
   const x = trueMean + z * sd;
-  const drawn = batches === "noisy" && updates ? drawnBatches(size, updates) : null;
+  const drawn = noisy && updates ? drawnBatches(size, updates) : null;
   const batchMean = trueMean + (drawn ? sd * drawn.means[updates - 1] : 0);
   const batchVariance = sd * sd * (drawn ? drawn.variances[updates - 1] : 1);
   const outputTraining = normalized(x, batchMean, batchVariance);
@@ -87,10 +86,8 @@ export function laggingState(settings) {
   const top = Math.max(trueMeanAt(until, settings), mean) + 1.4 * sd;
   return {
     trueMean, movingMean, movingVariance, madeUp, recent: 1 - madeUp - older, older,
-    forgottenAfter: updatesUntil(0.01, momentum),
     lag: (trueMean - movingMean) / sd,
     lateBy: momentum / (1 - momentum),
-    steadyLag: (drift * momentum) / (1 - momentum),
     outputTraining, outputInference, gap: outputInference - outputTraining,
     outputMean: normalized(trueMean, movingMean, movingVariance),
     outputSd: sd * inverseStd(movingVariance, EPSILON),
@@ -100,14 +97,14 @@ export function laggingState(settings) {
       top: Math.max(1.5, top),
       truth: [0, Math.max(updates - settings.held, 0), until].map((k) => [k, trueMeanAt(k, settings)]),
       moving: times.map((k) => [k, movingMeans[k], Math.sqrt(movingVariances[k])]),
-      batches: batches === "noisy" ? times.filter((k) => k).map((k) => [k, batchMeans[k - 1]]) : [],
+      batches: noisy ? times.filter((k) => k).map((k) => [k, batchMeans[k - 1]]) : [],
     },
   };
 }
 
 /** A share of 1 as percent. */
 function percent(share) {
-  return `${show(100 * share, share > 0 && share < 0.0995 ? 1 : 0)}%`;
+  return `${show(100 * share, share >= 0.0005 && share < 0.0995 ? 1 : 0)}%`;
 }
 
 /** The outcome in a sentence. */
@@ -116,7 +113,7 @@ export function laggingSentence(state) {
   const side = z > 0 ? "above" : "below";
   const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
   const comes = `${example} comes out at ${show(state.outputInference)} instead of ${show(state.outputTraining)}.`;
-  if (state.source === "recomputed") return `Recomputed with these weights: nothing is made up or late. ${comes}`;
+  if (state.recomputed) return `Recomputed with these weights: nothing is made up or late. ${comes}`;
   const after = `After ${updates} update${updates === 1 ? "" : "s"} at momentum ${momentum} ${percent(madeUp)} is made up`;
   const late = state.drift && madeUp < 0.01 ? `, and the moving mean is ${show(lag)} sd late` : "";
   return `${after}${late}: the moving mean is ${show(movingMean)}, the true one ${show(trueMean)}. ${comes}`;
@@ -166,7 +163,7 @@ function timeChart() {
 
   return {
     element,
-    draw({ chart, sd, updates, source, movingMean, movingVariance }) {
+    draw({ chart, sd, updates, recomputed, movingMean, movingVariance }) {
       const toX = linear([0, chart.until], [0, 100]);
       const toY = linear([chart.bottom, chart.top], [100, 0]);
       const ticks = ticksBetween(chart.bottom, chart.top);
@@ -188,11 +185,11 @@ function timeChart() {
         put(label, toX(one), 100);
         return label;
       }));
-      put(ofTruth, 100, toY(chart.truth[2][1] + sd), "true");
+      put(ofTruth, 0, toY(chart.truth[0][1] + sd), "true");
       const spread = Math.sqrt(movingVariance);
       change(used, { d: pathOf([movingMean - spread, movingMean + spread].map((value) => [toX(updates), toY(value)])) });
       const right = updates > 0.6 * chart.until;
-      put(ofMoving, toX(updates), Math.min(toY(movingMean - spread), 92), source);
+      put(ofMoving, toX(updates), Math.min(toY(movingMean - spread), 92), recomputed ? "recomputed" : "moving");
       ofMoving.classList.toggle("bn-left", right);
       put(ofNow, toX(updates), 0, `now: ${updates}`);
       ofNow.classList.toggle("bn-left", right);
@@ -244,13 +241,13 @@ function memory() {
   return {
     element: html("div", { class: "bn-memory" }, html("p", {}, "The memory", late),
       html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
-    draw({ madeUp, recent, older, updates, source, lateBy }) {
-      const isLate = source === "moving" && madeUp < 0.01;
+    draw({ momentum, madeUp, recent, older, updates, recomputed, lateBy }) {
+      const isLate = !recomputed && madeUp < 0.01;
       late.textContent = isLate ? `, on average ${show(lateBy, 0)} updates late` : "";
       [madeUp, recent, older].forEach((share, i) => { bits[i].style.width = `${100 * share}%`; });
-      const fresh = source === "recomputed" ? "all data, with these weights"
+      const fresh = recomputed ? "all data, with these weights"
         : updates > RECENT ? `the last ${RECENT} updates` : "the updates so far";
-      labels[0].textContent = `made up: ${percent(madeUp)}`;
+      labels[0].textContent = `made up: ${percent(madeUp)} (after ${updatesUntil(0.01, momentum)} updates 1%)`;
       labels[1].textContent = `${fresh}: ${percent(recent)}`;
       labels[2].textContent = `older: ${percent(older)}`;
     },
@@ -299,15 +296,12 @@ export const lagging = {
     updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
     drift: { kind: "range", label: "Drift, in sd an update", start: 0, min: 0, max: 0.1, step: 0.005 },
     z: { kind: "range", label: "The example, in sd from the true mean", start: 0, min: -3, max: 3, step: 0.5 },
-    source: { kind: "choice", label: "Prediction uses", start: "moving", values: ["moving", "recomputed"],
-      words: { moving: "the moving statistics", recomputed: "recomputed ones" } },
+    recomputed: { kind: "flag", label: "Recompute the statistics", start: false },
     mean: { kind: "range", label: "True mean μ", start: 10, min: -5, max: 20, step: 1, more: true },
     sd: { kind: "range", label: "True sd σ", start: 5, min: 0.2, max: 10, step: 0.2, more: true },
-    batches: { kind: "choice", label: "Batches", start: "exact", values: ["exact", "noisy"], more: true,
-      words: { exact: "as the true ones", noisy: "random examples" } },
-    size: { kind: "list", label: "Size of a noisy batch", start: 32, values: [2, 4, 8, 16, 32, 64], more: true },
-    last: { kind: "choice", label: "Every third batch has", start: "full", values: ["full", "one"], more: true,
-      words: { full: "as many examples", one: "one example" } },
+    noisy: { kind: "flag", label: "Batches are random examples", start: false, more: true },
+    size: { kind: "list", label: "Examples in such a batch", start: 32, values: [2, 4, 8, 16, 32, 64], more: true },
+    alone: { kind: "flag", label: "Every third batch is of one", start: false, more: true },
     held: { kind: "range", label: "Weights held still for", start: 0, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
   },
   presets: [
@@ -321,9 +315,9 @@ export const lagging = {
       says: "44 updates do what takes 459 at momentum 0.99." },
     { id: "moving", label: "Weights that move", set: { drift: 0.01, updates: 600 },
       says: "The start is forgotten. But the weights go on changing, and the true mean with them: the average stays 99 updates behind." },
-    { id: "one", label: "A last batch of one", set: { last: "one", updates: 600, z: 1 },
+    { id: "one", label: "A last batch of one", set: { alone: true, updates: 600, z: 1 },
       says: "A batch of one has the variance 0, and counts like any other. A third of the moving variance is missing, so outputs come out too wide." },
-    { id: "recomputed", label: "Recomputed", set: { updates: 15, source: "recomputed" },
+    { id: "recomputed", label: "Recomputed", set: { updates: 15, recomputed: true },
       says: "The weights held still, the statistics taken anew: nothing is made up, and nothing is late. No weight has changed." },
   ],
   bet: {
@@ -334,10 +328,10 @@ export const lagging = {
     says: ({ madeUp, updates, momentum }) => `${percent(madeUp)}: after ${updates} updates, ${momentum} to the power of ${updates} is left of the start.`,
   },
   tries: [
-    { text: "Move the updates until less than 1% is made up.", done: ({ momentum, madeUp, source }) => momentum === 0.99 && source === "moving" && madeUp < 0.01 },
+    { text: "Move the updates until less than 1% is made up.", done: ({ momentum, madeUp, recomputed }) => momentum === 0.99 && !recomputed && madeUp < 0.01 },
     { text: "Let the true mean drift, then hold the weights still for 500 batches.", done: ({ drift, held }) => drift > 0 && held >= 500 },
     { text: 'In "More settings" take noisy batches of 4, and a momentum of 0.5: the price of a short memory.',
-      done: ({ momentum, batches, size }) => momentum === 0.5 && batches === "noisy" && size <= 4 },
+      done: ({ momentum, noisy, size }) => momentum === 0.5 && noisy && size <= 4 },
   ],
   actions: [
     { label: "Train 10 times longer", set: ({ updates }) => ({ updates: Math.max(10 * updates, 1), held: 0 }) },
