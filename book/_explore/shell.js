@@ -20,7 +20,7 @@ function mount(definition, figure) {
   const live = figure.querySelector(".bn-live");
   const id = (name) => `${definition.id}-${name}`;
   let settings = startOf(definition.settings);
-  let run = definition.start?.(settings);
+  let run;
   let step = 0;
   let playing = false;
   let seen = false;
