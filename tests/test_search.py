@@ -123,6 +123,8 @@ def test_a_result_shows_the_words_in_their_sentence():
     text = "First comes something else. " * 9 + "Then it is the batch, and I wait. " + "More. " * 40
     pieces = run(f"return snippet({json.dumps(text)}, new Set(['it', 'batch']), 60);")
     assert [text for text, is_found in pieces if is_found] == ["it", "batch"]  # and no stray letter
+    numbers = run("return snippet('Of 1,500 or 10.5 or 21, it is 1.', new Set(['1']));")
+    assert [text for text, is_found in numbers if is_found] == ["1"]
     shown = "".join(text for text, _ in pieces)
     assert shown.startswith("… Then it is the batch")
     assert len(shown) <= 64

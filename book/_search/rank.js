@@ -20,7 +20,7 @@ const MEANS = {
 };
 const GREEK = { α: "alpha", β: "beta", γ: "gamma", ε: "epsilon", λ: "lambda", μ: "mu", σ: "sigma" };
 
-/** The words of a text, in lower case; a name such as use_bias is one. */
+/** The words of a text, in lower case; a name such as use_bias is one, and a number such as 1,500. */
 export function wordsOf(text) {
   let plain = text.toLowerCase().replaceAll("'", "");
   if (/[^\0-\x7f]/.test(plain)) {
@@ -29,7 +29,7 @@ export function wordsOf(text) {
       .replace(/[\u0300-\u036f’]/g, "")
       .replace(/[α-ω]/g, (letter) => ` ${GREEK[letter] ?? ""} `);
   }
-  return plain.match(/[a-z0-9]+(?:_[a-z0-9]+)*/g) ?? [];
+  return plain.match(/\d+(?:[.,]\d+)+|[a-z0-9]+(?:_[a-z0-9]+)*/g) ?? [];
 }
 
 /** What a word has in common with its other forms. */
@@ -108,7 +108,7 @@ function answers(index, word, isLast) {
   for (const means of MEANS[stem] ?? MEANS[word] ?? []) {
     for (const other of index.byStem.get(means) ?? []) add(other, LIKE.means);
   }
-  if (isLast || word.length > 3) {
+  if (/\D/.test(word) && (isLast || word.length > 3)) {
     for (const other of index.vocabulary) if (other.startsWith(word)) add(other, LIKE.begins);
   }
   if (found.size) return { found: [...found], typo: null };
@@ -213,11 +213,14 @@ function inARow(words) {
   return ` ${words.filter((word) => !GLUE.has(word)).map(stemOf).join(" ")} `;
 }
 
+/** Numbers, words, and what stands between them. */
+const PIECES = /\d+(?:[.,]\d+)+|[\p{L}\p{N}\p{M}_'’]+|[^\p{L}\p{N}\p{M}_'’]+/gu;
+
 /**
  * A piece of a text around the words that were found: [text, is it a word that was found][].
  */
 export function snippet(text, words, length = 150) {
-  const pieces = text.match(/[\p{L}\p{N}_\u0300-\u036f'’]+|[^\p{L}\p{N}_\u0300-\u036f'’]+/gu) ?? [];
+  const pieces = text.match(PIECES) ?? [];
   const isFound = pieces.map((piece) => wordsOf(piece).some((word) => words.has(word)));
   const rare = (piece) => Math.min(piece.length, 8);
   let best = 0, most = -1, end = 0, size = 0, value = 0;
