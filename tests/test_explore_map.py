@@ -146,8 +146,8 @@ def test_the_bet_has_the_right_answer(js, land):
 
 
 @pytest.fixture
-def page(browser):
-    """The map alone on a page that has a place called race."""
+def page(browser, tmp_path):
+    """The map and below it the race, on a page of their own."""
     context = browser.new_context(
         viewport={"width": 720, "height": 900}, reduced_motion="reduce", has_touch=False
     )
@@ -155,13 +155,19 @@ def page(browser):
     page.troubles = []
     page.on("pageerror", lambda error: page.troubles.append(str(error)))
     styles = (explorables.SOURCES.parent / "_static" / "explore.css").read_text(encoding="utf-8")
-    still = explorables.FIGURES["map"][2]()
-    page.set_content(
-        f"<!doctype html><meta name='viewport' content='width=device-width'><style>{styles}"
-        f"</style><body><figure class='bn-explorable' id='map'><div class='bn-frame'>"
-        f"<div class='bn-still'>{still}</div><div class='bn-live' hidden></div></div></figure>"
-        f"<div id='race'></div><script>{explorables.bundle(['map'])}</script>"
+    figures = "".join(
+        f"<figure class='bn-explorable' id='{name}'><div class='bn-frame'><div class='bn-still'>"
+        f"{still}</div><div class='bn-live' hidden></div></div></figure>"
+        for name, still in (("map", explorables.FIGURES["map"][2]()), ("race", ""))
     )
+    file = tmp_path / "map.html"
+    file.write_text(
+        "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<style>{styles}</style><body>{figures}"
+        f"<script>{explorables.bundle(['map', 'race'])}</script>",
+        encoding="utf-8",
+    )
+    page.goto(file.as_uri())
     page.wait_for_selector("#map[data-ready]")
     yield page
     assert not page.troubles
@@ -218,6 +224,14 @@ def test_a_cell_runs_live_and_its_outcome_stands_beside_the_record(page, land):
     state = page.evaluate("document.getElementById('map').state")
     said = f"Live, run 2: {state['live']['without']}% and {state['live']['with']}%."
     assert page.inner_text("#map output").endswith(said)
+    page.click(".bn-land-readout a")
+    ends = """
+      const race = document.getElementById("race");
+      race.advance(500);
+      const { step, ended, accuracy } = race.state;
+      return [step, ended, Math.round(100 * accuracy.without), Math.round(100 * accuracy.use)];"""
+    ran = page.evaluate(f"(() => {{ {ends} }})()")
+    assert ran == [500, True, state["live"]["without"], state["live"]["with"]]
     page.evaluate("document.getElementById('map').set({ rate: 1 })")
     assert page.evaluate(live) is None
 

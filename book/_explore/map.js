@@ -40,7 +40,7 @@ export const settingsMap = {
   id: "map",
   label: "The map",
   insight: "Where the settings are good, BN changes little. It widens the land: many more pairs of learning rate and initial scale train.",
-  describe: "Two tables of accuracy, without BN and with it. Each row is an initial scale, each column a learning rate.",
+  describe: "Two tables of accuracy, without BN and with it. Each row is an initial scale, each column a learning rate. Arrow keys move from cell to cell, Enter runs one.",
   settings: {
     activation: { kind: "choice", label: "Activation", start: land.opening.activation, values: land.activations, words: ACTIVATION_WORDS },
     depth: { kind: "choice", label: "Hidden layers", start: land.opening.depth, values: land.depths },
@@ -143,6 +143,7 @@ function drawMap(place, api) {
     event.preventDefault();
     event.target.closest("table").querySelector(`[data-scale="${next.scale}"][data-rate="${next.rate}"]`).focus();
   });
+
   // The link sets the race by itself; here it is started.
   readout.addEventListener("click", (event) => {
     if (event.target.closest("a") && !isCalm()) document.getElementById("race").play?.();
