@@ -247,7 +247,7 @@ function memory() {
       [madeUp, recent, older].forEach((share, i) => { bits[i].style.width = `${100 * share}%`; });
       const fresh = recomputed ? "all data, with these weights"
         : updates > RECENT ? `the last ${RECENT} updates` : "the updates so far";
-      labels[0].textContent = `made up: ${percent(madeUp)} (after ${updatesUntil(0.01, momentum)} updates 1%)`;
+      labels[0].textContent = `made up: ${percent(madeUp)} (1% after ${updatesUntil(0.01, momentum)} updates)`;
       labels[1].textContent = `${fresh}: ${percent(recent)}`;
       labels[2].textContent = `older: ${percent(older)}`;
     },
@@ -330,7 +330,7 @@ export const lagging = {
   tries: [
     { text: "Move the updates until less than 1% is made up.", done: ({ momentum, madeUp, recomputed }) => momentum === 0.99 && !recomputed && madeUp < 0.01 },
     { text: "Let the true mean drift, then hold the weights still for 500 batches.", done: ({ drift, held }) => drift > 0 && held >= 500 },
-    { text: 'In "More settings" take noisy batches of 4, and a momentum of 0.5: the price of a short memory.',
+    { text: 'In "More settings" take random batches of 4, and a momentum of 0.5: the price of a short memory.',
       done: ({ momentum, noisy, size }) => momentum === 0.5 && noisy && size <= 4 },
   ],
   actions: [
