@@ -309,6 +309,11 @@ def test_reasons_under_the_stories(told, js):  # noqa: F811
     small, usual, large = js(["settings.js", "race.js"], RACES + body)
     assert np.corrcoef(small, usual)[0, 1] > 0.95
     assert np.corrcoef(large, usual)[0, 1] > 0.95
+    land = load("land-of-circles")["accuracy"].sel(activation="tanh", depth=4, arm="without")
+    good = points.PRESETS["too-fast"]["rate"] / 10
+    assert land.sel(scale=1, rate=good).median("seed") > 0.95
+    left = points.PRESETS["bad-in-use"]["momentum"] ** points.PRESETS["bad-in-use"]["steps"]
+    assert f"beginning {100 * left:.0f}% is left" in told["bad-in-use"][0]["says"]
 
 
 def test_bets_are_settled_by_the_run(told):

@@ -18,13 +18,13 @@ function medians(id) {
 const stories = [
   {
     id: "stuck", small: true, label: "Stuck", set: {},
-    before: "Sigmoids in four layers, at a rate that is usual for them.",
+    before: "Four layers of sigmoids, at a rate of 0.5.",
     after: () => `Without BN, less and less of a point is left from layer to layer. ${medians("stuck")}.`,
   },
   {
     id: "too-fast", label: "Too fast", set: { activation: "tanh", rate: 3, steps: 300 },
-    before: "Tanh, with steps ten times as large as is good for it.",
-    after: () => `BN keeps what enters the activations where they bend. ${medians("too-fast")}.`,
+    before: "Tanh, at ten times a rate that is good for it.",
+    after: () => `With BN such steps do no lasting harm. ${medians("too-fast")}.`,
   },
   {
     id: "badly-started", label: "Badly started",
@@ -48,20 +48,20 @@ const stories = [
     id: "sorted", label: "Sorted",
     set: { activation: "relu", rate: 0.05, order: "sorted", steps: 800 },
     before: "Somebody forgot to shuffle: one batch holds one class, the next the other.",
-    after: () => `BN loses: it subtracts what a batch has in common, and that is its class. ${medians("sorted")}.`,
+    after: () => `BN loses: it subtracts what a batch has in common, and much of that is its class. ${medians("sorted")}.`,
   },
   {
     id: "bad-in-use", small: true, label: "Good in training, bad in use",
     set: { activation: "tanh", rate: 0.1, momentum: 0.999, steps: 200 },
-    before: "Moving statistics that keep 99.9% of the past in each step, after 200.",
-    after: () => `The moving statistics still hold their made-up beginning. ${medians("bad-in-use")}; `
+    before: "Moving statistics that keep 99.9% of the past in each of 200 steps.",
+    after: () => `Of their made-up beginning ${Math.round(100 * 0.999 ** 200)}% is left. ${medians("bad-in-use")}; `
       + `by the statistics of a batch ${median("bad-in-use", "withBNBatch")}.`,
   },
   {
     id: "half-way", label: "Half way there",
     set: { activation: "tanh", rate: 0.1, momentum: 0.99, steps: 300 },
-    before: "Moving statistics that keep 99%, as in Keras, after 300 steps.",
-    after: () => `The statistics have not quite arrived. ${medians("half-way")}; `
+    before: "Moving statistics that keep 99%, as in Keras, in each of 300 steps.",
+    after: () => `The moving statistics come late. ${medians("half-way")}; `
       + `by the statistics of a batch ${median("half-way", "withBNBatch")}.`,
   },
 ];
