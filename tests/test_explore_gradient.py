@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from browser import NO_BROWSER
 from explore import extension, stories
 
 from bnutils import norm
@@ -170,3 +171,32 @@ def test_what_is_to_be_tried_can_be_done_and_isnt_done_at_the_start(js):
     begun, *done = js(["gradient.js"], body, start=START, changes=changes)
     assert begun == [False] * 3
     assert done == np.eye(3, dtype=bool).tolist()
+
+
+@NO_BROWSER
+def test_steps_and_examples_come_and_go(visit):
+    page = visit("notebooks/02_the_math.html")
+    figure = page.locator("#gradient[data-ready=true]")
+    figure.wait_for(state="attached")
+    read = lambda: page.evaluate("document.getElementById('gradient').state")  # noqa: E731
+    press = lambda name: figure.get_by_role("button", name=name).click()  # noqa: E731
+
+    press("Back")
+    assert read()["stage"] == 11
+    assert figure.locator(".bn-walk p").text_content().startswith("backward 5 of 6: center. x gets")
+    hidden = figure.locator(".bn-sheet td.bn-later")
+    assert hidden.count() == 8  # the second contribution to x, and the sum
+    press("Next")
+    assert hidden.count() == 0
+    press("From the start")
+    assert read()["stage"] == 0
+    press("+ example")
+    assert read()["m"] == 5
+    assert len(read()["dx"]) == figure.locator(".bn-sheet tr").first.locator("td").count() == 5
+    for _ in range(3):
+        press("− example")
+    assert read()["m"] == 2
+    assert figure.get_by_role("button", name="− example").is_disabled()
+    figure.get_by_label("dy of example 2").focus()
+    page.keyboard.press("ArrowRight")
+    assert read()["dy"] == [1, 0.1]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from browser import NO_BROWSER
 from explore import extension, stories
 
 from bnutils import norm
@@ -217,3 +218,25 @@ def test_a_slip_is_noticed(js, monkeypatch, file, old, new):
     monkeypatch.setattr(explorables, "source_of", lambda name: slip if name == file else read(name))
     with pytest.raises(AssertionError):
         test_each_story_is_true_in_both_languages(js)
+
+
+@NO_BROWSER
+def test_a_key_moves_the_updates_by_one_at_least(visit):
+    page = visit("book/introduction.html")
+    page.locator("#lagging[data-ready=true]").wait_for(state="attached")
+    scrub = page.locator("#lagging .bn-scrub input")
+    scrub.focus()
+
+    def after(*keys):
+        for key in keys:
+            page.keyboard.press(key)
+        return page.evaluate("document.getElementById('lagging').state.updates")
+
+    assert after("ArrowRight") == 61
+    assert after("ArrowLeft", "ArrowLeft") == 59
+    assert after("Home") == 0
+    assert [after("ArrowRight") for _ in range(3)] == [1, 2, 3]
+    assert after("ArrowLeft") == 2
+    assert after("End") == 5000
+    assert after("ArrowLeft") < 5000
+    assert scrub.get_attribute("aria-valuetext").endswith(" updates")
