@@ -159,7 +159,7 @@ def test_each_story_is_true_in_both_languages(js):
         assert STORIES[name](theirs), name
         for key in ours.keys() - {"left"}:
             np.testing.assert_allclose(story[key], ours[key], atol=1e-9, err_msg=f"{name} {key}")
-    assert told["fifteen"]["sentence"].startswith("After 15 updates at momentum 0.99 86% is made")
+    assert told["fifteen"]["sentence"].startswith("After 15 updates at momentum 0.99, 86% is made")
     assert told["sixty"]["sentence"].endswith("comes out at 1.59 instead of 0.00.")
     assert "0.99 sd late" in told["moving"]["sentence"]
     assert "99 updates behind" in told["moving"]["says"]

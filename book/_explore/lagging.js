@@ -114,7 +114,7 @@ export function laggingSentence(state) {
   const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
   const comes = `${example} comes out at ${show(state.outputInference)} instead of ${show(state.outputTraining)}.`;
   if (state.recomputed) return `Recomputed with these weights: nothing is made up or late. ${comes}`;
-  const after = `After ${updates} update${updates === 1 ? "" : "s"} at momentum ${momentum} ${percent(madeUp)} is made up`;
+  const after = `After ${updates} update${updates === 1 ? "" : "s"} at momentum ${momentum}, ${percent(madeUp)} is made up`;
   const late = state.drift && madeUp < 0.01 ? `, and the moving mean is ${show(lag)} sd late` : "";
   return `${after}${late}: the moving mean is ${show(movingMean)}, the true one ${show(trueMean)}. ${comes}`;
 }
@@ -239,7 +239,7 @@ function memory() {
   const late = html("span");
   const labels = kinds.map((kind) => html("li", { class: `bn-${kind}` }));
   return {
-    element: html("div", { class: "bn-memory" }, html("p", {}, "The memory", late),
+    element: html("div", { class: "bn-memory" }, html("p", {}, "Prediction's memory", late),
       html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
     draw({ momentum, madeUp, recent, older, updates, recomputed, lateBy }) {
       const isLate = !recomputed && madeUp < 0.01;
