@@ -130,7 +130,7 @@ class Drawings:
     def shared_letters(self, root: ET.Element) -> dict[str, str]:
         """Give the shapes of letters a name for the whole page."""
         names = {}
-        for element in root.iter("{*}path"):
+        for element in root.iter():
             key = element.get("id", "")
             if element.get("transform") == "scale(0.015625)" and key in self.used:
                 # A letter's unit is a hundredth of its height.

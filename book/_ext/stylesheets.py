@@ -102,6 +102,11 @@ def write(tokens: list) -> str:
     return tinycss2.serialize(kept).strip()
 
 
+def written(selectors: list[list]) -> str:
+    """A list of selectors as text."""
+    return ",".join(map(write, selectors))
+
+
 def read(sheet: Path, root: Path) -> list[Rule]:
     """The rules of a style sheet and of those that it imports, seen from the folder `root`."""
     folder = posixpath.relpath(sheet.parent.as_posix(), root.as_posix())
@@ -114,8 +119,9 @@ def _rules(nodes: list, folder: str, root: Path) -> list[Rule]:
     found = []
     for node in nodes:
         if node.type == "qualified-rule":
-            found.append(_block(Rule(""), node, folder, root))
-            found[-1].selectors = [trimmed(part) for part in split(node.prelude)]
+            selectors = [trimmed(part) for part in split(node.prelude)]
+            rule = Rule(written(selectors), selectors=selectors)
+            found.append(_block(rule, node, folder, root))
         elif node.type == "at-rule" and node.lower_at_keyword == "import":
             address = next(t.value for t in node.prelude if t.type in ("string", "url"))
             path = Path(posixpath.normpath((root / folder / urlsplit(address).path).as_posix()))
@@ -176,7 +182,7 @@ def used(rules: list[Rule], words: Words) -> list[Rule]:
             selectors = [s for s in rule.selectors if words.can_match(s)]
             if not selectors:
                 continue
-            head = ",".join(write(selector) for selector in selectors)
+            head = written(selectors)
         if inside or rule.declarations or rule.inside is None:
             kept.append(dataclasses.replace(rule, head=head, inside=inside))
     return kept
