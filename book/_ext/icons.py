@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tinycss2
 from fontTools import subset
+from fontTools.ttLib import TTFont
 from stylesheets import Rule, every
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # which else tells each step
@@ -53,6 +54,20 @@ def icon_fonts(fonts: Path, codes: set[int]) -> str:
                 f'src:url({address}) format("woff")}}'
             )
     return "".join(rules) if len(rules) > 1 else ""
+
+
+def give_widths(rules: list[Rule], fonts: Path):
+    """Let an icon have its width before its font is decoded, so that nothing moves then."""
+    wide = {}
+    for file, _ in FACES.values():
+        with TTFont(fonts / file, lazy=True) as face:
+            em, metrics = face["head"].unitsPerEm, face["hmtx"]
+            wide |= {code: metrics[name][0] / em for code, name in face.getBestCmap().items()}
+    for rule in every(rules):
+        text = dict(rule.declarations).get("content", "").strip("\"'")
+        if ":before" in rule.head and ".fa-" in rule.head and len(text) == 1:
+            size = f"{wide[ord(text)]:.4g}em"
+            rule.declarations += [("display", "inline-block"), ("width", size)]
 
 
 def few_glyphs(font: Path, codes: set[int]) -> bytes:

@@ -115,6 +115,7 @@ def joined_sheet(sheets: list[str], words: stylesheets.Words, root: Path) -> str
     rules = [rule for rule in rules if not icons.is_theme_font(rule)]
     rules = stylesheets.without_idle_names(rules, words)
     fonts = static / "vendor" / "fontawesome" / "webfonts"
+    icons.give_widths(rules, fonts)
     glyphs = icons.icon_fonts(fonts, icons.shown(rules))
     return color_rules() + glyphs + stylesheets.text_of(rules)
 
