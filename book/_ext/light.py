@@ -205,6 +205,8 @@ class Lightening:
         sheet, script = (root / "_static" / name for name in JOINED)
         script.write_text(joined_script(scripts, root), encoding="utf-8")
         others = {script for page in pages for script in page.scripts if is_path(script)} - idle
+        # A script may fetch others of the site when they are needed, as search does.
+        others |= {f"_static/{path.name}" for path in (root / "_static").glob("*.js")}
         files = [script, *(path for other in others if (path := root / other).exists())]
         code = [path.read_text(encoding="utf-8") for path in files]
         words = stylesheets.Words([page.text for page in pages], code)
