@@ -176,7 +176,7 @@ function sheet(m) {
     if (line.node) graph.append(svg("circle", { cx: 27, cy: middle(line.node), r: 4 }));
   }
 
-  const element = html("div", { class: "bn-sheet", tabindex: 0, role: "region", "aria-label": "Step by step" }, graph, html("table", {}, body));
+  const element = html("div", { class: "bn-sheet", tabindex: 0, role: "region", "aria-label": "Step by step" }, graph, html("table", { style: `--m: ${m}` }, body));
   let before = null;
   return {
     element,

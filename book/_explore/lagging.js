@@ -243,7 +243,7 @@ function memory() {
       html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
     draw({ momentum, madeUp, recent, older, updates, recomputed, lateBy }) {
       const isLate = !recomputed && madeUp < 0.01;
-      late.textContent = isLate ? `, on average ${show(lateBy, 0)} updates late` : "";
+      late.textContent = isLate ? `: on average ${show(lateBy, 0)} updates old` : "";
       [madeUp, recent, older].forEach((share, i) => { bits[i].style.width = `${100 * share}%`; });
       const fresh = recomputed ? "all data, with these weights"
         : updates > RECENT ? `the last ${RECENT} updates` : "the updates so far";
