@@ -27,7 +27,7 @@ def to_chapter(link):
 
 def test_it_takes_ten_minutes():
     article = read("introduction").find("article")
-    for apart in article.select("figcaption, pre, label, .headerlink"):
+    for apart in article.select("figcaption, svg, pre, label, .headerlink"):
         apart.extract()
     assert len(re.findall(r"\w[^\s]*", article.get_text(" "))) <= 1000
 
