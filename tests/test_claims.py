@@ -645,8 +645,8 @@ def test_the_card_as_html():
         "A network with BN trains faster.",
         *("rises:", "0.200 [0.100, 0.300]", ", claimed above 0"),
         *("Said by", "Ioffe and Szegedy 2015"),
-        "For BN, the best learning rate was often the smallest or the largest tried. "
-        "A wider range might hold a better one.",
+        "For BN, the choice of learning rate was often the smallest or the largest of those tried: "
+        "a wider range might hold a better one.",
         "How it was measured",
         *("Kind", "measured", "Bound", "above 0: smaller ones are not seen"),
         *("Setting", "MNIST, 784-100-100-100-10 sigmoid, SGD"),
@@ -673,6 +673,14 @@ def test_the_source_is_named_in_a_sentence(said_by, opening, work):
     text = " ".join(str(result).split())
     name = "said by" if opening == "Said by" else "source"
     assert f"{name} {said_by} [ioffe2015]" in text
+
+
+def test_a_warning_names_all_arms_whose_choices_are_at_an_end():
+    choice = {"learning_rate": {"value": 3.0, "share": 0.9, "edge": True}}
+    result = claim(chosen={"no BN": choice, "BN": choice, "group norm": choice})
+    page = result._repr_mimebundle_()["text/html"]
+    assert page.count("bn-claim-edge") == 1
+    assert "For no BN, BN and group norm, the choice of learning rate was often" in page
 
 
 NASTY = "<script>alert('&amp;')</script> \" < & | {cite}`x` [a](b) $x$ ```"

@@ -89,11 +89,14 @@ def details(claim: Claim, more_rows: Sequence[tuple[str, str]] = ()) -> str:
 
 def edges_html(claim: Claim) -> str:
     """A warning for each setting of which many choices are the first or last of several numbers."""
+    arms: dict[str, list[str]] = {}
+    for arm, setting in claim.edges:
+        arms.setdefault(setting.replace("_", " "), []).append(arm)
     return "".join(
-        f'<p class="bn-claim-edge">For {html.escape(arm)}, the best '
-        f"{html.escape(setting.replace('_', ' '))} was often the smallest or the largest tried. "
-        "A wider range might hold a better one.</p>"
-        for arm, setting in claim.edges
+        f'<p class="bn-claim-edge">For {html.escape(_listed(those))}, the choice of '
+        f"{html.escape(setting)} was often the smallest or the largest of those tried: a wider "
+        "range might hold a better one.</p>"
+        for setting, those in arms.items()
     )
 
 
@@ -133,6 +136,11 @@ def choices(claim: Claim) -> list[str]:
         f"{arm}: " + ", ".join(_choice(name, choice) for name, choice in settings.items())
         for arm, settings in claim.chosen.items()
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _choice(name: str, choice: dict[str, Any]) -> str:
