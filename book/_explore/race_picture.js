@@ -20,10 +20,11 @@ export function racePicture(place, { figure, id }, bandsOf) {
     change(toggle, { "aria-pressed": String(open) });
     redraw();
   });
+  const shaded = html("span", {}, "Shaded in the chart: ten recorded runs.");
   const explained = html("p", { class: "bn-note" },
     "Tinted: where a network sees the class of the filled dots. ",
     html("span", { class: "bn-of-layers" }, "Bands: what enters the first unit of each layer, for the middle 70% of the points, from −3 to 3. "),
-    "Shaded in the chart: ten recorded runs.");
+    shaded);
   place.append(box, toggle, chart.element, explained);
 
   let last = null;
@@ -39,7 +40,11 @@ export function racePicture(place, { figure, id }, bandsOf) {
     const paint = (name) => lanes[name].paint(run, reading[name], shades[name]);
     const goesOn = before && state.running && before[0].running && before[1] === run;
     turn = goesOn && before[0].lookedAt === state.lookedAt && before[0].view === state.view ? turn + 1 : 0;
-    if (turn === 0) chart.draw(state, run, bandsOf(state));
+    if (turn === 0) {
+      const bands = bandsOf(state);
+      chart.draw(state, run, bands);
+      shaded.hidden = !bands;
+    }
     for (const [name, lane] of Object.entries(lanes)) {
       if (!goesOn) lane.showPoints(run.training);
       if (!goesOn || turn === (name === "with" ? 1 : 2)) paint(name);
