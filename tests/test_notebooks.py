@@ -275,12 +275,14 @@ def test_figure_names_and_claims_are_unique():
     assert len(names) == len(set(names))
 
 
-def test_exported_figures_are_those_of_the_notebook(notebook):
+def test_exported_figures_are_those_of_the_notebook(notebook, tool):
     for cell in code(notebook):
-        if name := cell["metadata"].get("export"):
-            drawn = "".join(data(cell, SVG)[0])
+        for name in cell["metadata"].get("export", []):
+            drawn = plots.without_ground("".join(data(cell, SVG)[0]))
+            if name.endswith("-dark"):
+                drawn = tool.darkened(drawn)
+                assert plots.INK not in drawn
             file = ROOT / "book" / "_static" / f"{name}.svg"
-            drawn = plots.without_ground(drawn)
             assert file.read_text(encoding="utf-8") == drawn, "run `make notebooks`"
 
 

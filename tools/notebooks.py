@@ -3,8 +3,8 @@
 `python tools/notebooks.py notebooks/01_motivation.ipynb ...`
 
 Two notebooks run at a time. At the end, a table says what each took; book/run_times.json keeps it
-for the book's readers. A cell whose metadata hold `"export": "NAME"` has its figure written to
-book/_static/NAME.svg and NAME-dark.svg.
+for the book's readers. A cell whose metadata hold `"export": ["NAME"]` has its figure written to
+book/_static/NAME.svg; under a NAME that ends in -dark, in the colors of dark pages.
 """
 
 import base64
@@ -85,23 +85,20 @@ def shrink(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def light_and_dark(svg: str) -> tuple[str, str]:
-    """The figure as drawn, and one in the colors of dark pages."""
+def darkened(svg: str) -> str:
+    """The figure in the colors of dark pages."""
     dark = dict(COLORS.values())
-    return svg, re.sub("|".join(dark), lambda color: dark[color[0]], svg)
+    return re.sub("|".join(dark), lambda color: dark[color[0]], svg)
 
 
 def export_figures(notebook: nbformat.NotebookNode) -> None:
     """Write the figures that other pages show."""
     for cell in notebook.cells:
-        if name := cell.metadata.get("export"):
+        for name in cell.metadata.get("export", []):
             svg = next(o.data[SVG] for o in cell.outputs if SVG in o.get("data", {}))
-            for path, text in zip(
-                (f"{name}.svg", f"{name}-dark.svg"),
-                light_and_dark(without_ground(svg)),
-                strict=True,
-            ):
-                (STATIC / path).write_text(text, encoding="utf-8")
+            svg = without_ground(svg)
+            svg = darkened(svg) if name.endswith("-dark") else svg
+            (STATIC / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def execute(path: Path) -> tuple[str, float, float]:
