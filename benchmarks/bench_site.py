@@ -4,8 +4,9 @@
 
 Each page is opened cold in Chromium, 390 px wide, on a processor four times slower than this one
 and a line of 1.6 Mbit/s with 150 ms there and back. The server packs text with gzip. Printed are
-requests, kilobytes as sent by kind, the time of the largest paint, layout shift at 390 and 1280 px,
-the milliseconds of tasks longer than 50, and what axe-core finds, of any impact.
+requests, kilobytes as sent by kind, requests to other hosts (refused, so not weighed: the stock
+template takes MathJax from one), the time of the largest paint, layout shift at 390 and 1280 px, the
+milliseconds of tasks longer than 50, and what axe-core finds, of any impact.
 """
 
 import argparse
@@ -35,7 +36,12 @@ KINDS = {
 }  # fmt: skip
 PACKED = (".html", ".css", ".js", ".svg", ".json")
 # Our extensions that make the looks; the others make what a page says.
-LOOKS = {"light", "formulas", "explore", "design", "search_words", "print_style"}
+LOOKS = {"explorables", "formulas", "light", "reference", "search"}
+# And the settings that do.
+LOOKING = (
+    "html_css_files", "html_context", "templates_path", "html_sidebars", "html_theme_options",
+    "html_math_renderer", "default_role",
+)  # fmt: skip
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 9e4}
 OBSERVE = """
   window.seen = { paint: 0, shift: 0, long: 0 };
@@ -85,7 +91,8 @@ def build_stock(folder: Path) -> Path:
     config = yaml.safe_load((folder / "_config.yml").read_text(encoding="utf-8"))
     ours = config["sphinx"]["local_extensions"]
     config["sphinx"]["local_extensions"] = {n: p for n, p in ours.items() if n not in LOOKS}
-    config["sphinx"]["config"].pop("html_css_files", None)
+    for name in LOOKING:
+        config["sphinx"]["config"].pop(name, None)
     (folder / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     tool = str(Path(sysconfig.get_path("scripts")) / "jupyter-book")
     done = subprocess.run([tool, "build", "."], cwd=folder, capture_output=True, text=True)
@@ -102,7 +109,13 @@ def visit(browser, address: str, page: str, axe: bool) -> dict:
     )  # fmt: skip
     tab = context.new_page()
     tab.add_init_script(OBSERVE)
-    sent, sizes, link = {}, Counter(), context.new_cdp_session(tab)
+    sent, sizes, outside, link = {}, Counter(), [], context.new_cdp_session(tab)
+
+    def refuse(route):
+        outside.append(route.request.url)
+        route.abort()
+
+    context.route(lambda url: not url.startswith((address, "data:", "blob:")), refuse)
     link.send("Network.enable")
     link.send("Network.setCacheDisabled", {"cacheDisabled": True})
     link.send("Network.emulateNetworkConditions", LINE)
@@ -133,6 +146,7 @@ def visit(browser, address: str, page: str, axe: bool) -> dict:
         "requests": sizes.pop("requests"),
         **{kind: sizes[kind] / 1e3 for kind in dict.fromkeys(KINDS.values())},
         "KB": sizes.total() / 1e3,
+        "outside": len(outside),
         "paint ms": seen["paint"],
         "shift 390": seen["shift"],
         "shift 1280": shift,

@@ -209,6 +209,13 @@ def test_a_drawing_stands_in_the_page_in_the_colors_of_the_theme(extension, tmp_
     assert clips == {clip["id"] for clip in page.find_all("clippath")}
 
 
+def test_a_color_without_a_name_is_a_warning(extension, tmp_path, monkeypatch):
+    figures, told = extension("figures"), []
+    monkeypatch.setattr(figures.logger, "warning", lambda *message: told.append(message[1:]))
+    assert "fill:#123456" in inlined(figures, tmp_path, "#123456")
+    assert set(told) == {("a page", "a.svg", "#123456")}
+
+
 def test_the_colors_of_figures_are_variables_on_every_page():
     text = (HTML / "_static" / "site.css").read_text(encoding="utf-8")
     for name, (light, dark) in COLORS.items():

@@ -200,7 +200,7 @@ class Drawings:
             color = "#" + "".join(2 * c for c in color[1:]) if len(color) == 4 else color
             if color in NAMES:
                 return f"var(--bn-{NAMES[color]})"
-            logger.info(
+            logger.warning(
                 "%s: %s has the color %s, which bnutils.plots.COLORS has not",
                 self.page,
                 self.source,
