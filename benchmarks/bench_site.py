@@ -5,8 +5,8 @@
 Each page is opened cold in Chromium, 390 px wide, on a processor four times slower than this one
 and a line of 1.6 Mbit/s with 150 ms there and back. The server packs text with gzip. Printed are
 requests, kilobytes as sent by kind, requests to other hosts (refused, so not weighed: the stock
-template takes MathJax from one), the time of the largest paint, layout shift at 390 and 1280 px, the
-milliseconds of tasks longer than 50, and what axe-core finds, of any impact.
+template takes MathJax from one), the time of the largest paint, layout shift at 390 and 1280 px,
+the milliseconds of tasks longer than 50, and what axe-core finds, of any impact.
 """
 
 import argparse
