@@ -131,6 +131,7 @@ def visit(browser, address: str, page: str, axe: bool) -> dict:
 
     link.on("Network.loadingFinished", arrived)
     tab.goto(f"{address}{page}.html", wait_until="networkidle")
+    tab.wait_for_timeout(500)  # a slow processor draws after the last byte
     seen = tab.evaluate("() => window.seen")
     link.send("Emulation.setCPUThrottlingRate", {"rate": 1})
     found = Axe().run(tab)["violations"] if axe else []
