@@ -19,6 +19,7 @@ export const oneUnit = {
     beta: { kind: "range", label: "β (beta)", start: 0, min: -3, max: 10, step: 0.1 },
     mode: { kind: "choice", label: "Mode", start: "training", values: ["training", "inference"] },
     epsilon: { kind: "list", label: "ε (epsilon)", start: 1e-3, values: [0, 1e-5, 1e-3, 0.1, 1], more: true },
+    focus: { kind: "range", label: "Chosen example", drawn: true, apart: true, start: 3, min: 0, max: 7, step: 1 },
     momentum: { kind: "list", label: "Momentum of the moving statistics", start: 0.9, values: [0, 0.5, 0.9, 0.99], more: true },
   },
   restart: ["momentum"],
@@ -26,10 +27,10 @@ export const oneUnit = {
   presets: [
     { id: "start", label: "The batch of the text", set: {}, small: true,
       says: "Mean 10, standard deviation 5. Pull one of the points on the upper line." },
-    { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 40] }, small: true,
+    { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 40], focus: 3 }, small: true,
       says: "Only d moved. The other three came closer together, and all of them fell below 0." },
-    { id: "far", label: "Far out", set: { x: [3, 9, 11, 1000] }, small: true,
-      says: "d is at 1,000, and still it can't pass the root of m − 1. The others are almost one." },
+    { id: "far", label: "Far out", set: { x: [3, 9, 11, 1000], focus: 3 }, small: true,
+      says: "d is at 1,000, and still its output can't pass √3: no output of four examples can. The other three nearly coincide." },
     { id: "shifted", label: "All moved by 20", set: { x: [23, 29, 31, 37] },
       says: "Nothing changes below: the mean took the 20 along." },
     { id: "two", label: "Two examples", set: { x: [3, 3.2] },
@@ -78,9 +79,9 @@ export const oneUnit = {
     const y = inference ? batchNormInference(x, gamma, beta, movingMean, movingVariance, epsilon) : ofBatch.y;
     return { m: x.length, mean, variance, std: Math.sqrt(variance), xHat, y, limit: Math.sqrt(x.length - 1), movingMean, movingVariance };
   },
-  sentence({ x, y, mode, variance, epsilon }) {
-    const last = x.length - 1;
-    const lead = `Example ${LETTERS[last]} at ${short(x[last])}: its output is ${show(y[last])}, the others ${listed(y.slice(0, last))}.`;
+  sentence({ x, y, mode, variance, epsilon, focus }) {
+    const i = Math.min(focus, x.length - 1);
+    const lead = `Example ${LETTERS[i]} at ${short(x[i])}: its output is ${show(y[i])}, the others ${listed(y.filter((_, j) => j !== i))}.`;
     const flat = variance + epsilon === 0 ? " With ε = 0 and no spread there is nothing to divide by: y = β." : "";
     return (mode === "inference" ? "At inference. " : "") + lead + flat;
   },
@@ -94,7 +95,7 @@ export const oneUnit = {
 };
 
 function short(value) {
-  return String(Number(value.toFixed(1))).replace("-", "−");
+  return value.toLocaleString("en", { maximumFractionDigits: 1 }).replace("-", "−");
 }
 
 function listed(values) {
@@ -109,8 +110,8 @@ function unitPicture(place, api) {
   const formula = html("div", { class: "bn-formula" });
   place.append(html("div", { class: "bn-axes" }, drawing, thumbs), formula);
   let width = 0;
-  let focus = 3;
-  let before = null; // outputs before the gesture, kept as hollow circles
+  let before = null; // outputs before the latest change, kept as hollow circles
+  let preset = null;
   let inputs = [];
 
   function makeThumbs(count) {
@@ -119,7 +120,7 @@ function unitPicture(place, api) {
       input.addEventListener("input", () => move(i, Number(input.value), false));
       input.addEventListener("change", () => move(i, Number(input.value), true));
       input.addEventListener("pointerdown", remember);
-      input.addEventListener("focus", () => { focus = i; draw(api.figure.state); });
+      input.addEventListener("focus", () => api.set({ focus: i }, false));
       return input;
     });
     thumbs.replaceChildren(...inputs);
@@ -130,8 +131,7 @@ function unitPicture(place, api) {
   }
 
   function move(i, value, commit) {
-    focus = i;
-    api.set({ x: api.figure.state.x.map((old, j) => (j === i ? value : old)) }, commit);
+    api.set({ x: api.figure.state.x.map((old, j) => (j === i ? value : old)), focus: i }, commit);
   }
 
   function draw(state) {
@@ -140,14 +140,17 @@ function unitPicture(place, api) {
       makeThumbs(state.m);
       before = null;
     }
-    focus = Math.min(focus, state.m - 1);
+    const focus = Math.min(state.focus, state.m - 1);
+    if (state.preset && state.preset !== preset) before = batchNorm(oneUnit.settings.x.start).xHat;
+    preset = state.preset;
     inputs.forEach((input, i) => {
       input.value = state.x[i];
       change(input, { "aria-valuetext": short(state.x[i]), "data-focused": i === focus });
     });
-    change(drawing, { viewBox: `0 0 ${width} 292`, height: 292 });
-    drawing.replaceChildren(...lines(state, width, focus, before));
-    formula.replaceChildren(...formulaOf(state, focus));
+    const height = api.small ? LEVELS.xHat + 28 : LEVELS.y + 30;
+    change(drawing, { viewBox: `0 0 ${width} ${height}`, height });
+    drawing.replaceChildren(...lines(state, width, focus, before, api.small));
+    formula.replaceChildren(...formulaOf(state, focus, api.small));
   }
 
   onWidth(place, () => {
@@ -160,7 +163,7 @@ function unitPicture(place, api) {
 const LEVELS = { x: 70, xHat: 166, y: 262 };
 const MARGIN = 18;
 
-function lines(state, width, focus, before) {
+function lines(state, width, focus, before, small) {
   const range = [MARGIN, width - MARGIN];
   const { x, xHat, y, limit, mode } = state;
   const inference = mode === "inference";
@@ -168,33 +171,36 @@ function lines(state, width, focus, before) {
   const scaleX = linear(domains.x, range);
   const scaleHat = linear(domains.xHat, range);
   const scaleY = linear(domains.y, range);
-  const place = (scale, value) => clamp(scale(value), MARGIN - 10, width - MARGIN + 10);
+  const place = (scale, value) => clamp(scale(value), MARGIN, width - MARGIN);
   const mean = inference ? state.movingMean : state.mean;
   const std = inference ? Math.sqrt(state.movingVariance) : state.std;
 
   const parts = [
     ...axis(domains.x, scaleX, LEVELS.x, "x", 5),
     ...axis(domains.xHat, scaleHat, LEVELS.xHat, "x̂"),
-    ...axis(domains.y, scaleY, LEVELS.y, "y"),
-    bracket([mean - std, mean, mean + std].map((value) => place(scaleX, value)), width, inference),
+    ...(small ? [] : axis(domains.y, scaleY, LEVELS.y, "y")),
+    bracket([mean - std, mean, mean + std].map((value) => place(scaleX, value)), width, inference, mean),
   ];
   if (!inference) {
     for (const side of [-limit, limit]) {
       parts.push(svg("line", { class: "bn-limit", x1: scaleHat(side), x2: scaleHat(side), y1: LEVELS.xHat - 13, y2: LEVELS.xHat + 9 }));
     }
-    const left = Math.min(scaleHat(limit) + 5, width - 88);
-    parts.push(svg("text", { class: "bn-limit-text", x: left, y: LEVELS.xHat - 14 }, `limit √${state.m - 1} = ${show(limit)}`));
+    parts.push(svg("text", { class: "bn-limit-text", x: 18, y: LEVELS.xHat - 17 }, `limit ±√${state.m - 1}`));
+  }
+  const hasBefore = before?.length === x.length;
+  if (hasBefore && before.some((value, i) => Math.abs(value - xHat[i]) > 0.01)) {
+    parts.push(svg("text", { x: width, y: LEVELS.xHat - 17, "text-anchor": "end" }, "○ before"));
   }
   x.forEach((value, i) => {
     const at = [
       [place(scaleX, value), LEVELS.x],
       [place(scaleHat, xHat[i]), LEVELS.xHat],
       [place(scaleY, y[i]), LEVELS.y],
-    ];
+    ].slice(0, small ? 2 : 3);
     const named = i === focus ? "bn-example bn-focused" : "bn-example";
-    const old = before && before.length === x.length && Math.abs(before[i] - xHat[i]) > 0.01
-      ? svg("circle", { class: "bn-ghost", cx: place(scaleHat, before[i]), cy: LEVELS.xHat, r: 5 }) : null;
-    if (old) parts.push(old);
+    if (hasBefore && Math.abs(before[i] - xHat[i]) > 0.01) {
+      parts.push(svg("circle", { class: "bn-ghost", cx: place(scaleHat, before[i]), cy: LEVELS.xHat, r: 5 }));
+    }
     const isFar = value > MOST;
     const letter = isFar ? `${LETTERS[i]} at ${value.toLocaleString("en")} →` : LETTERS[i];
     parts.push(svg("g", { class: named },
@@ -223,15 +229,18 @@ function axis([from, to], scale, level, label, parts = 6) {
   ];
 }
 
-function bracket([from, middle, to], width, inference) {
+function bracket([from, middle, to], width, inference, mean) {
   const level = LEVELS.x - 38;
+  if (mean > MOST) {
+    return svg("text", { x: width, y: level, "text-anchor": "end" }, `mean ${short(mean)} →`);
+  }
   return svg("g", { class: "bn-bracket" },
     svg("path", { d: `M${from} ${level + 5}V${level}H${to}V${level + 5}M${middle} ${level}V${level - 5}` }),
     svg("text", { x: clamp(middle, 60, width - 60), y: level - 9, "text-anchor": "middle" }, inference ? "moving mean ± sd" : "mean ± sd"));
 }
 
 /** The arithmetic of the focused example, with its numbers. */
-function formulaOf(state, i) {
+function formulaOf(state, i, small) {
   const { x, mode, gamma, beta, epsilon } = state;
   const key = (name, digits = 2) => html("span", { "data-key": name, "data-digits": digits });
   const line = (...parts) => html("p", {}, ...parts);
@@ -244,6 +253,6 @@ function formulaOf(state, i) {
     line(`${word}mean `, key(mean)),
     line(`${word}variance `, key(variance)),
     line(`x̂ = (${short(x[i])} − `, key(mean), ") / √(", key(variance), ` + ${epsilon}) = `, html("b", {}, key(`xHat.${i}`))),
-    line(`y = ${short(gamma)} · `, key(`xHat.${i}`), ` + ${short(beta)} = `, html("b", {}, key(`y.${i}`))),
+    ...(small ? [] : [line(`y = ${short(gamma)} · `, key(`xHat.${i}`), ` + ${short(beta)} = `, html("b", {}, key(`y.${i}`)))]),
   ];
 }

@@ -125,6 +125,7 @@ export const race = {
   jumps: [1, 10, 100],
   pace: { budget: 6, most: 2 },
   autoplay: true,
+  opens: 300,
   start: startRace,
   step: stepRace,
   ended: (run, settings) => run.step >= settings.steps,

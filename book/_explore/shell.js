@@ -10,6 +10,9 @@ export function upgrade(definitions) {
   }
 }
 
+// What a reader does that ends what a figure shows by itself.
+const TAKEN_OVER = ["pointerdown", "focusin", "bn:link"];
+
 /** Whether the reader asked for less motion. */
 export function isCalm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -45,7 +48,9 @@ function mount(definition, figure) {
     draw(figure.state, run);
     for (const part of parts) part.update?.(figure.state);
     for (const place of live.querySelectorAll("[data-key]")) fillIn(place, figure.state);
-    if (commit) outcome.textContent = definition.sentence(figure.state);
+    // Written at once, but spoken only when a change is done.
+    change(outcome, { "aria-live": commit ? "polite" : "off" });
+    if (!running) outcome.textContent = definition.sentence(figure.state);
     figure.dispatchEvent(new CustomEvent("bn:change", { detail: figure.state }));
   }
 
@@ -195,6 +200,7 @@ function follow(definition, figure, set) {
     const link = event.target.closest?.(`a[data-sets="${definition.id}"]`);
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
+    figure.dispatchEvent(new Event("bn:link"));
     set(fromQuery(definition, new URL(link.href).search));
     if (definition.pace?.budget && !isCalm()) figure.play();
     figure.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
@@ -207,7 +213,7 @@ function follow(definition, figure, set) {
  */
 function watch(definition, picture, api, onSeen) {
   let done = isCalm() || location.search.includes(`${definition.id}.`);
-  for (const kind of ["pointerdown", "focusin"]) {
+  for (const kind of TAKEN_OVER) {
     api.figure.addEventListener(kind, () => { done = true; }, { once: true });
   }
   new IntersectionObserver((entries) => {
@@ -224,7 +230,7 @@ function watch(definition, picture, api, onSeen) {
 function demonstrate({ seconds, at }, api) {
   let stopped = false;
   const stop = () => { stopped = true; };
-  for (const kind of ["pointerdown", "focusin"]) api.figure.addEventListener(kind, stop, { once: true });
+  for (const kind of TAKEN_OVER) api.figure.addEventListener(kind, stop, { once: true });
   const begin = performance.now();
   const frame = (now) => {
     if (stopped) return;
@@ -318,7 +324,7 @@ function chips(definition, api) {
     element: html("div", { class: "bn-stories" }, html("fieldset", { class: "bn-chips" }, html("legend", {}, "Stories"), html("div", {}, ...labels)), says),
     update(state) {
       inputs.forEach((input) => { input.checked = input.value === state.preset; });
-      const said = presets.find((one) => one.id === state.preset)?.says ?? "";
+      const said = presets.find((one) => one.id === state.preset)?.says ?? "Settings of your own.";
       const text = typeof said === "function" ? said(state) : said;
       if (says.textContent !== text) says.textContent = text;
     },
