@@ -411,7 +411,7 @@ function tries(definition) {
 
 function table(definition) {
   if (!definition.table) return null;
-  const body = html("div", { class: "bn-scroll", tabindex: "0", role: "region", "aria-label": "The numbers as a table" });
+  const body = html("div", { class: "bn-scroll", tabindex: "0", role: "region", "aria-label": `${definition.label} as a table` });
   const element = html("details", { class: "bn-numbers" }, html("summary", {}, "The numbers as a table"), body);
   let state = null;
   const fill = () => {
