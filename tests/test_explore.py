@@ -149,6 +149,7 @@ def test_settings_are_read_from_links_and_never_break(js):
         "mode": "inference",
         "epsilon": 0.001,
         "momentum": 0.9,
+        "focus": 3,
         "step": 3,
     }
     body = """
