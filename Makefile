@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export CUDA_VISIBLE_DEVICES =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site test lint check notebooks serve lab lock bench studies linkcheck clean
+.PHONY: help setup book site pdf test lint check notebooks serve lab lock bench studies linkcheck clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ book: site  ## render the book
 
 site: $(READY)
 	@$(BIN)/python tools/build_site.py
+
+pdf: site  ## make a PDF of the whole book, with the system's Chromium
+	@$(BIN)/python tools/make_pdf.py
 
 test: $(READY) lint  ## lint, build the site with warnings as errors, run every test and notebook
 	@$(BIN)/python tools/build_site.py --all

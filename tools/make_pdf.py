@@ -20,6 +20,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -27,8 +28,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
+from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as BrowserPage
-from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +48,7 @@ IDLE = "a.headerlink, script, button, input, .toctree-wrapper, .bn-live, .bn-sta
 #: Pieces of code in the color of text, and what wraps the words of links.
 PLAIN = ".highlight :is(.n, .p, .w, .nn), code .pre, span.std"
 #: What is wider than the column it stands in, in words.
-WIDE = """() => [...document.querySelectorAll("article pre, article table, article math, article svg")]
+WIDE = """() => [...document.querySelectorAll("article :is(pre, table, math, svg)")]
   .filter((one) => one.getClientRects().length && (one.scrollWidth > one.clientWidth + 1
     || one.getBoundingClientRect().right > document.body.getBoundingClientRect().right + 1))
   .map((one) => `${one.closest("article").dataset.page}: ${one.tagName.toLowerCase()} `
@@ -282,43 +283,58 @@ def fill(page: BrowserPage, places: dict[str, int]) -> None:
     )
 
 
-def printed(source: Path) -> tuple[bytes, list[str]]:
-    """The PDF of an HTML file whose contents name their pages, and what is too wide for it."""
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if chromium is None:
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's browser."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
         raise PdfError(f"The PDF is made by Chromium, and there is none of {', '.join(BROWSERS)}.")
     with sync_playwright() as playwright:
         # The only page that it opens is our own file.
         quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        browser = playwright.chromium.launch(executable_path=path, args=quiet)
         if int(browser.version.split(".")[0]) < LEAST:
             raise PdfError(f"Chromium {LEAST} or newer makes the PDF; this is {browser.version}.")
-        page = browser.new_page(viewport={"width": 597, "height": 900})
-        page.set_default_timeout(300_000)
-        page.emulate_media(media="print", color_scheme="light")
-        page.goto(source.as_uri(), wait_until="load")
-        wide = page.evaluate(WIDE)
-        places: dict[str, int] = {}
-        for _ in range(3):  # the numbers could make the contents longer, once
-            pdf = page.pdf(prefer_css_page_size=True, outline=True, tagged=True)
-            found = numbers(pdf)
-            if found == places:
-                break
-            places = found
-            fill(page, places)
+        yield browser
         browser.close()
+
+
+def printed(source: Path, browser: Browser) -> tuple[bytes, list[str]]:
+    """The PDF of an HTML file whose contents name their pages, and what is too wide for it."""
+    page = browser.new_page(viewport={"width": 597, "height": 900})
+    page.set_default_timeout(600_000)
+    page.emulate_media(media="print", color_scheme="light")
+    page.goto(source.as_uri(), wait_until="load")
+    wide = page.evaluate(WIDE)
+    places: dict[str, int] = {}
+    for _ in range(3):  # the numbers could make the contents longer, once
+        pdf = page.pdf(prefer_css_page_size=True, outline=True, tagged=True)
+        found = numbers(pdf)
+        if found == places:
+            break
+        places = found
+        fill(page, places)
+    page.close()
     return pdf, wide
 
 
-def make(out: Path, only: list[str] | None = None, site: str | None = None) -> list[str]:
+def site_address() -> str | None:
+    """Where the site will be, if its pages say so."""
+    page = HTML / "book" / "index.html"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    said = re.search(r'<link rel="canonical" href="([^"]+)book/index\.html"', text)
+    return said[1] if said else None
+
+
+def make(out: Path, browser: Browser, only: list[str] | None = None) -> list[str]:
     """Write the PDF; what is too wide for its pages, in words."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     pages = [page for page in contents(toc) if not only or page[0] in only]
     chapters = [read(name, part) for name, part in pages]
     source = out.with_suffix(".html")
     source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(document(chapters, site), encoding="utf-8")
-    pdf, wide = printed(source)
+    source.write_text(document(chapters, site_address()), encoding="utf-8")
+    pdf, wide = printed(source, browser)
     source.unlink()
     out.write_bytes(pdf)
     return wide
@@ -332,7 +348,8 @@ def main() -> int:
     options = parser.parse_args()
     begun = time.monotonic()
     try:
-        wide = make(options.out.resolve(), options.only)
+        with chromium() as browser:
+            wide = make(options.out.resolve(), browser, options.only)
     except PdfError as error:
         print(error, file=sys.stderr)
         return 1
@@ -340,9 +357,7 @@ def main() -> int:
         print(f"wider than the page: {one}", file=sys.stderr)
     count = len(PdfReader(options.out).pages)
     size = options.out.stat().st_size / 1e6
-    print(
-        f"PDF: {count} pages, {size:.1f} MB, {time.monotonic() - begun:.0f} s, in {options.out}"
-    )
+    print(f"PDF: {count} pages, {size:.1f} MB, {time.monotonic() - begun:.0f} s, in {options.out}")
     return 0
 
 
