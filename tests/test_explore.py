@@ -203,6 +203,17 @@ def test_what_cannot_be_joined_is_refused(monkeypatch, files, message):
         explorables.joined(["a.js"], "")
 
 
+def test_what_nothing_names_is_left_out(monkeypatch):
+    text = (
+        "export function used() {\n  return 1;\n}\n"
+        "function helper() {\n  // said inside\n  return used();\n}\n"
+        "export function unused() {\n  return helper();\n}\n"
+    )
+    monkeypatch.setattr(explorables, "source_of", {"a.js": text}.__getitem__)
+    got = explorables.joined(["a.js"], "used();")
+    assert got == '(() => {\n"use strict";\nfunction used() {\nreturn 1;\n}\nused();\n})()\n'
+
+
 def test_no_script_lands_on_every_page():
     """Jupyter Book puts each script below a root `_static` on all pages."""
     assert not (ROOT / "_static").exists()

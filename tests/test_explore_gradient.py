@@ -9,7 +9,7 @@ from explore import extension, stories
 
 from bnutils import norm
 
-START = {"x": [3, 9, 11, 17], "dy": [1, 0, 0, 0], "gamma": 1, "epsilon": 1e-3, "stage": 12}
+START = {"x": [3, 9, 11, 17], "dy": [1, 0, 0, 0], "gamma": 1, "epsilon": 1e-3, "stage": 0}
 STATES = "return cases.map((one) => gradientState({ ...one, stage: 12 }));"
 
 
@@ -123,6 +123,13 @@ def test_each_story_is_true_in_both_languages(js):
         "dx = 0.052, −0.064, −0.036, 0.048. Their sum is 0.000."
     )
     assert "dx is 0 for all 2 examples" in told["two"]["sentence"]
+    assert told["alike"]["sentence"].endswith("dγ = 0.000, dβ = 4.000.")
+    assert told["stretch"]["sentence"].endswith("dγ = 4.000, dβ = 0.000.")
+    outlier, one = told["outlier"], told["one"]
+    assert "8 times as wide" in outlier["says"]
+    assert round(np.std(outlier["x"]) / np.std(one["x"])) == 8
+    assert round(one["factor"] / outlier["factor"]) == 8
+    assert outlier["left"][0] > 2 * one["left"][0]
     assert told["gamma-zero"]["sentence"].endswith("γ itself does, −1.400.")
 
 
@@ -167,7 +174,8 @@ def test_what_is_to_be_tried_can_be_done_and_isnt_done_at_the_start(js):
         const state = { ...start, ...change, ...gradientState({ ...start, ...change }) };
         return gradient.tries.map((one) => one.done(state));
       });"""
-    changes = [{}, {"x": [3, 9, 11, 40]}, {"stage": 10}, {"dy": [0.5, 0.5, 0.5, 0.5]}]
+    doubled = {"stage": 10, "gamma": 2}
+    changes = [{}, {"x": [3, 9, 11, 40]}, doubled, {"dy": [0.5, 0.5, 0.5, 0.5]}]
     begun, *done = js(["gradient.js"], body, start=START, changes=changes)
     assert begun == [False] * 3
     assert done == np.eye(3, dtype=bool).tolist()
@@ -181,6 +189,9 @@ def test_steps_and_examples_come_and_go(visit):
     read = lambda: page.evaluate("document.getElementById('gradient').state")  # noqa: E731
     press = lambda name: figure.get_by_role("button", name=name).click()  # noqa: E731
 
+    press("Next")
+    assert read()["stage"] == 1
+    figure.get_by_label("Step", exact=True).press("End")
     press("Back")
     assert read()["stage"] == 11
     assert figure.locator(".bn-walk p").text_content().startswith("backward 5 of 6: center. x gets")

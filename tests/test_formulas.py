@@ -223,6 +223,14 @@ def test_a_formula_that_cannot_be_set_fails_the_build(tmp_path):
     assert "\\\\foo x" in done.stderr
 
 
+def test_equal_texts_after_formulas_keep_their_order(tmp_path):
+    text = "Page\n====\n\n*Here*, :math:`x`, and *there*, :math:`y`, or :math:`z`, and on.\n"
+    done = build(tmp_path, text)
+    assert not done.returncode, done.stderr
+    words = page(tmp_path / "out" / "index.html").select_one("p").text
+    assert words == "Here, x, and there, y, or z, and on."
+
+
 def test_a_numbered_formula_has_its_number_and_link(tmp_path):
     text = "Page\n====\n\n.. math:: a = b\n   :label: first\n\nSee (:math:`x`), :eq:`first`.\n"
     done = build(tmp_path, text)

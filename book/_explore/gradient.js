@@ -66,7 +66,7 @@ export function stageName(stage) {
 export function stageSentence({ stage, values, gamma, epsilon, m }) {
   const { mean, variance, s, dgamma, dbeta, ds, dVariance, dMean } = values;
   const says = [
-    `${m} values x enter BN.`,
+    `${m} values x enter BN. Press Next.`,
     `All share the mean, μ = ⟨x⟩ = ${show(mean)}.`,
     "r = x − μ.",
     `All share the variance, σ² = ⟨r²⟩ = ${show(variance)}.`,
@@ -93,7 +93,8 @@ export function gradientSentence(state) {
   if (dy.every((value) => value === 0)) return "The loss cares about no example: dy is 0.";
   if (gamma === 0) return `γ is 0: no x gets a gradient. γ itself does, ${show(dgamma, 3)}.`;
   if (most < 5e-4) {
-    return `dx is 0 for all ${m} examples, to three places: all of dy is taken out on the way.`;
+    return `dx is 0 for all ${m} examples, to three places. γ and β alone get something: `
+      + `dγ = ${show(dgamma, 3)}, dβ = ${show(state.dbeta, 3)}.`;
   }
   const cares = dy.filter((value) => value !== 0).length;
   const got = dx.filter((value) => Math.abs(value) >= 5e-4).length;
@@ -130,7 +131,7 @@ const EDGES = [
   ["r", "variance", "variance", 3, 10], ["variance", "s", "variance", 4, 9],
   ["s", "xHat", "variance", 5, 8], ["r", "xHat", "direct", 5, 8], ["xHat", "y", "direct", 6, 7],
 ];
-const LINE_HEIGHT = 22;
+const LINE_HEIGHT = 22; // 1.375 rem where a rem has 16 px
 
 function cell(key, digits, attributes = {}) {
   return html("span", { "data-key": key, "data-digits": digits, ...attributes });
@@ -146,8 +147,8 @@ function sheet(m) {
     const cells = row
       ? Array.from({ length: m }, (_, i) => html("td", {}, cell(`${row}.${i}`, digits)))
       : [
-        html("td", { colspan: half }, by1 ? html("i", {}, `${by1} `) : null, cell(one, digits)),
-        html("td", { colspan: m - half }, html("i", {}, `${by} `), cell(two, places)),
+        html("td", { colspan: half }, by1 ? html("i", {}, by1) : null, cell(one, digits)),
+        html("td", { colspan: m - half }, html("i", {}, by), cell(two, places)),
       ];
     body.append(html("tr", { "data-way": way, class: node ? "bn-node" : null }, th, ...cells));
     if (row) return [[th, at], ...cells.map((td) => [td, at])];
@@ -156,7 +157,7 @@ function sheet(m) {
 
   const middle = (node) => (LINES.findIndex((line) => line.node === node) + 0.5) * LINE_HEIGHT;
   const height = LINES.length * LINE_HEIGHT;
-  const graph = svg("svg", { width: 36, height, viewBox: `0 0 36 ${height}`, "aria-hidden": "true" });
+  const graph = svg("svg", { viewBox: `0 0 36 ${height}`, "aria-hidden": "true" });
   const edges = EDGES.map(([from, to, way, forward, backward]) => {
     const [top, bottom] = [middle(from), middle(to)];
     const bowed = way === "direct" && to !== "y";
@@ -193,6 +194,7 @@ function sheet(m) {
 }
 
 const BAR_REACH = 1.5; // of the bars, as of dy's thumbs
+const ZOOMS = [20, 5, 1]; // of the bars of dx
 
 function setBar(bar, value) {
   const end = Math.max(-1, Math.min(1, value / BAR_REACH));
@@ -228,21 +230,21 @@ function bars(m, api) {
 
   const [dy, lostMean, centered, lostPart, left, dx] =
     ["bar", "ghost", "bar", "ghost", "bar", "bar"].map((kind) => indices.map(() => html("span", { class: `bn-${kind}` })));
-  const factor = html("span", {}, cell("factor", 3), html("span"));
+  const zoomed = html("small");
   const element = html("div", { class: "bn-lost" },
     panel("x", "drag an example", indices.map((i) => row(i, "x", 1, ofX[i]))),
     panel("dy", "gradient at y: drag", indices.map((i) => row(i, "dy", 1, dy[i], ofDy[i]))),
     panel("less its mean", html("span", {}, "⟨dy⟩ = ", cell("meanDy", 3)),
       indices.map((i) => row(i, "centered", 3, lostMean[i], centered[i])), "mean"),
-    panel("less its part along\u00a0x̂", html("span", {}, "⟨dy x̂⟩ = ", cell("alongXHat", 3)),
+    panel("less its part along x̂", html("span", {}, "⟨dy x̂⟩ = ", cell("alongXHat", 3)),
       indices.map((i) => row(i, "left", 3, lostPart[i], left[i])), "variance"),
-    panel("times γ s: dx", factor, indices.map((i) => row(i, "dx", 3, dx[i])), "sum"));
+    panel(html("span", {}, "times γ s: dx", zoomed), html("span", {}, "γ s = γ/√(σ² + ε) = ", cell("factor", 3)), indices.map((i) => row(i, "dx", 3, dx[i])), "sum"));
   return {
     element,
     draw(state) {
       const most = Math.max(...state.dx.map(Math.abs));
-      const zoom = most <= BAR_REACH / 10 ? 10 : 1;
-      factor.lastChild.textContent = zoom === 1 ? "" : ", drawn × 10";
+      const zoom = ZOOMS.find((one) => one * most <= BAR_REACH) ?? 1;
+      zoomed.textContent = zoom === 1 ? "" : ` drawn × ${zoom}`;
       for (const i of indices) {
         ofX[i].value = state.x[i];
         ofDy[i].value = state.dy[i];
@@ -300,26 +302,26 @@ const CARES = { x: [3, 9, 11, 17], dy: [1, 0, 0, 0] };
 export const gradient = {
   id: "gradient",
   label: "The gradient through the batch",
-  insight: "BN passes on only what is left of the gradient: without its mean, without its part along x̂, and the rest divided by the spread.",
+  insight: "To x, BN passes only what is left of the gradient: without its mean and, up to ε, its part along x̂, times γ over the spread.",
   describe: "What BN takes out of a gradient, and the same step by step through the graph",
   settings: {
     x: { kind: "numbers", label: "x", start: CARES.x, min: -10, max: 40, far: 1000, step: 0.5, least: 2, most: 6, drawn: true },
     dy: { kind: "numbers", label: "dy", start: CARES.dy, min: -1.5, max: 1.5, step: 0.1, least: 2, most: 6, drawn: true },
     gamma: { kind: "range", label: "γ (gamma)", start: 1, min: 0, max: 3, step: 0.05 },
     epsilon: { kind: "list", label: "ε (epsilon)", start: 1e-3, values: [0, 1e-5, 1e-3, 0.1, 1], more: true },
-    stage: { kind: "range", label: "Step", start: 12, min: 0, max: 12, step: 1, drawn: true, apart: true, words: stageName },
+    stage: { kind: "range", label: "Step", start: 0, min: 0, max: 12, step: 1, drawn: true, apart: true, words: stageName },
   },
   presets: [
     { id: "one", label: "One cares", set: CARES,
       says: "The loss cares about example 1 alone. All four share its mean and its spread, so all four get a gradient." },
     { id: "alike", label: "All care alike", set: { dy: [1, 1, 1, 1] },
-      says: "The loss wants all four outputs moved alike. BN subtracts their mean, so they can't be: nothing passes." },
+      says: "The loss wants all four outputs moved alike. BN subtracts their mean, so they can't be: no x gets anything, only β does." },
     { id: "stretch", label: "A stretch", set: { dy: [-1.4, -0.2, 0.2, 1.4] },
-      says: "dy points along x̂: it asks for a wider batch. BN divides by the spread, so that can't be: nothing passes, up to epsilon." },
+      says: "dy points along x̂: the loss wants a narrower batch. BN divides by the spread, so that can't be: up to ε no x gets anything, only γ does." },
     { id: "two", label: "Two examples", set: { x: [3, 9], dy: [1, 0] },
-      says: "Two numbers become −1 and +1, whatever they are. Mean and spread take everything: nothing passes." },
+      says: "Two numbers become −1 and +1, whatever they are, if they lie far apart against √ε. Mean and spread take everything: no x gets anything." },
     { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 100], dy: [1, 0, 0, 0] },
-      says: "One example far away widens the spread for all: example 1 gets a third of the gradient that it had beside 17." },
+      says: "One example far away makes the spread 8 times as wide, so γ s falls to an eighth. Example 1 still keeps a third of its gradient, since less is taken out of it." },
     { id: "gamma-zero", label: "γ = 0", set: { gamma: 0 },
       says: "No x gets a gradient, but γ does. So it can leave 0, and then the layers below learn again." },
   ],
@@ -332,8 +334,8 @@ export const gradient = {
   },
   tries: [
     { text: "Pull one x far to the right: what happens to the dx of the others?", done: ({ x }) => Math.max(...x) >= 35 },
-    { text: "Step back to the variance, where r gets its second contribution.", done: ({ stage }) => stage === 10 },
-    { text: "Find a dy other than 0 of which nothing passes.",
+    { text: "Take γ = 2, and step to the variance on the way back. Which numbers have doubled?", done: ({ stage, gamma }) => gamma === 2 && stage === 10 },
+    { text: "Find a dy of your own, other than 0, of which nothing reaches x.",
       done: ({ dy, dx, gamma }) => gamma > 0 && dy.some((value) => value !== 0) && dx.every((value) => Math.abs(value) < 5e-4) },
   ],
   derive: gradientState,

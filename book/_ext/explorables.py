@@ -26,6 +26,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "_explore"
 IMPORT = re.compile(r'^import \{(?P<names>[^}]*)\} from "\./(?P<file>\w+\.js)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:function|const) (?P<name>\w+))", re.MULTILINE)
 TOP_LEVEL = re.compile(r"^(?:function|const|let|class) (\w+)", re.MULTILINE)
+FUNCTION = re.compile(r"^function (\w+)\(.*?^\}\n", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"^(?://.*|/\*\*(?:.|\n)*?\*/)\n", re.MULTILINE)
 INDENT = re.compile(r"^ +", re.MULTILINE)
 PLACE = re.compile(
@@ -140,11 +141,26 @@ def joined(files, main: str) -> str:
             if name in owners:
                 raise ValueError(f"{name} stands in {owners[name]} and in {file}")
             owners[name] = file
-        sources[file], exports[file] = INDENT.sub("", body), set(EXPORT.findall(text))
+        sources[file], exports[file] = body, set(EXPORT.findall(text))
 
     for file in files:
         visit(file, ())
-    return f'(() => {{\n"use strict";\n{"".join(sources.values())}{main}\n}})()\n'
+    body = COMMENT.sub("", INDENT.sub("", _needed("".join(sources.values()) + main)))
+    return f'(() => {{\n"use strict";\n{body}\n}})()\n'
+
+
+def _needed(body: str) -> str:
+    """The script without functions that nothing in it names."""
+    while True:
+        unused = [match[0] for match in FUNCTION.finditer(body) if _count(match[1], body) == 1]
+        if not unused:
+            return body
+        for text in unused:
+            body = body.replace(text, "")
+
+
+def _count(name: str, body: str) -> int:
+    return len(re.findall(rf"\b{name}\b", body))
 
 
 def source_of(file: str) -> str:

@@ -28,7 +28,7 @@ def gradient_still() -> str:
             1,
             "variance",
         ),
-        ("times γ s: dx", f"{_shown(dx[0] / left[0])}, drawn × 10", dx, dx, 10, "sum"),
+        ("times γ s: dx", f"γ s = {_shown(dx[0] / left[0])}, drawn × 20", dx, dx, 20, "sum"),
     ]
     said = "; ".join(f"{title}: {', '.join(map(_shown, bars))}" for title, _, bars, *_ in panels)
     text = "".join(_panel(*panel) for panel in panels)

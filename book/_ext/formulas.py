@@ -169,7 +169,8 @@ def _take(parent, index, step, pattern):
     found = re.search(pattern, text) if isinstance(text, nodes.Text) else None
     if not found:
         return None
-    parent.replace(text, nodes.Text(text[: found.start()] + text[found.end() :]))
+    # By its place: `replace` takes the first of equal texts, such as two commas.
+    parent[place] = nodes.Text(text[: found.start()] + text[found.end() :])
     return nodes.Text(found[0])
 
 
