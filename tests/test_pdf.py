@@ -119,6 +119,15 @@ def test_figures_formulas_and_fonts_are_there(make_pdf, pdf, texts):
         assert embedded or font["/Subtype"] == "/Type3", font
 
 
+def test_letters_and_marks_of_drawings_and_ids_of_two_pages_are_told_apart(make_pdf):
+    text = make_pdf.document([make_pdf.read(name, "") for name in PAGES[:2]], None)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'(?:<use[^>]* href="#|url\(#)([^")]+)', text)
+    assert len(used) > 100
+    assert set(used) <= set(ids)
+
+
 @NO_BROWSER
 def test_no_page_is_empty(pdf, texts):
     for number, (page, text) in enumerate(zip(pdf.pages, texts, strict=True), 1):

@@ -109,6 +109,8 @@ def read(name: str, part: str) -> Chapter:
         raise PdfError(f"There is no {path.relative_to(ROOT)}: run `make book` first.")
     page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
     article = page.select_one("article.bd-article").extract()
+    if letters := page.select_one("svg.bn-letters"):
+        article.insert(0, letters)  # of which the drawings of the page are written
     for tag in article.select(IDLE):
         tag.decompose()
     for row in article.select("details.bn-ledger-claim"):
@@ -260,7 +262,7 @@ def document(chapters: list[Chapter], site: str | None) -> str:
 <html lang="en" data-theme="light" data-mode="light"><head><meta charset="utf-8">
 <title>{escape(config["title"])}</title><style>{styles(chapters)}</style></head>
 <body class="bn-pdf">{title_page(config, project["version"], site)}{table_of_contents(chapters)}
-<div class="bd-main"><div class="bd-content"><div class="bd-article-container">
+<div class="bd-main" id="main-content"><div class="bd-content"><div class="bd-article-container">
 {text}
 </div></div></div></body></html>"""
 
