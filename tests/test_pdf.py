@@ -121,7 +121,7 @@ def test_figures_formulas_and_fonts_are_there(make_pdf, pdf, texts):
 
 def test_letters_and_marks_of_drawings_and_ids_of_two_pages_are_told_apart(make_pdf):
     text = make_pdf.document([make_pdf.read(name, "") for name in PAGES[:2]], None)
-    ids = re.findall(r'\bid="([^"]+)"', text)
+    ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     used = re.findall(r'(?:<use[^>]* href="#|url\(#)([^")]+)', text)
     assert len(used) > 100

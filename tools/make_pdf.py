@@ -44,7 +44,10 @@ REFERENCE = re.compile(r"url\(#([^)]+)\)")
 SHEET = re.compile(r'<link\b(?=[^>]*\brel="stylesheet")[^>]*\bhref="([^"?]+)')
 DRAWING = "The code that draws figure"
 #: What has no use on paper.
-IDLE = "a.headerlink, script, button, input, .toctree-wrapper, .bn-live, .bn-start, .bn-repository"
+IDLE = (
+    "a.headerlink, script, button, input, .toctree-wrapper, .bn-live, .bn-start, .bn-repository,"
+    "section:has(> .bn-chapters)"  # the contents are better here
+)
 #: Pieces of code in the color of text, and what wraps the words of links.
 PLAIN = ".highlight :is(.n, .p, .w, .nn), code .pre, span.std"
 #: What is wider than the column it stands in, in words.
