@@ -10,6 +10,7 @@ from explore import extension
 
 preview = extension("preview")
 PAGES = sorted(p for folder in ("book", "notebooks") for p in (HTML / folder).rglob("*.html"))
+BOOK = "Batch Normalization, Measured"
 MISSING = HTML / "404.html"
 
 
@@ -23,6 +24,7 @@ def test_a_page_says_what_it_is_about(path):
     assert 20 < len(said) <= preview.LONGEST
     assert not re.search(r"[<>\\$]|Figure to touch", said)
     assert shared["og:title"]
+    assert shared["og:site_name"] == BOOK
     assert named["twitter:card"] == ("summary_large_image" if "og:image" in shared else "summary")
     assert shared.get("og:image", "https://").startswith("https://")
     assert bool(head.select("link[rel=canonical]")) == ("og:url" in shared)
@@ -70,7 +72,7 @@ def test_a_description_is_the_first_paragraph_in_plain_words():
 def test_the_picture_is_a_png_of_1200_by_630_and_the_same_each_time(tmp_path):
     one, other = tmp_path / "one.png", tmp_path / "other.png"
     for path in (one, other):
-        preview.draw_card(path, "Batch Normalization, Measured")
+        preview.draw_card(path, BOOK)
     data = one.read_bytes()
     assert data == other.read_bytes()
     assert data[:4] == b"\x89PNG"
@@ -80,6 +82,7 @@ def test_the_picture_is_a_png_of_1200_by_630_and_the_same_each_time(tmp_path):
 
 def test_the_page_for_missing_addresses_asks_for_no_other_file():
     page = BeautifulSoup(MISSING.read_text(encoding="utf-8"), "html.parser")
+    assert BOOK in page.title.text
     assert not page.select("link, img, script[src]")
     assert page.select_one("form[action$='search.html'] input[name=q]")
     for link in page.select("a"):

@@ -76,7 +76,7 @@ def describe(app, page, template, context, doctree):
     address = f"{site}{page}.html" if site else None
     picture = f"{site}{CARD}" if site else None
     said = description(context["body"])
-    context["metatags"] += "\n    " + tags(title, said, app.config.project, address, picture)
+    context["metatags"] += "\n    " + tags(title, said, app.config.html_title, address, picture)
 
 
 def draw_card(path: Path, title: str) -> None:
@@ -115,7 +115,7 @@ def draw_card(path: Path, title: str) -> None:
 def add_card(app, exception):
     """Draw the picture where pages can name it."""
     if exception is None and app.config.html_baseurl:
-        draw_card(Path(app.outdir) / CARD, app.config.project)
+        draw_card(Path(app.outdir) / CARD, app.config.html_title)
 
 
 def missing_page(app):
