@@ -120,5 +120,5 @@ def test_each_story_is_true_in_python_and_on_the_page(js, run):
 
 def test_the_bet_says_what_the_formula_gives(js):
     said = js(["noise.js"], "return noise.bet.says()")
-    assert f"from {np.sqrt(1.5 / 64):.2f} to {np.sqrt(1.5 / 16):.2f}" in said
+    assert f"from {np.sqrt(1.5 / 128):.2f} to {np.sqrt(1.5 / 32):.2f}" in said
     assert extension("explorables").FIGURES["noise"][1] == "noise"

@@ -65,6 +65,9 @@ def test_each_story_is_true(js):
     assert block["layer"].all(axis=1).sum() == 1
     assert block["group"].any(axis=1).sum() == 1
     assert 1 < block["group"].sum() < told["group"]["channels"]
+    assert block["instance"].sum() == 1
+    assert block["ghost"].sum() == told["ghost"]["ghost"]
+    assert block["ghost"].any(axis=0).sum() == 1
     assert told["one"]["values"] == 1
     assert norm.standardize(np.array([[5.0]]), axis=0, epsilon=1e-3)[0] == 0
     x = np.random.default_rng(0).normal(size=(1, 6, 16))

@@ -56,27 +56,28 @@ export const noise = {
     z: { kind: "range", label: "Where the example stands, in standard deviations", start: 1, min: -3, max: 3, step: 0.1 },
     rho: { kind: "range", label: "How alike the examples of a batch are (correlation)", start: 0, min: 0, max: 0.9, step: 0.05 },
     population: { kind: "choice", label: "Population", start: "normal", values: Object.keys(POPULATIONS), more: true },
-    seed: { kind: "range", label: "Draw", start: 1, min: 1, max: 99, step: 1, more: true, apart: true },
+    seed: { kind: "range", label: "Another draw", start: 1, min: 1, max: 99, step: 1, more: true, apart: true },
   },
   presets: [
     { id: "usual", label: "Batches of 32", set: {},
       says: "The usual size. The example stands one standard deviation above the mean, and its output varies about 1." },
-    { id: "large", label: "128", set: { m: 128 },
+    { id: "large", label: "Of 128", set: { m: 128 },
       says: "Four times 32: half the noise." },
-    { id: "small", label: "8", set: { m: 8 },
+    { id: "small", label: "Of 8", set: { m: 8 },
       says: "A quarter of 32: about twice the noise." },
-    { id: "two", label: "2", set: { m: 2 },
+    { id: "two", label: "Of 2", set: { m: 2 },
       says: "Of two values only the order is left: the output is near +1 or near −1, and which of them is up to the other value." },
-    { id: "alike", label: "32, but alike", set: { rho: 0.1 },
+    { id: "alike", label: "Of 32, but alike", set: { rho: 0.1 },
       says: "With a correlation of 0.1, the mean of 32 examples is as noisy as that of 8 independent ones." },
-    { id: "skewed", label: "32, skewed", set: { population: "skewed" },
+    { id: "skewed", label: "Of 32, skewed", set: { population: "skewed" },
       says: "A population with a long tail: the mean is as noisy as before, the standard deviation noisier." },
   ],
   bet: {
-    question: "From batches of 64 down to batches of 16: how much noisier is the output of one example?",
+    question: "From batches of 128 down to batches of 32: how much noisier is the output of one example?",
     choices: ["1.4 times", "2 times", "4 times"],
     right: [1],
-    says: () => `About 2 times, the root of 64/16: from ${show(sdOfOutput(64, 1))} to ${show(sdOfOutput(16, 1))} by the formula. Try both sizes, and compare with what you see.`,
+    show: "large",
+    says: () => `About 2 times, the root of 128/32: from ${show(sdOfOutput(128, 1))} to ${show(sdOfOutput(32, 1))} by the formula. Here are batches of 128; now choose those of 32.`,
   },
   tries: [
     { text: "Look at 100 batches of 8, then of 128.", done: ({ m, n }) => m === 128 && n >= 100 },
@@ -85,7 +86,7 @@ export const noise = {
   ],
   pace: { steps: 10 },
   autoplay: true,
-  opens: 100,
+  opens: 200,
 
   start: ({ seed }) => ({ random: randomStream(seed, 7), n: 0, sum: 0, squares: 0, means: { n: 0, sum: 0, squares: 0 }, batch: [], bins: new Array(BINS).fill(0) }),
   step(run, { m, z, rho, population }) {
@@ -117,15 +118,15 @@ export const noise = {
   },
   sentence({ n, m, sdOutput, formula, sdMean, sdMeanFormula, rho, worth }) {
     if (n < 2) return "No batch yet.";
-    const byFormula = formula === null ? "" : ` (formula: ${show(formula)})`;
-    const alike = rho ? ` As many independent examples as these ${m} are worth: ${show(worth, 1)}.` : "";
-    return `After ${n} batches of ${m}: the example's output varies by ${show(sdOutput)}${byFormula}, the mean of a batch by ${show(sdMean)} (formula: ${show(sdMeanFormula)}).${alike}`;
+    const byFormula = formula === null ? " (the formula is too rough here)" : ` (formula: ${show(formula)})`;
+    const alike = rho ? ` These ${m} alike examples are worth ${show(worth, 1)} independent ones.` : "";
+    return `After ${n} batches of ${m}, standard deviations: of the example's output ${show(sdOutput)}${byFormula}, of the mean of a batch ${show(sdMean)} (formula: ${show(sdMeanFormula)}).${alike}`;
   },
   table: ({ n, meanOutput, sdOutput, formula, sdMean, sdMeanFormula }) => ({
     head: ["", `in ${n} batches`, "formula"],
     rows: [
       ["output of the example, average", meanOutput ?? "", ""],
-      ["output of the example, spread", sdOutput ?? "", formula ?? "none here"],
+      ["output of the example, spread", sdOutput ?? "", formula ?? "too rough here"],
       ["mean of a batch, spread", sdMean ?? "", sdMeanFormula],
     ],
   }),

@@ -14,7 +14,7 @@ export const oneUnit = {
   insight: "What BN makes of one example depends on the others in its batch: move one, and all move.",
   describe: "Three number lines, one below the other: the values x of the batch, normalized, and the output y. A line leads each example from one to the next.",
   settings: {
-    x: { kind: "numbers", drawn: true, label: "Example", start: [3, 9, 11, 17], min: LEAST, max: MOST, far: 1000, step: 0.1, least: 2, most: 8 },
+    x: { kind: "numbers", drawn: true, label: "Example", start: [3, 9, 11, 17], min: LEAST, max: MOST, far: 1000, step: 0.5, least: 2, most: 8 },
     gamma: { kind: "range", label: "γ (gamma)", start: 1, min: 0, max: 5, step: 0.05 },
     beta: { kind: "range", label: "β (beta)", start: 0, min: -3, max: 10, step: 0.1 },
     mode: { kind: "choice", label: "Mode", start: "training", values: ["training", "inference"] },
@@ -34,13 +34,13 @@ export const oneUnit = {
     { id: "shifted", label: "All moved by 20", set: { x: [23, 29, 31, 37] },
       says: "Nothing changes below: the mean took the 20 along." },
     { id: "two", label: "Two examples", set: { x: [3, 3.2] },
-      says: "Of two examples only the order is left, whatever their distance. (ε keeps them a little inside of ±1.)" },
+      says: "Of two examples only the order is left, −1 and +1, unless they are almost equal: here ε begins to count." },
     { id: "equal", label: "All equal", set: { x: [9, 9, 9, 9] },
       says: "All become 0. Without ε, this would be 0 divided by 0." },
     { id: "undone", label: "Undone by γ and β", set: { gamma: 5, beta: 10 },
       says: "With γ at the standard deviation and β at the mean, the network has its old values back." },
     { id: "early", label: "Inference too early", set: { mode: "inference", step: 1 },
-      says: "After one update the moving mean is 1 and the moving variance 3.4: far from 10 and 25, and the outputs far from where they were in training." },
+      says: "Prediction takes moving averages. After one update, at momentum 0.9, the moving mean is 1 and the moving variance 3.4: far from 10 and 25, so the outputs are far from where they were in training." },
   ],
   bet: {
     question: "You pull one of the four examples far to the right. What happens? (Two are right.)",
@@ -56,10 +56,10 @@ export const oneUnit = {
     { text: "Undo the normalization with γ and β.", done: ({ x, y, mode }) => mode === "training" && x.every((value, i) => Math.abs(value - y[i]) < 0.6) },
   ],
   actions: [
-    { label: "Add an example", set: ({ x }) => ({ x: [...x, 20] }) },
-    { label: "Take one away", set: ({ x }) => ({ x: x.slice(0, -1) }) },
-    { label: "All 1 up", set: ({ x }) => ({ x: Math.max(...x) + 1 <= MOST ? x.map((value) => value + 1) : x }) },
-    { label: "All 1 down", set: ({ x }) => ({ x: Math.min(...x) - 1 >= LEAST ? x.map((value) => value - 1) : x }) },
+    { label: "Add an example", set: ({ x }) => ({ x: [...x, freePlace(x)], focus: x.length }), possible: ({ m }) => m < LETTERS.length },
+    { label: "Take one away", set: ({ x }) => ({ x: x.slice(0, -1) }), possible: ({ m }) => m > 2 },
+    { label: "All 1 up", set: ({ x }) => ({ x: x.map((value) => value + 1) }), possible: ({ x }) => Math.max(...x) <= MOST - 1 },
+    { label: "All 1 down", set: ({ x }) => ({ x: x.map((value) => value - 1) }), possible: ({ x }) => Math.min(...x) >= LEAST + 1 },
     { label: "1 update of the moving statistics", advance: 1 },
     { label: "10 updates", advance: 10 },
   ],
@@ -94,6 +94,12 @@ export const oneUnit = {
   picture: unitPicture,
 };
 
+/** A place for a new example where no other stands. */
+function freePlace(x) {
+  const places = [20, 25, 30, 35, 6, 0, -5];
+  return places.find((place) => x.every((value) => Math.abs(value - place) > 1.5)) ?? 14;
+}
+
 function short(value) {
   return value.toLocaleString("en", { maximumFractionDigits: 1 }).replace("-", "−");
 }
@@ -116,7 +122,7 @@ function unitPicture(place, api) {
 
   function makeThumbs(count) {
     inputs = Array.from({ length: count }, (_, i) => {
-      const input = html("input", { type: "range", min: LEAST, max: MOST, step: 0.1, "aria-label": `Example ${LETTERS[i]}, ${i + 1} of ${count}` });
+      const input = html("input", { type: "range", min: LEAST, max: MOST, step: 0.5, "aria-label": `Example ${LETTERS[i]}, ${i + 1} of ${count}` });
       input.addEventListener("input", () => move(i, Number(input.value), false));
       input.addEventListener("change", () => move(i, Number(input.value), true));
       input.addEventListener("pointerdown", remember);
@@ -175,12 +181,14 @@ function lines(state, width, focus, before, small) {
   const mean = inference ? state.movingMean : state.mean;
   const std = inference ? Math.sqrt(state.movingVariance) : state.std;
 
-  const parts = [
+  const axes = [
     ...axis(domains.x, scaleX, LEVELS.x, "x", 5),
     ...axis(domains.xHat, scaleHat, LEVELS.xHat, "x̂"),
     ...(small ? [] : axis(domains.y, scaleY, LEVELS.y, "y")),
-    bracket([mean - std, mean, mean + std].map((value) => place(scaleX, value)), width, inference, mean),
   ];
+  const isText = ({ tagName }) => tagName === "text";
+  const parts = axes.filter((part) => !isText(part));
+  parts.push(bracket([mean - std, mean, mean + std].map((value) => place(scaleX, value)), width, inference, mean));
   if (!inference) {
     for (const side of [-limit, limit]) {
       parts.push(svg("line", { class: "bn-limit", x1: scaleHat(side), x2: scaleHat(side), y1: LEVELS.xHat - 13, y2: LEVELS.xHat + 9 }));
@@ -208,7 +216,7 @@ function lines(state, width, focus, before, small) {
       ...at.slice(1).map(([cx, cy]) => svg("circle", { cx, cy, r: 5 })),
       svg("text", { x: isFar ? width : at[0][0], y: LEVELS.x - 14, "text-anchor": isFar ? "end" : "middle" }, letter)));
   });
-  return parts;
+  return [...parts, ...axes.filter(isText)]; // so that no line crosses a number
 }
 
 /** The narrowest of the axes that holds these values. */

@@ -20,7 +20,7 @@ export const sharing = {
   insight: "Five normalizations are one: they differ only in which numbers share a mean and a variance.",
   describe: "A grid with one row for each example and one column for each channel. The cells that share a mean with the chosen one are filled.",
   settings: {
-    kind: { kind: "choice", label: "Normalization", start: "batch", values: Object.keys(KINDS), words: Object.fromEntries(Object.entries(KINDS).map(([key, { label }]) => [key, label])) },
+    kind: { kind: "choice", label: "Normalization", start: "batch", values: Object.keys(KINDS), words: Object.fromEntries(Object.entries(KINDS).map(([key, { label }]) => [key, label])), more: true },
     examples: { kind: "range", label: "Examples in the batch", start: 4, min: 1, max: 6, step: 1 },
     channels: { kind: "list", label: "Channels", start: 6, values: [4, 6, 8, 12], more: true },
     positions: { kind: "list", label: "Positions in an image", start: 16, values: [1, 4, 16, 64], more: true },
@@ -36,6 +36,10 @@ export const sharing = {
       says: "A row: all channels of one example. The batch plays no part, in training or later." },
     { id: "group", label: "Group norm", set: { kind: "group" },
       says: "A part of a row: some channels of one example." },
+    { id: "instance", label: "Instance norm", set: { kind: "instance" },
+      says: "One cell: one channel of one example. Only its positions are averaged." },
+    { id: "ghost", label: "Ghost batches", set: { kind: "ghost" },
+      says: "A part of a column: the batch is split, and each part has its own mean." },
     { id: "one", label: "A batch of one, dense", set: { examples: 1, positions: 1 },
       says: "One number alone is its own mean: batch norm makes it 0, whatever it is." },
     { id: "one-image", label: "A batch of one image", set: { examples: 1, kind: "batch" },
@@ -64,8 +68,10 @@ export const sharing = {
     const cells = all.filter((one) => one === own).length;
     return { n, c, block: all.map((one) => one === own), groupCount: new Set(all).size, values: cells * positions };
   },
-  sentence({ kind, groupCount, values, n, c }) {
-    return `${KINDS[kind].label}: ${groupCount} ${groupCount === 1 ? "mean" : "means"}. That of example ${n + 1}, channel ${c + 1}, is over ${values} ${values === 1 ? "number" : "numbers"}.`;
+  sentence({ kind, groupCount, values, positions, n, c }) {
+    const cells = values / positions;
+    const each = positions === 1 ? "one number" : `${positions} positions`;
+    return `${KINDS[kind].label}: ${groupCount} ${groupCount === 1 ? "mean" : "means"}. That of example ${n + 1}, channel ${c + 1}, is over ${cells} ${cells === 1 ? "cell" : "cells"} of ${each}: ${values} ${values === 1 ? "number" : "numbers"}.`;
   },
   table: (state) => ({
     head: ["normalization", "means", "numbers in each"],
@@ -90,11 +96,11 @@ function sharingPicture(place, api) {
     const rows = Array.from({ length: examples }, (_, n) => html("div", { role: "row" },
       html("span", { role: "rowheader" }, `example ${n + 1}`),
       ...Array.from({ length: channels }, (_, c) => {
-        const button = html("button", { type: "button", "aria-label": `example ${n + 1}, channel ${c + 1}` });
+        const button = html("button", { type: "button", role: "gridcell", "aria-label": `example ${n + 1}, channel ${c + 1}` });
         button.addEventListener("click", () => api.set({ n, c }));
         button.addEventListener("keydown", (event) => move(event, n, c));
         buttons.push(button);
-        return html("span", { role: "gridcell" }, button);
+        return button;
       })));
     grid.replaceChildren(head, ...rows);
     grid.style.setProperty("--channels", channels);
@@ -102,7 +108,9 @@ function sharingPicture(place, api) {
 
   function move(event, n, c) {
     const { examples, channels } = api.figure.state;
-    const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [];
+    const ends = { Home: [0, -c], End: [0, channels - 1 - c] };
+    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], ...ends };
+    const [down, right] = steps[event.key] ?? [];
     if (down === undefined) return;
     event.preventDefault();
     const [row, column] = [n + down, c + right];
@@ -118,7 +126,7 @@ function sharingPicture(place, api) {
     state.block.forEach((shares, i) => {
       const chosen = i === state.n * state.channels + state.c;
       change(buttons[i], { tabindex: chosen ? 0 : -1, "data-shares": shares, "data-chosen": chosen });
-      change(buttons[i].parentElement, { "aria-selected": String(shares) });
+      change(buttons[i], { "aria-selected": String(shares), "aria-current": chosen && "true" });
     });
   };
 }

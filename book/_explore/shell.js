@@ -48,9 +48,10 @@ function mount(definition, figure) {
     draw(figure.state, run);
     for (const part of parts) part.update?.(figure.state);
     for (const place of live.querySelectorAll("[data-key]")) fillIn(place, figure.state);
-    // Written at once, but spoken only when a change is done.
+    // Written at once, but spoken only when a change is done, and not twice.
     change(outcome, { "aria-live": commit ? "polite" : "off" });
-    if (!running) outcome.textContent = definition.sentence(figure.state);
+    const said = definition.sentence(figure.state);
+    if (!running && outcome.textContent !== said) outcome.textContent = said;
     figure.dispatchEvent(new CustomEvent("bn:change", { detail: figure.state }));
   }
 
@@ -137,14 +138,15 @@ function mount(definition, figure) {
   const controls = (wanted) =>
     shown.filter(([, spec]) => Boolean(spec.more) === wanted).map(([key, spec]) => add(control(key, spec, api)));
 
-  live.append(html("p", { class: "bn-insight" }, definition.insight));
+  live.append(html("p", { class: "bn-insight", id: id("insight") }, definition.insight));
+  change(figure, { "aria-labelledby": id("insight") });
   if (!small) append(live, add(bet(definition, api, () => figure.state)));
   append(live, add(chips(definition, api)));
   live.append(picture);
   if (definition.step && definition.pace) append(live, add(transport(definition, api, () => playing, hasEnded)));
   if (small) live.append(outcome);
   else {
-    const actions = (definition.actions ?? []).map((one) => action(one, api));
+    const actions = (definition.actions ?? []).map((one) => add(action(one, api)));
     live.append(html("div", { class: "bn-controls" }, ...controls(false)));
     if (actions.length) live.append(html("div", { class: "bn-actions" }, ...actions));
     live.append(outcome); // below the controls, which so stay under a finger when its lines change
@@ -152,7 +154,7 @@ function mount(definition, figure) {
     if (more.length) {
       live.append(html("details", { class: "bn-more" }, html("summary", {}, "More settings"), html("div", { class: "bn-controls" }, ...more)));
     }
-    append(live, add(tries(definition)));
+    append(live, add(tries(definition, api)));
     append(live, add(table(definition)));
     live.append(tools(definition, api, outcome));
   }
@@ -301,16 +303,21 @@ function flagControl(key, spec, api) {
   };
 }
 
-function action({ label, advance, set }, api) {
+function action({ label, advance, set, possible }, api) {
   const button = html("button", { type: "button" }, label);
-  button.addEventListener("click", () => (advance ? api.advance(advance) : api.set(set(api.figure.state))));
-  return button;
+  button.addEventListener("click", () => {
+    if (button.ariaDisabled === "true") return;
+    if (advance) api.advance(advance);
+    else api.set(set(api.figure.state));
+  });
+  const update = (state) => change(button, { "aria-disabled": possible && !possible(state) && "true" });
+  return { element: button, update };
 }
 
 function chips(definition, api) {
   const presets = (definition.presets ?? []).filter((one) => !api.small || one.small);
   if (!presets.length) return null;
-  const says = html("p", { class: "bn-says" });
+  const says = html("p", { class: "bn-says", "aria-live": "polite" });
   const inputs = presets.map((preset) => {
     const input = html("input", { type: "radio", name: api.id("preset"), value: preset.id });
     input.addEventListener("change", () => {
@@ -347,11 +354,16 @@ function bet(definition, api, state) {
     const labels = inputs.map((input, i) => html("label", {}, input, html("span", {}, one.choices[i])));
     const button = html("button", { type: "button" }, "Show me");
     const answer = html("p", { "aria-live": "polite" });
+    const tell = () => {
+      const says = typeof one.says === "function" ? one.says(state()) : one.says;
+      answer.textContent = verdict(one, inputs, state()) + says;
+      waiting = null;
+    };
     button.addEventListener("click", () => {
-      waiting = () => { answer.textContent = typeof one.says === "function" ? one.says(state()) : one.says; };
-      if (one.show) api.set({ preset: one.show });
+      waiting = tell;
+      api.set(one.show ? { preset: one.show } : definition.step ? { step: 0 } : {});
       if (definition.pace?.budget) finish();
-      else { waiting(); waiting = null; }
+      else tell();
     });
     box.replaceChildren(html("fieldset", {}, html("legend", {}, one.question), ...labels), button, answer);
   }
@@ -366,9 +378,18 @@ function bet(definition, api, state) {
     update(current) {
       const one = bets(current);
       if (one && one !== asked && !waiting) ask(one);
-      if (waiting && current.ended) { waiting(); waiting = null; }
+      box.hidden = !asked;
+      if (waiting && current.ended) waiting();
     },
   };
+}
+
+/** Whether it came as it was bet; nothing where no bet was made. `right` may depend on the run. */
+function verdict({ right }, inputs, state) {
+  const chosen = inputs.flatMap((input, i) => (input.checked ? [i] : []));
+  const came = typeof right === "function" ? right(state) : right;
+  if (!chosen.length || !came) return "";
+  return String(chosen) === String(came) ? "As you bet. " : "Not as you bet. ";
 }
 
 function transport(definition, api, isPlaying, hasEnded) {
@@ -387,20 +408,24 @@ function transport(definition, api, isPlaying, hasEnded) {
     update() {
       playButton.textContent = isPlaying() ? "Pause" : "Play";
       change(playButton, { "aria-pressed": String(isPlaying()) });
-      for (const one of [...jumps, ...rest]) one.disabled = hasEnded();
+      // Not `disabled`, which would take the focus away.
+      for (const one of [...jumps, ...rest]) change(one, { "aria-disabled": hasEnded() && "true" });
     },
   };
 }
 
-function tries(definition) {
+/** Things to try. They count when they are done by hand: no story and no link ticks them. */
+function tries(definition, api) {
   if (!definition.tries?.length) return null;
   const items = definition.tries.map(({ text }) => html("li", {}, html("span", { "aria-hidden": "true" }, "○ "), text));
   const done = definition.tries.map(() => false);
+  let byHand = false;
+  for (const kind of ["pointerdown", "keydown"]) api.figure.addEventListener(kind, () => { byHand = true; });
   return {
     element: html("div", { class: "bn-tries" }, html("p", {}, "Try this"), html("ul", {}, ...items)),
     update(state) {
       definition.tries.forEach((one, i) => {
-        if (done[i] || !one.done(state)) return;
+        if (done[i] || !byHand || state.preset || !one.done(state)) return;
         done[i] = true;
         items[i].firstChild.textContent = "● ";
         items[i].append(html("span", { class: "visually-hidden" }, " (done)"));
@@ -443,6 +468,7 @@ function tools(definition, api, outcome) {
   over.addEventListener("click", () => {
     api.play(false);
     api.set({ ...startOf(definition.settings), step: 0 });
+    history.replaceState(null, "", location.pathname + location.hash);
   });
   return html("div", { class: "bn-tools" }, link, over);
 }

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+import rjsmin
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util import logging
@@ -27,8 +28,6 @@ IMPORT = re.compile(r'^import \{(?P<names>[^}]*)\} from "\./(?P<file>\w+\.js)";\
 EXPORT = re.compile(r"^export (?=(?:function|const) (?P<name>\w+))", re.MULTILINE)
 TOP_LEVEL = re.compile(r"^(?:function|const|let|class) (\w+)", re.MULTILINE)
 FUNCTION = re.compile(r"^function (\w+)\(.*?^\}\n", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"^(?://.*|/\*\*(?:.|\n)*?\*/)\n", re.MULTILINE)
-INDENT = re.compile(r"^ +", re.MULTILINE)
 PLACE = re.compile(
     r"^\*\*Figure to touch: (?P<name>[\w-]+)(?P<small>, small)?\.\*\* (?P<caption>.+?)(?=\n\n|\Z)",
     re.MULTILINE | re.DOTALL,
@@ -110,7 +109,8 @@ FIGURES = {
 def bundle(figures) -> str:
     """One classic script that brings the figures of these names to life."""
     files = ["shell.js", *(FIGURES[name][0] for name in figures)]
-    return joined(files, f"upgrade([{', '.join(FIGURES[name][1] for name in figures)}]);")
+    main = f"upgrade([{', '.join(FIGURES[name][1] for name in figures)}]);"
+    return rjsmin.jsmin(joined(files, main))
 
 
 def joined(files, main: str) -> str:
@@ -134,7 +134,7 @@ def joined(files, main: str) -> str:
             names = {name.strip() for name in match["names"].split(",") if name.strip()}
             if missing := names - exports[match["file"]]:
                 raise ValueError(f"{file} imports {missing}, which {match['file']} doesn't export")
-        body = COMMENT.sub("", EXPORT.sub("", IMPORT.sub("", text)))
+        body = EXPORT.sub("", IMPORT.sub("", text))
         if left := re.search(r"^\s*(?:import|export)\b.*", body, re.MULTILINE):
             raise ValueError(f"{file}: {left[0].strip()!r} is not in the subset that can be joined")
         for name in TOP_LEVEL.findall(body):
@@ -145,7 +145,7 @@ def joined(files, main: str) -> str:
 
     for file in files:
         visit(file, ())
-    body = COMMENT.sub("", INDENT.sub("", _needed("".join(sources.values()) + main)))
+    body = _needed("".join(sources.values()) + main)
     return f'(() => {{\n"use strict";\n{body}\n}})()\n'
 
 
