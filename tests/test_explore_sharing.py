@@ -25,8 +25,8 @@ SETTINGS = [
         "ghost": 2,
     }
     for kind in ROWS
-    for channels in (4, 6)
-    for groups in (1, 2)
+    for channels in (4, 8)
+    for groups in (1, 2, 4)
 ]
 
 

@@ -49,7 +49,7 @@ function spread({ n, sum, squares }) {
 export const noise = {
   id: "noise",
   label: "How noisy is a batch?",
-  insight: "One and the same example gets another output in every batch. Four times the batch, half the noise.",
+  insight: "One and the same example gets another output in every batch. With four times as many independent examples, the noise is half.",
   describe: "Above, the population with the latest batch as ticks, its mean and its standard deviation. In the middle, a histogram of the outputs of one example so far. Below, the spread of its outputs against the size of the batch, both on logarithmic axes.",
   settings: {
     m: { kind: "list", label: "Batch size m", start: 32, values: SIZES },
@@ -82,7 +82,7 @@ export const noise = {
   tries: [
     { text: "Look at 100 batches of 8, then of 128.", done: ({ m, n }) => m === 128 && n >= 100 },
     { text: "Move the example to the mean (0). Is its output noisier or steadier?", done: ({ z }) => Math.abs(z) < 0.05 },
-    { text: "Make the examples alike: how large must a batch be now?", done: ({ rho, m }) => rho >= 0.1 && m >= 64 },
+    { text: "Make the examples alike by 0.1. How many independent ones are 256 of them worth?", done: ({ rho, m }) => rho >= 0.1 && m === 256 },
   ],
   pace: { steps: 10 },
   autoplay: true,
@@ -93,8 +93,8 @@ export const noise = {
     const { draw } = POPULATIONS[population];
     const shared = Math.sqrt(rho) * draw(run.random);
     const batch = Array.from({ length: m }, () => shared + Math.sqrt(1 - rho) * draw(run.random));
-    note(run.means, moments(batch).mean);
-    batch[0] = z; // the example takes the place of the first
+    note(run.means, moments(batch).mean); // before the example takes the place of the first
+    batch[0] = z;
     const { mean, variance } = moments(batch);
     const output = (z - mean) * inverseStd(variance, EPSILON);
     note(run, output);
@@ -120,14 +120,14 @@ export const noise = {
     if (n < 2) return "No batch yet.";
     const byFormula = formula === null ? " (the formula is too rough here)" : ` (formula: ${show(formula)})`;
     const alike = rho ? ` These ${m} alike examples are worth ${show(worth, 1)} independent ones.` : "";
-    return `After ${n} batches of ${m}, standard deviations: of the example's output ${show(sdOutput)}${byFormula}, of the mean of a batch ${show(sdMean)} (formula: ${show(sdMeanFormula)}).${alike}`;
+    return `After ${n} batches of ${m}, standard deviations: of the example's output ${show(sdOutput)}${byFormula}, of the mean of ${m} random values ${show(sdMean)} (formula: ${show(sdMeanFormula)}).${alike}`;
   },
   table: ({ n, meanOutput, sdOutput, formula, sdMean, sdMeanFormula }) => ({
     head: ["", `in ${n} batches`, "formula"],
     rows: [
       ["output of the example, average", meanOutput ?? "", ""],
       ["output of the example, spread", sdOutput ?? "", formula ?? "too rough here"],
-      ["mean of a batch, spread", sdMean ?? "", sdMeanFormula],
+      ["mean of m random values, spread", sdMean ?? "", sdMeanFormula],
     ],
   }),
   picture: noisePicture,

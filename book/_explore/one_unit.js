@@ -4,14 +4,14 @@ import { batchNorm, batchNormInference, moments, moved } from "./norm.js";
 import { clamp } from "./settings.js";
 
 const LETTERS = "abcdefgh";
-const OUTPUT_AXES = [[-3, 3], [-6, 6], [-12, 12], [-10, 40]];
+const OUTPUT_AXES = [[-3, 3], [-6, 6], [-12, 12], [-10, 50]];
 const LEAST = -10;
 const MOST = 40;
 
 export const oneUnit = {
   id: "one-unit",
   label: "One unit, one batch",
-  insight: "What BN makes of one example depends on the others in its batch: move one, and all move.",
+  insight: "What BN makes of one example in training depends on the others in its batch: move one, and all move.",
   describe: "Three number lines, one below the other: the values x of the batch, normalized, and the output y. A line leads each example from one to the next.",
   settings: {
     x: { kind: "numbers", drawn: true, label: "Example", start: [3, 9, 11, 17], min: LEAST, max: MOST, far: 1000, step: 0.5, least: 2, most: 8 },
@@ -28,27 +28,27 @@ export const oneUnit = {
     { id: "start", label: "The batch of the text", set: {}, small: true,
       says: "Mean 10, standard deviation 5. Pull one of the points on the upper line." },
     { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 40], focus: 3 }, small: true,
-      says: "Only d moved. The other three came closer together, and all of them fell below 0." },
+      says: "Only d moved. The other three came closer together, and now all of them lie below 0." },
     { id: "far", label: "Far out", set: { x: [3, 9, 11, 1000], focus: 3 }, small: true,
       says: "d is at 1,000, and still its output can't pass √3: no output of four examples can. The other three nearly coincide." },
     { id: "shifted", label: "All moved by 20", set: { x: [23, 29, 31, 37] },
       says: "Nothing changes below: the mean took the 20 along." },
     { id: "two", label: "Two examples", set: { x: [3, 3.2] },
-      says: "Of two examples only the order is left, −1 and +1, unless they are almost equal: here ε begins to count." },
+      says: "Of two examples only the order is left, −1 and +1, if they lie far apart against the root of ε. Here ε begins to count." },
     { id: "equal", label: "All equal", set: { x: [9, 9, 9, 9] },
       says: "All become 0. Without ε, this would be 0 divided by 0." },
     { id: "undone", label: "Undone by γ and β", set: { gamma: 5, beta: 10 },
-      says: "With γ at the standard deviation and β at the mean, the network has its old values back." },
+      says: "With γ at the standard deviation and β at the mean of this batch, its old values are back. For the next batch they are not quite right." },
     { id: "early", label: "Inference too early", set: { mode: "inference", step: 1 },
       says: "Prediction takes moving averages. After one update, at momentum 0.9, the moving mean is 1 and the moving variance 3.4: far from 10 and 25, so the outputs are far from where they were in training." },
   ],
   bet: {
     question: "You pull one of the four examples far to the right. What happens? (Two are right.)",
-    choices: ["Its output grows with it", "Its output stops", "The others stay", "The others crowd together"],
+    choices: ["Its output grows without limit", "Its output levels off", "The others stay", "The others crowd together"],
     right: [1, 3],
     show: "far",
     says: (state) =>
-      `Its own output stops at ${show(state.xHat[3])}: no value of four can pass √3 = 1.73. The other three crowd together: ${listed(state.xHat.slice(0, 3))}.`,
+      `Its own output nears √3 = 1.732 and never reaches it: ${show(state.xHat[3], 4)}. The other three crowd together: ${listed(state.xHat.slice(0, 3))}.`,
   },
   tries: [
     { text: "Pull d from 17 to 40.", done: ({ x }) => x.length === 4 && x[3] >= 40 },

@@ -17,14 +17,14 @@ export function groupOf(cell, settings) {
 export const sharing = {
   id: "sharing",
   label: "Who shares a mean?",
-  insight: "Five normalizations are one: they differ only in which numbers share a mean and a variance.",
+  insight: "In training, five normalizations are one: before γ and β they differ only in which numbers share a mean and a variance.",
   describe: "A grid with one row for each example and one column for each channel. The cells that share a mean with the chosen one are filled.",
   settings: {
     kind: { kind: "choice", label: "Normalization", start: "batch", values: Object.keys(KINDS), words: Object.fromEntries(Object.entries(KINDS).map(([key, { label }]) => [key, label])), more: true },
     examples: { kind: "range", label: "Examples in the batch", start: 4, min: 1, max: 6, step: 1 },
-    channels: { kind: "list", label: "Channels", start: 6, values: [4, 6, 8, 12], more: true },
+    channels: { kind: "list", label: "Channels", start: 8, values: [4, 8, 12], more: true },
     positions: { kind: "list", label: "Positions in an image", start: 16, values: [1, 4, 16, 64], more: true },
-    groups: { kind: "list", label: "Groups of group norm", start: 2, values: [1, 2], more: true },
+    groups: { kind: "list", label: "Groups of group norm", start: 2, values: [1, 2, 4], more: true },
     ghost: { kind: "list", label: "Examples in a ghost batch", start: 2, values: [1, 2, 4], more: true },
     n: { kind: "range", drawn: true, apart: true, label: "Chosen example", start: 0, min: 0, max: 5, step: 1 },
     c: { kind: "range", drawn: true, apart: true, label: "Chosen channel", start: 0, min: 0, max: 11, step: 1 },
@@ -33,7 +33,7 @@ export const sharing = {
     { id: "batch", label: "Batch norm", set: {},
       says: "A column: one channel of all examples. This is why an example's output depends on its company." },
     { id: "layer", label: "Layer norm", set: { kind: "layer" },
-      says: "A row: all channels of one example. The batch plays no part, in training or later." },
+      says: "A row: all channels of one example, here at all positions. The batch plays no part, in training or later. (In Keras, and for text, it is one position at a time.)" },
     { id: "group", label: "Group norm", set: { kind: "group" },
       says: "A part of a row: some channels of one example." },
     { id: "instance", label: "Instance norm", set: { kind: "instance" },
@@ -41,13 +41,13 @@ export const sharing = {
     { id: "ghost", label: "Ghost batches", set: { kind: "ghost" },
       says: "A part of a column: the batch is split, and each part has its own mean." },
     { id: "one", label: "A batch of one, dense", set: { examples: 1, positions: 1 },
-      says: "One number alone is its own mean: batch norm makes it 0, whatever it is." },
+      says: "One number alone is its own mean: in training, batch norm makes it 0, whatever it is, and then β." },
     { id: "one-image", label: "A batch of one image", set: { examples: 1, kind: "batch" },
-      says: "One image still has its positions: for it, batch norm is instance norm." },
+      says: "One image still has its positions: for it, batch norm in training is instance norm." },
   ],
   bet: {
-    question: "A batch of 4 images, 6 channels, 16 positions each. How many numbers share a mean in batch norm?",
-    choices: ["16", "64", "384"],
+    question: "A batch of 4 images, 8 channels, 16 positions each. How many numbers share a mean in batch norm?",
+    choices: ["16", "64", "512"],
     right: [1],
     show: "batch",
     says: ({ values }) => `${values}: all positions of one channel in all 4 images.`,
@@ -83,24 +83,24 @@ export const sharing = {
   picture: sharingPicture,
 };
 
-/** A grid of buttons, one for a channel of an example; arrows move between them. */
+/** A grid of cells, one for a channel of an example; arrows, Home and End choose one. */
 function sharingPicture(place, api) {
   const grid = html("div", { class: "bn-block", role: "grid", "aria-label": "Examples and channels" });
   place.append(grid);
   let shape = "";
-  let buttons = [];
+  let cells = [];
 
   function build({ examples, channels }) {
     const head = html("div", { role: "row" }, html("span", { role: "columnheader" }, "channel"), ...Array.from({ length: channels }, (_, c) => html("span", { role: "columnheader" }, String(c + 1))));
-    buttons = [];
+    cells = [];
     const rows = Array.from({ length: examples }, (_, n) => html("div", { role: "row" },
       html("span", { role: "rowheader" }, `example ${n + 1}`),
       ...Array.from({ length: channels }, (_, c) => {
-        const button = html("button", { type: "button", role: "gridcell", "aria-label": `example ${n + 1}, channel ${c + 1}` });
-        button.addEventListener("click", () => api.set({ n, c }));
-        button.addEventListener("keydown", (event) => move(event, n, c));
-        buttons.push(button);
-        return button;
+        const cell = html("span", { role: "gridcell", "aria-label": `example ${n + 1}, channel ${c + 1}` });
+        cell.addEventListener("click", () => api.set({ n, c }));
+        cell.addEventListener("keydown", (event) => move(event, n, c));
+        cells.push(cell);
+        return cell;
       })));
     grid.replaceChildren(head, ...rows);
     grid.style.setProperty("--channels", channels);
@@ -116,7 +116,7 @@ function sharingPicture(place, api) {
     const [row, column] = [n + down, c + right];
     if (row < 0 || row >= examples || column < 0 || column >= channels) return;
     api.set({ n: row, c: column });
-    buttons[row * channels + column].focus();
+    cells[row * channels + column].focus();
   }
 
   return (state) => {
@@ -125,8 +125,8 @@ function sharingPicture(place, api) {
     shape = now;
     state.block.forEach((shares, i) => {
       const chosen = i === state.n * state.channels + state.c;
-      change(buttons[i], { tabindex: chosen ? 0 : -1, "data-shares": shares, "data-chosen": chosen });
-      change(buttons[i], { "aria-selected": String(shares), "aria-current": chosen && "true" });
+      change(cells[i], { tabindex: chosen ? 0 : -1, "data-shares": shares, "data-chosen": chosen });
+      change(cells[i], { "aria-selected": String(shares), "aria-current": chosen && "true" });
     });
   };
 }
