@@ -209,7 +209,7 @@ def test_what_nothing_names_is_left_out(monkeypatch):
     )
     monkeypatch.setattr(explorables, "source_of", {"a.js": text}.__getitem__)
     got = explorables.joined(["a.js"], "used();")
-    assert got == '(() => {\n"use strict";\nfunction used() {\nreturn 1;\n}\nused();\n})()\n'
+    assert got == '(() => {\n"use strict";\nfunction used() {\n  return 1;\n}\nused();\n})()\n'
 
 
 def test_no_script_lands_on_every_page():
