@@ -6,6 +6,7 @@ import { normal, randomStream } from "./random.js";
 const MOST_UPDATES = 5000;
 const WINDOWS = [100, 300, 600, 1200, 2500, MOST_UPDATES]; // lengths of the time axis
 const RECENT = 100;
+const USUAL = 0.99; // momentum in Keras
 
 /** How many updates it takes until less than this share of the start is left. */
 export function updatesUntil(share, momentum) {
@@ -64,6 +65,15 @@ function normalized(x, mean, variance) {
   return (x - mean) * inverseStd(variance, EPSILON);
 }
 
+/** Mean and variance of the last batch, with an example at z in place of its first. */
+function joining(z, size, updates) {
+  const { means, variances, alone } = drawnBatches(size, updates);
+  const [before, first] = [means[updates - 1], alone[updates - 1]];
+  const mean = before + (z - first) / size;
+  const squares = variances[updates - 1] + before ** 2 + (z ** 2 - first ** 2) / size;
+  return { mean, variance: Math.max(squares - mean ** 2, 0) };
+}
+
 /** All that the figure of these settings shows. Outputs are without gamma and beta. */
 export function laggingState(settings) {
   const { momentum, updates, mean, sd, drift, z, recomputed, noisy, size } = settings;
@@ -75,14 +85,13 @@ export function laggingState(settings) {
   const madeUp = recomputed ? 0 : momentum ** updates;
   const older = recomputed ? 0 : Math.max(momentum ** Math.min(updates, RECENT) - madeUp, 0);
   const x = trueMean + z * sd;
-  const drawn = noisy && updates ? drawnBatches(size, updates) : null;
-  const batchMean = trueMean + (drawn ? sd * drawn.means[updates - 1] : 0);
-  const batchVariance = sd * sd * (drawn ? drawn.variances[updates - 1] : 1);
-  const outputTraining = normalized(x, batchMean, batchVariance);
+  const batch = noisy && updates ? joining(z, size, updates) : { mean: 0, variance: 1 };
+  const outputTraining = normalized(z * sd, batch.mean * sd, batch.variance * sd * sd);
   const outputInference = normalized(x, movingMean, movingVariance);
 
   const until = WINDOWS.find((length) => updates <= length);
   const times = [...new Set(Array.from({ length: 201 }, (_, i) => Math.round((i * updates) / 200)))];
+  const usual = momentum === USUAL ? [] : movingStatistics({ ...settings, momentum: USUAL }).movingMeans;
   const top = Math.max(trueMeanAt(until, settings), mean) + 1.4 * sd;
   return {
     trueMean, movingMean, movingVariance, madeUp, recent: 1 - madeUp - older, older,
@@ -97,26 +106,34 @@ export function laggingState(settings) {
       top: Math.max(1.5, top),
       truth: [0, Math.max(updates - settings.held, 0), until].map((k) => [k, trueMeanAt(k, settings)]),
       moving: times.map((k) => [k, movingMeans[k], Math.sqrt(movingVariances[k])]),
+      usual: usual.length ? times.map((k) => [k, usual[k]]) : [],
       batches: noisy ? times.filter((k) => k).map((k) => [k, batchMeans[k - 1]]) : [],
     },
   };
 }
 
-/** A share of 1 as percent. */
+/** A share of 1 as percent, never rounded to 1% or 100%. */
 function percent(share) {
-  return `${show(100 * share, share >= 0.0005 && share < 0.0995 ? 1 : 0)}%`;
+  if (share >= 0.0005 && share < 0.01) return "under 1%";
+  return share > 0.99 && share < 1 ? "over 99%" : `${show(100 * share, 0)}%`;
+}
+
+function ofUpdates(count) {
+  return `${show(count, 0)} update${Math.round(count) === 1 ? "" : "s"}`;
 }
 
 /** The outcome in a sentence. */
 export function laggingSentence(state) {
-  const { updates, momentum, madeUp, trueMean, movingMean, z, lag } = state;
+  const { updates, momentum, madeUp, trueMean, movingMean, z, lag, sd } = state;
   const side = z > 0 ? "above" : "below";
   const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
-  const comes = `${example} comes out at ${show(state.outputInference)} instead of ${show(state.outputTraining)}.`;
+  const [inference, training] = [state.outputInference, state.outputTraining].map((one) => show(one));
+  const comes = `${example} comes out at ${inference}${inference === training ? ", as in training" : ` instead of ${training}`}.`;
   if (state.recomputed) return `Recomputed with these weights: nothing is made up or late. ${comes}`;
-  const after = `After ${updates} update${updates === 1 ? "" : "s"} at momentum ${momentum}, ${percent(madeUp)} is made up`;
-  const late = state.drift && madeUp < 0.01 ? `, and the moving mean is ${show(lag)} sd late` : "";
-  return `${after}${late}: the moving mean is ${show(movingMean)}, the true one ${show(trueMean)}. ${comes}`;
+  const after = `After ${ofUpdates(updates)} at momentum ${momentum}: ${percent(madeUp)} is made up`;
+  const late = state.drift && madeUp < 0.01 && lag >= 0.005 ? `, and the mean is ${show(lag)} sd late` : "";
+  const moving = `The moving mean and sd are ${show(movingMean)} and ${show(Math.sqrt(state.movingVariance))}`;
+  return `${after}${late}. ${moving}, the true ones ${show(trueMean)} and ${show(sd)}. ${comes}`;
 }
 
 // The picture ----------------------------------------------------------------------------------
@@ -147,13 +164,13 @@ function ticksBetween(from, to) {
 }
 
 function timeChart() {
-  const kinds = ["grid", "truth-band", "truth", "moving-band", "moving", "dots", "now", "used"];
+  const kinds = ["grid", "truth-band", "truth", "usual", "moving-band", "moving", "dots", "now", "used"];
   const lines = kinds.map((kind) => svg("path", { class: `bn-${kind}` }));
-  const [grid, truthBand, truth, band, moving, dots, now, used] = lines;
+  const [grid, truthBand, truth, usual, band, moving, dots, now, used] = lines;
   const labels = html("div", { class: "bn-ticks" });
-  const [ofTruth, ofMoving, ofNow] = ["bn-of-truth", "bn-of-moving", "bn-of-now"].map((one) => html("span", { class: one }));
+  const [ofTruth, ofMoving, ofUsual, ofNow] = ["bn-of-truth", "bn-of-moving", "bn-of-usual", "bn-of-now"].map((one) => html("span", { class: one }));
   const element = html("div", { class: "bn-time", "aria-hidden": "true" },
-    stretched(...lines), labels, ofTruth, ofMoving, ofNow);
+    stretched(...lines), labels, ofTruth, ofUsual, ofMoving, ofNow);
 
   function around(points, toX, toY) {
     const above = points.map(([k, value, sd]) => [toX(k), toY(value + sd)]);
@@ -172,6 +189,7 @@ function timeChart() {
       change(truth, { d: pathOf(chart.truth.map(([k, value]) => [toX(k), toY(value)])) });
       change(band, { d: around(chart.moving, toX, toY) });
       change(moving, { d: pathOf(chart.moving.map(([k, value]) => [toX(k), toY(value)])) });
+      change(usual, { d: pathOf(chart.usual.map(([k, value]) => [toX(k), toY(value)])) });
       change(dots, { d: chart.batches.map(([k, value]) => `M${toX(k).toFixed(1)} ${toY(value).toFixed(1)}h0`).join("") });
       change(now, { d: pathOf([[toX(updates), 0], [toX(updates), 100]]) });
 
@@ -189,15 +207,19 @@ function timeChart() {
       const spread = Math.sqrt(movingVariance);
       change(used, { d: pathOf([movingMean - spread, movingMean + spread].map((value) => [toX(updates), toY(value)])) });
       const right = updates > 0.6 * chart.until;
-      put(ofMoving, toX(updates), Math.min(toY(movingMean - spread), 92), recomputed ? "recomputed" : "moving");
-      ofMoving.classList.toggle("bn-left", right);
+      const isUsual = !chart.usual.length;
+      const low = Math.min(toY(movingMean - spread), isUsual ? 92 : 83);
+      put(ofMoving, toX(updates), low, recomputed ? "recomputed" : "moving");
+      for (const one of [ofMoving, ofUsual]) one.classList.toggle("bn-left", right);
+      const beside = isUsual ? 0 : toY(chart.usual.at(-1)[1]);
+      put(ofUsual, toX(updates), Math.abs(beside - low) < 9 ? low + 9 : beside, isUsual ? "" : `at ${USUAL}`);
       put(ofNow, toX(updates), 0, `now: ${updates}`);
       ofNow.classList.toggle("bn-left", right);
     },
   };
 }
 
-const [LEAST_OUTPUT, MOST_OUTPUT] = [-4, 8];
+const [LEAST_OUTPUT, MOST_OUTPUT] = [-4, 12];
 
 function outputs() {
   const toX = linear([LEAST_OUTPUT, MOST_OUTPUT], [0, 100]);
@@ -219,7 +241,7 @@ function outputs() {
   };
   const [training, inference] = [row("training", "In training it gives", "outputTraining"),
     row("inference", "At inference it gives", "outputInference")];
-  const axis = html("div", { class: "bn-ticks" }, ...[-4, 0, 4, 8].map((one) => {
+  const axis = html("div", { class: "bn-ticks", "aria-hidden": "true" }, ...[-4, 0, 4, 8, 12].map((one) => {
     const label = html("span", { class: "bn-below" }, show(one, 0));
     put(label, toX(one), 0);
     return label;
@@ -227,7 +249,7 @@ function outputs() {
   return {
     element: html("div", { class: "bn-outputs" }, html("p", {}, "Outputs of all examples, and of one (the dot)"), training.element, inference.element, axis),
     draw(state) {
-      training.draw(state.outputTraining - state.z, 1, state.outputTraining);
+      training.draw(0, 1, state.outputTraining);
       inference.draw(state.outputMean, state.outputSd, state.outputInference);
     },
   };
@@ -241,15 +263,15 @@ function memory() {
   return {
     element: html("div", { class: "bn-memory" }, html("p", {}, "Prediction's memory", late),
       html("div", { "aria-hidden": "true" }, ...bits), html("ul", {}, ...labels)),
-    draw({ momentum, madeUp, recent, older, updates, recomputed, lateBy }) {
+    draw({ momentum, madeUp, recent, older, recomputed, lateBy }) {
       const isLate = !recomputed && madeUp < 0.01;
-      late.textContent = isLate ? `: on average ${show(lateBy, 0)} updates old` : "";
+      late.textContent = isLate ? `: on average ${ofUpdates(lateBy)} old` : "";
       [madeUp, recent, older].forEach((share, i) => { bits[i].style.width = `${100 * share}%`; });
-      const fresh = recomputed ? "all data, with these weights"
-        : updates > RECENT ? `the last ${RECENT} updates` : "the updates so far";
-      labels[0].textContent = `made up: ${percent(madeUp)} (1% after ${updatesUntil(0.01, momentum)} updates)`;
+      const fresh = recomputed ? "all data, with these weights" : `the last ${RECENT} updates`;
+      const until = madeUp < 0.01 ? "" : ` (under 1% after ${updatesUntil(0.01, momentum)})`;
+      labels[0].textContent = `made up: ${percent(madeUp)}${until}`;
       labels[1].textContent = `${fresh}: ${percent(recent)}`;
-      labels[2].textContent = `older: ${percent(older)}`;
+      labels[2].textContent = `older updates: ${percent(older)}`;
     },
   };
 }
@@ -270,10 +292,10 @@ function scrubber(api) {
   input.addEventListener("change", () => api.set({ updates: api.figure.state.updates }));
   const ends = html("span", { "aria-hidden": "true" }, "updates");
   return {
-    element: html("div", { class: "bn-scrub" }, ends, input, html("span", { "data-key": "updates", "data-digits": 0 })),
+    element: html("div", { class: "bn-scrub" }, ends, input, html("span", { "data-key": "updates", "data-digits": 0, "aria-hidden": "true" })),
     draw({ updates }) {
       if (updatesAt(Number(input.value)) !== updates) input.value = placeOf(updates);
-      change(input, { "aria-valuetext": `${updates} updates` });
+      change(input, { "aria-valuetext": ofUpdates(updates) });
     },
   };
 }
@@ -281,20 +303,25 @@ function scrubber(api) {
 function laggingPicture(place, api) {
   const parts = [timeChart(), outputs(), scrubber(api), memory()];
   const [chart, gauges, scrub, kept] = parts.map((part) => part.element);
-  place.append(html("div", { class: "bn-lagging" }, html("div", {}, html("p", {}, "What the neuron gives to BN, mean ± sd"), chart, scrub), gauges), kept);
-  return (state) => parts.forEach((part) => part.draw(state));
+  const at = html("b", { class: "bn-at" });
+  const head = html("p", {}, "What enters BN, mean ± sd; ", at);
+  place.append(html("div", { class: "bn-lagging" }, html("div", {}, head, chart, scrub), gauges), kept);
+  return (state) => {
+    at.textContent = `momentum ${state.momentum}`;
+    for (const part of parts) part.draw(state);
+  };
 }
 
 /** The figure. */
 export const lagging = {
   id: "lagging",
   label: "Statistics that lag",
-  insight: "Prediction uses a memory of the batches. At first most of it is made up; later it is late.",
+  insight: "Prediction uses a memory of the batches. At first most of it is made up; then it comes late, as long as the weights move.",
   describe: "True and moving statistics of a neuron, its outputs in both modes, and what the memory is made of",
   settings: {
     momentum: { kind: "list", label: "Momentum p", start: 0.99, values: [0.5, 0.9, 0.99, 0.999] },
     updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
-    drift: { kind: "range", label: "Drift, in sd an update", start: 0, min: 0, max: 0.1, step: 0.005 },
+    drift: { kind: "range", label: "Drift of the mean, sd per update", start: 0, min: 0, max: 0.1, step: 0.005 },
     z: { kind: "range", label: "The example, in sd from the true mean", start: 0, min: -3, max: 3, step: 0.5 },
     recomputed: { kind: "flag", label: "Recompute the statistics", start: false },
     mean: { kind: "range", label: "True mean μ", start: 10, min: -5, max: 20, step: 1, more: true },
@@ -310,13 +337,13 @@ export const lagging = {
     { id: "sixty", label: "60 updates", small: true, set: {},
       says: "More than half of what prediction uses is made up: a mean of 0 and a variance of 1, which nobody measured." },
     { id: "arrived", label: "459 updates", small: true, set: { updates: 459 },
-      says: "Now less than 1% is made up. Training and inference agree." },
-    { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44 },
-      says: "44 updates do what takes 459 at momentum 0.99." },
-    { id: "moving", label: "Weights that move", set: { drift: 0.01, updates: 600 },
+      says: "Now less than 1% is made up. While nothing moves, training and inference agree." },
+    { id: "moving", label: "Weights that move", small: true, set: { drift: 0.01, updates: 600 },
       says: "The start is forgotten. But the weights go on changing, and the true mean with them: the average stays 99 updates behind." },
+    { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44 },
+      says: "44 updates do what takes 459 at momentum 0.99, the faint line. The price is noise: about 10 batches count." },
     { id: "one", label: "A last batch of one", set: { alone: true, updates: 600, z: 1 },
-      says: "A batch of one has the variance 0, and counts like any other. A third of the moving variance is missing, so outputs come out too wide." },
+      says: "Of each epoch's three batches the last has one example. Keras counts it like any other, with the variance 0: a third of the moving variance is missing, and outputs come out too wide." },
     { id: "recomputed", label: "Recomputed", set: { updates: 15, recomputed: true },
       says: "The weights held still, the statistics taken anew: nothing is made up, and nothing is late. No weight has changed." },
   ],
@@ -328,8 +355,9 @@ export const lagging = {
     says: ({ madeUp, updates, momentum }) => `${percent(madeUp)}: after ${updates} updates, ${momentum} to the power of ${updates} is left of the start.`,
   },
   tries: [
-    { text: "Move the updates until less than 1% is made up.", done: ({ momentum, madeUp, recomputed }) => momentum === 0.99 && !recomputed && madeUp < 0.01 },
-    { text: "Let the true mean drift, then hold the weights still for 500 batches.", done: ({ drift, held }) => drift > 0 && held >= 500 },
+    { text: "Move the updates until less than 0.1% is made up.", done: ({ momentum, madeUp, recomputed }) => momentum === USUAL && !recomputed && madeUp < 0.001 },
+    { text: "Let the true mean drift until the moving one is 0.2 sd late or more. Then hold the weights still for 500 batches.",
+      done: ({ drift, held, lateBy, momentum, updates }) => held >= 500 && drift * lateBy * (1 - momentum ** (updates - held)) >= 0.2 },
     { text: 'In "More settings" take random batches of 4, and a momentum of 0.5: the price of a short memory.',
       done: ({ momentum, noisy, size }) => momentum === 0.5 && noisy && size <= 4 },
   ],
