@@ -280,10 +280,11 @@ function memory() {
 function scrubber(api) {
   const input = html("input", { type: "range", min: 0, max: MOST_PLACE, step: 1, "aria-label": "Updates n" });
   let byKey = false;
+  let place = 0;
   const act = (commit) => {
     const before = api.figure.state.updates;
     let updates = updatesAt(Number(input.value));
-    if (byKey && updates === before) updates += Math.sign(Number(input.value) - placeOf(before));
+    if (byKey && updates === before) updates += Math.sign(Number(input.value) - place);
     byKey = false;
     if (updates !== before || commit) api.set({ updates, held: 0 }, commit);
   };
@@ -295,6 +296,7 @@ function scrubber(api) {
     element: html("div", { class: "bn-scrub" }, ends, input, html("span", { "data-key": "updates", "data-digits": 0, "aria-hidden": "true" })),
     draw({ updates }) {
       if (updatesAt(Number(input.value)) !== updates) input.value = placeOf(updates);
+      place = Number(input.value);
       change(input, { "aria-valuetext": ofUpdates(updates) });
     },
   };
