@@ -120,26 +120,39 @@ def test_what_the_map_says_is_as_recorded(js, land):
         assert not trains("rate-10", arm, rate=10).any()
     assert not trains("small", "without", scale=0.03).any()
     assert trains("small", "with", scale=0.03).tolist() == [True] * 6 + [False]
+    at_ten = percents(land).sel(activation="relu", rate=10)
+    assert not (at_ten >= 95).any()
     assert not trains("six", "without").any()
     six, lost = told["six"]["counts"], told["lost"]["counts"]
     assert f"With BN {six['with']} do" in told["six"]["says"]
-    assert f"at {lost['lost']} settings they train without BN only" in told["lost"]["says"]
+    two = counted(land, activation="relu", depth=2)
+    deep = counted(land, activation="relu", depth=6)
+    assert told["deeper"]["says"] == (
+        f"From two layers of ReLU to six: without BN {deep['without']} settings instead of "
+        f"{two['without']}, with BN {deep['with']} instead of {two['with']}."
+    )
+    cell, says = told["lost"]["cell"], told["lost"]["says"]
+    assert f"At {lost['lost']} settings" in says
     assert lost["lost"] >= 1
-    cell = told["lost"]["cell"]
-    assert cell["without"]["median"] >= 95 > cell["with"]["median"]
+    for arm, words in (("without", "without"), ("with", "with BN")):
+        median, low, high = (cell[arm][part] for part in ("median", "low", "high"))
+        assert f"{median}% ({low} to {high}%) {words}" in says
+    line = int(re.search(r"line at (\d+)%", says)[1])
+    maps = percents(land).sel(activation="sigmoid", depth=2)
+    for threshold, left in ((line, False), (line + 1, True)):
+        above = maps >= threshold
+        assert (above.sel(arm="without") & ~above.sel(arm="with")).any() == left
 
 
 def test_the_bet_has_the_right_answer(js, land):
-    bet = js(
-        ["map.js"],
-        "return { ...settingsMap.bet, says: settingsMap.bet.says({ counts: { with: 1, of: 2 } }) }",
-    )
+    says = "settingsMap.bet.says({ counts: { with: 1, without: 2 } })"
+    bet = js(["map.js"], f"return {{ ...settingsMap.bet, says: {says} }}")
     (right,) = bet["right"]
-    assert int(bet["choices"][right]) == counted(land, activation="sigmoid", depth=6)["with"]
+    two, six = (counted(land, activation="relu", depth=depth) for depth in (2, 6))
+    assert bet["choices"][right] == f"About {six['with']}"
+    assert f"train at {two['with']} of the 49" in bet["question"]
+    assert f"left of {two['without']}." in bet["says"]
     assert len(set(bet["choices"])) == len(bet["choices"])
-    six = percents(land).sel(activation="sigmoid", depth=6, arm="with") >= 95
-    assert not six.sel(rate=10, scale=slice(0, 1)).any()
-    assert not six.sel(scale=0.03).any()
 
 
 # --------------------------------------------------------------------------------------- on a page
@@ -265,7 +278,8 @@ def test_pressing_a_cell_moves_nothing_above_it(page):
         cell.click()
         assert cell.bounding_box() == before
         state = page.evaluate("document.getElementById('map').state")
-        assert (state["rate"], state["preset"]) == (10, "usual")
+        assert (state["rate"], state["preset"]) == (10, None)  # as after any other setting
+        assert page.locator(".bn-land-readout").bounding_box()["y"] < before["y"]
 
 
 @NO_BROWSER

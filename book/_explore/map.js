@@ -34,7 +34,19 @@ export function landCounts(settings) {
 }
 
 const SIX_SIGMOIDS = landCounts({ ...land.opening, activation: "sigmoid", depth: 6 });
-const TWO_SIGMOIDS = landCounts({ ...land.opening, activation: "sigmoid", depth: 2 });
+const [TWO_RELU, SIX_RELU] = [2, 6].map((depth) => landCounts({ ...land.opening, activation: "relu", depth }));
+const WORSE = { activation: "sigmoid", depth: 2, scale: 10, rate: 10 };
+
+/** What the story of the cell `WORSE` says; all its numbers are of the record. */
+function worse() {
+  const [without, withBN] = LAND_ARMS.map((arm) => landCell(WORSE, arm));
+  const lost = (threshold) => landCounts({ ...WORSE, threshold }).lost;
+  let fades = land.opening.threshold;
+  while (lost(fades)) fades -= 1;
+  const runs = ({ median, low, high }) => `${median}% (${low} to ${high}%)`;
+  return `At ${lost(land.opening.threshold)} settings two layers of sigmoids reach ${land.opening.threshold}% without BN only. `
+    + `Ten runs of this one: ${runs(without)} without, ${runs(withBN)} with BN. With the line at ${fades}% no such setting is left.`;
+}
 
 export const settingsMap = {
   id: "map",
@@ -45,34 +57,35 @@ export const settingsMap = {
     activation: { kind: "choice", label: "Activation", start: land.opening.activation, values: land.activations, words: ACTIVATION_WORDS },
     depth: { kind: "choice", label: "Hidden layers", start: land.opening.depth, values: land.depths },
     threshold: { kind: "range", label: "Trains from", start: land.opening.threshold, min: 80, max: 97, step: 1, words: (value) => `${value}%` },
-    rate: { kind: "list", label: "Learning rate", start: land.opening.rate, values: land.rates, drawn: true, apart: true },
-    scale: { kind: "list", label: "Initial scale", start: land.opening.scale, values: land.scales, drawn: true, apart: true },
+    rate: { kind: "list", label: "Learning rate", start: land.opening.rate, values: land.rates, drawn: true },
+    scale: { kind: "list", label: "Initial scale", start: land.opening.scale, values: land.scales, drawn: true },
     view: { kind: "choice", label: "Map", start: "with", values: [...LAND_ARMS, "difference"], words: ARM_WORDS, drawn: true, apart: true },
   },
   presets: [
     { id: "usual", label: "The usual settings", set: { rate: 0.3, scale: 1 },
       says: "At the usual scale, 1, and rates from 0.1 to 1, four layers of tanh train without BN as well as with it. There is nothing to fix." },
     { id: "small", label: "Started too small", set: { activation: "relu", scale: 0.03, rate: 0.1 },
-      says: "Weights 30 times too small: without BN no rate trains. BN divides by the spread, whatever it is, and all rates but the largest train." },
-    { id: "rate-10", label: "Rate 10 sinks both", set: { activation: "relu", depth: 2, rate: 10, scale: 1 },
-      says: "At rate 10 two layers of ReLU train from no scale, with BN or without." },
+      says: "ReLU from weights 30 times too small: without BN no rate trains, with BN all but the largest do. BN divides by the spread, as long as its square is large against ε." },
+    { id: "rate-10", label: "Rate 10", set: { activation: "relu", depth: 2, rate: 10, scale: 1 },
+      says: "At rate 10 no network of ReLU trains, from whatever scale, with BN or without." },
     { id: "six", label: "Six sigmoids", set: { activation: "sigmoid", depth: 6, scale: 3, rate: 1 },
       says: `Without BN ${SIX_SIGMOIDS.without || "none"} of the ${PAIRS} settings trains. With BN ${SIX_SIGMOIDS.with} do.` },
-    { id: "lost", label: "BN loses", set: { activation: "sigmoid", depth: 2, scale: 10, rate: 10 },
-      says: `Two layers of sigmoids need a large rate, and can take it: at ${TWO_SIGMOIDS.lost} settings they train without BN only.` },
+    { id: "deeper", label: "Deeper", set: { activation: "relu", depth: 6, scale: 1, rate: 0.1 },
+      says: `From two layers of ReLU to six: without BN ${SIX_RELU.without} settings instead of ${TWO_RELU.without}, with BN ${SIX_RELU.with} instead of ${TWO_RELU.with}.` },
+    { id: "lost", label: "A little worse with BN", set: WORSE, says: worse() },
   ],
   bet: {
-    question: `Without BN, six layers of sigmoids train at ${SIX_SIGMOIDS.without || "none"} of the ${PAIRS} settings. At how many with BN?`,
-    choices: ["None, too", `${Math.round(SIX_SIGMOIDS.with / 4)}`, `${SIX_SIGMOIDS.with}`, `All ${PAIRS}`],
+    question: `With BN two layers of ReLU train at ${TWO_RELU.with} of the ${PAIRS} settings. At how many do six layers?`,
+    choices: [0.25, 0.6, 1].map((share) => `About ${Math.round(share * SIX_RELU.with)}`).concat(`All ${PAIRS}`),
     right: [2],
-    show: "six",
-    says: ({ counts }) => `At ${counts.with} of ${PAIRS}. But the largest rates and the smallest scales are still lost.`,
+    show: "deeper",
+    says: ({ counts }) => `At ${counts.with}. Without BN ${counts.without} are left of ${TWO_RELU.without}.`,
   },
   restart: ["activation", "depth", "rate", "scale"],
   tries: [
     { text: "Find a setting that trains without BN only.", done: ({ cell, threshold }) => cell.without.median >= threshold && cell.with.median < threshold },
     { text: "Find a setting that trains in neither.", done: ({ cell, threshold }) => LAND_ARMS.every((arm) => cell[arm].high < threshold) },
-    { text: "Press a cell, and see whether a live run agrees.", done: ({ live }) => Boolean(live?.ended) },
+    { text: "Press a cell: does a live run lie among the ten?", done: ({ live }) => Boolean(live?.ended) },
   ],
 
   start: () => ({ live: null }),
@@ -113,7 +126,7 @@ function drawMap(place, api) {
   const key = html("p", { class: "bn-land-key" });
   const readout = html("div", { class: "bn-land-readout" });
   const maps = html("div", { class: "bn-maps" }, ...Object.values(tables).map(({ element }) => element));
-  place.append(views.element, maps, key, readout);
+  place.append(readout, views.element, maps, key);
   let pointed = null;
   let current = null; // holds the live run of the cell
   let filled = ""; // the settings whose numbers stand in the cells
@@ -218,7 +231,7 @@ function mapTable(name) {
   const head = html("tr", {}, html("th", { scope: "col", class: "bn-land-corner" }, "scale"),
     ...land.rates.map((rate) => html("th", { scope: "col" }, String(rate))));
   const axis = html("tr", {}, html("td", {}), html("td", { colspan: land.rates.length, class: "bn-land-axis" }, "learning rate"));
-  const element = html("table", { class: "bn-land", "data-map": name },
+  const element = html("table", { class: `bn-land bn-land-${name}`, "data-map": name },
     caption, html("thead", {}, axis, head), html("tbody", {}, ...rows));
   return { element, caption, buttons };
 }
@@ -242,7 +255,7 @@ function fillCell({ button, scale, rate, i }, name, { cells, threshold }) {
   });
 }
 
-/** Below the maps: the numbers of one cell in both arms, and those of the live run. */
+/** Above the maps: the numbers of one cell in both arms, and those of the live run. */
 function readoutOf(state, isChosen) {
   const { scale, rate, live } = state;
   const cell = ofCell(state);
@@ -267,10 +280,11 @@ function linkToRace(state) {
   return `?${query.map(([key, value]) => `race.${key}=${value}`).join("&")}#race`;
 }
 
-/** What the shades mean: their two ends. */
+/** What the shades mean: their two ends, in the colors of both maps. */
 function shadesKey(threshold) {
-  const swatches = [0, 1, 2, 3, 4].map((shade) => html("i", { "data-shade": shade, "aria-hidden": "true" }));
-  return [`Median of ${land.seeds.length} runs, in %: below ${land.shades[0]} `, html("span", {}, ...swatches), ` ${threshold} and more: trains`];
+  const swatches = LAND_ARMS.map((arm) => html("span", { class: `bn-land-${arm}`, "aria-hidden": "true" },
+    ...[0, 1, 2, 3, 4].map((shade) => html("i", { "data-shade": shade }))));
+  return [`Median of ${land.seeds.length} runs, in %: below ${land.shades[0]} `, ...swatches, ` ${threshold} and more: trains`];
 }
 
 /** On a narrow page one map is shown at a time. */

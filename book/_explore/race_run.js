@@ -11,6 +11,9 @@ export const readings = {
   training: { lane: "with", statistics: "latest" },
 };
 
+/** The other of BN's two modes. */
+export const otherView = { use: "training", training: "use" };
+
 /** A race before its first step, with its history so far: the look at step 0. */
 export function startRace(settings) {
   const { data, noise, seed, batch, order } = settings;

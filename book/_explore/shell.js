@@ -42,7 +42,7 @@ function mount(definition, figure) {
   function refresh(commit) {
     const running = isRunning();
     const derived = definition.derive(settings, run, running);
-    preset = definition.presets?.find((one) => matches(definition, one, settings))?.id ?? null;
+    preset = presetNow()?.id ?? null;
     figure.state = Object.freeze({ ...settings, ...derived, preset, step, running });
     change(figure, { "data-step": step, "data-running": String(running) });
     draw(figure.state, run);
@@ -69,9 +69,18 @@ function mount(definition, figure) {
     refresh(commit);
   }
 
-  /** Where nothing may run by itself, a figure opens with these steps done. */
+  /** Where nothing may run by itself, a figure opens with these steps done: no bet is given away. */
   function opening() {
-    return isCalm() ? definition.opens ?? 0 : 0;
+    return isCalm() && !isAsked() ? definition.opens ?? 0 : 0;
+  }
+
+  /** Whether a bet is asked of these settings. */
+  function isAsked() {
+    return !small && presetNow()?.bet !== undefined;
+  }
+
+  function presetNow() {
+    return definition.presets?.find((one) => matches(definition, one, settings));
   }
 
   function kept() {
@@ -127,7 +136,7 @@ function mount(definition, figure) {
   }
 
   // Parts ----------------------------------------------------------------------------------
-  const api = { set, advance, play, figure, id, small };
+  const api = { set, advance, play, figure, id, small, isAsked };
   const parts = [];
   const add = (part) => {
     if (part) parts.push(part);
@@ -143,9 +152,9 @@ function mount(definition, figure) {
   if (!small) append(live, add(bet(definition, api, () => figure.state)));
   append(live, add(chips(definition, api)));
   live.append(picture);
-  if (definition.step && definition.pace) append(live, add(transport(definition, api, () => playing, hasEnded)));
   if (small) live.append(outcome);
-  else {
+  if (definition.step && definition.pace) append(live, add(transport(definition, api, () => playing, hasEnded)));
+  if (!small) {
     const actions = (definition.actions ?? []).map((one) => add(action(one, api)));
     live.append(html("div", { class: "bn-controls" }, ...controls(false)));
     if (actions.length) live.append(html("div", { class: "bn-actions" }, ...actions));
@@ -173,7 +182,7 @@ function mount(definition, figure) {
   Object.assign(figure, { set, advance, play });
   figure.dataset.ready = "true";
 
-  follow(definition, figure, set);
+  follow(definition, api);
   const resume = () => {
     if (playing) refresh(false);
     schedule();
@@ -197,15 +206,17 @@ function fillIn(place, state) {
 }
 
 /** Words in the text that set this figure: they work without JavaScript as links, too. */
-function follow(definition, figure, set) {
+function follow(definition, { figure, set, play, isAsked }) {
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.(`a[data-sets="${definition.id}"]`);
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     figure.dispatchEvent(new Event("bn:link"));
     set(fromQuery(definition, new URL(link.href).search));
-    if (definition.pace?.budget && !isCalm()) figure.play();
-    figure.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
+    if (definition.pace?.budget && !isCalm() && !isAsked()) play();
+    // What is higher than the screen is shown from its stories down.
+    const stories = figure.offsetHeight > innerHeight ? figure.querySelector(".bn-stories") : null;
+    (stories ?? figure).scrollIntoView({ block: stories ? "start" : "nearest", behavior: isCalm() ? "auto" : "smooth" });
   });
 }
 
@@ -223,7 +234,7 @@ function watch(definition, picture, api, onSeen) {
     onSeen(seen);
     if (!seen || done) return;
     done = true;
-    if (definition.autoplay) api.play();
+    if (definition.autoplay && !api.isAsked()) api.play();
     if (definition.demonstration) demonstrate(definition.demonstration, api);
   }, { threshold: 0.5 }).observe(picture);
 }
@@ -322,7 +333,7 @@ function chips(definition, api) {
     const input = html("input", { type: "radio", name: api.id("preset"), value: preset.id });
     input.addEventListener("change", () => {
       api.set({ preset: preset.id });
-      if (definition.autoplay && !isCalm()) api.play();
+      if (definition.autoplay && !isCalm() && !api.isAsked()) api.play();
     });
     return input;
   });
@@ -394,7 +405,7 @@ function verdict({ right }, inputs, state) {
 
 function transport(definition, api, isPlaying, hasEnded) {
   const button = (label, act) => {
-    const element = html("button", { type: "button" }, label);
+    const element = html("button", { type: "button", "data-does": label }, label);
     element.addEventListener("click", act);
     return element;
   };

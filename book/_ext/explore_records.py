@@ -100,7 +100,7 @@ def _table(title: str, accuracy, arm: str) -> str:
     body = "".join(row(*each) for each in reversed([*zip(scales, median, strict=True)]))
     head = "".join(f'<th scope="col">{rate:g}</th>' for rate in rates)
     return (
-        f'<table class="bn-land"><caption><span class="bn-is-{arm}">{title}</span>: '
+        f'<table class="bn-land bn-land-{arm}"><caption><span class="bn-is-{arm}">{title}</span>: '
         f"<b>{(median >= threshold).sum()}</b> of {median.size} reach {threshold}%</caption><thead>"
         f'<tr><td></td><td colspan="{len(rates)}" class="bn-land-axis">learning rate</td></tr>'
         f'<tr><th scope="col" class="bn-land-corner">scale</th>{head}</tr></thead>'
