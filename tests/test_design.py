@@ -203,6 +203,28 @@ def test_nothing_around_the_text_is_empty_or_there_twice(name):
     assert len(downloads) == name.startswith("notebooks/")
 
 
+def test_a_row_of_claims_counts_all_its_outcomes_and_leads_to_each_chapter():
+    page = read(HTML / "book" / "claims.html")
+    for row in page.select(".bn-ledger-article > details"):
+        for count in row.select("summary strong"):
+            assert re.fullmatch(r"\d+ [a-z ]+", count.text)
+        counts = [int(count.text.split()[0]) for count in row.select("summary strong")]
+        assert sum(counts) == len(row.select("li strong"))
+    jumps = page.select(".bn-ledger-jump a")
+    assert len(jumps) == len(page.select("section[id^=chapter-]"))
+    assert all(page.select(jump["href"]) for jump in jumps)
+
+
+def test_the_first_page_and_links_to_sources_have_names_of_their_own():
+    first = read(HTML / "book" / "index.html")
+    assert first.title.text == first.select_one(".bn-book").text == "Batch Normalization, Measured"
+    signatures = read(HTML / "book" / "api" / "norm.html").select("dt.sig:has(.viewcode-link)")
+    names = [line.select_one("a:has(.viewcode-link)").get("aria-label", "") for line in signatures]
+    assert names
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("Source of ") for name in names)
+
+
 def test_pictures_keep_their_place_before_they_are_there():
     for path in CHAPTERS:
         for picture in read(path).select("article img"):

@@ -94,6 +94,13 @@ def drop_downloads(app, page, template, context, doctree):
         buttons[:] = [one for one in buttons if one.get("label") != "download-buttons"]
 
 
+def title_once(app, page, template, context, doctree):
+    """The first page is called as the book is: its window says that once."""
+    context["book_title"] = context["docstitle"]
+    if page == app.config.root_doc:
+        context["docstitle"] = ""
+
+
 def number_chapters(app, env):
     """Give each chapter, its sections and its figures the number in the name of its file."""
     for document in UNNUMBERED:
@@ -162,6 +169,7 @@ def setup(app):
     app.connect("config-inited", drop_live_code)
     app.connect("html-page-context", mend_citation_list)
     app.connect("html-page-context", link_outputs)
+    app.connect("html-page-context", title_once)
     app.connect("html-page-context", drop_downloads, priority=900)  # after the theme's
     app.connect("env-get-updated", number_chapters, priority=900)  # after Sphinx has numbered
     app.connect("autodoc-skip-member", skip_tuple_fields)

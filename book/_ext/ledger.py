@@ -4,7 +4,8 @@ Directives for MyST pages:
 
 - `{claims-summary}`: how many claims there are of each kind, and what became of the measured ones;
 - `{article-claims}`: the original article's claims and what became of each;
-- `{claims-ledger}`: every claim, chapter by chapter.
+- `{claims-ledger}`: every claim, chapter by chapter;
+- `{claims-chapters}`: links to its chapters.
 
 Roles for their sentences, with a claim's name as text; each links to the claim's card:
 
@@ -286,8 +287,23 @@ def article(ledger: Ledger) -> str:
 
 
 def _counted(outcome: str, number: int) -> str:
-    text = f"{number} {outcome}" if number > 1 else outcome.capitalize()
-    return f'<strong data-outcome="{_slug(outcome)}">{text}</strong>'
+    return f'<strong data-outcome="{_slug(outcome)}">{number} {outcome}</strong>'
+
+
+def chapters(ledger: Ledger) -> list[str]:
+    """The stems of the chapters that test claims, in reading order."""
+    return list(dict.fromkeys(chapter for _, chapter in ledger.claims.values()))
+
+
+class Jump(_LedgerDirective):
+    """`{claims-chapters}`."""
+
+    def nodes(self, ledger: Ledger) -> list[nodes.Node]:
+        """A line of links to the chapters' claims on the same page."""
+        numbers = [int(stem[:2]) for stem in chapters(ledger)]
+        links = " ".join(f'<a href="#chapter-{n}">{n}</a>' for n in numbers)
+        text = f'<nav class="bn-ledger-jump" aria-label="Chapters">By chapter: {links}</nav>'
+        return [_raw(text)]
 
 
 class Full(_LedgerDirective):
@@ -296,7 +312,7 @@ class Full(_LedgerDirective):
     def nodes(self, ledger: Ledger) -> list[nodes.Node]:
         """A section for each chapter."""
         sections = []
-        for stem in dict.fromkeys(chapter for _, chapter in ledger.claims.values()):
+        for stem in chapters(ledger):
             title = f"Chapter {int(stem[:2])}"
             section = nodes.section(ids=[title.lower().replace(" ", "-")], names=[title.lower()])
             section += nodes.title(title, title)
@@ -453,6 +469,7 @@ def setup(app):
     app.add_directive("claims-summary", Summary)
     app.add_directive("article-claims", Article)
     app.add_directive("claims-ledger", Full)
+    app.add_directive("claims-chapters", Jump)
     app.add_role("claim-effect", InSentence(effect))
     app.add_role("claim-points", InSentence(points))
     app.add_role("claim-outcome", InSentence(lambda ledger, name: ledger.outcomes[name]))

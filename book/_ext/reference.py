@@ -44,6 +44,8 @@ BLOCK = re.compile(r"^```\{reference\} (?P<module>[\w.]+)\n(?P<groups>.*?)^```$"
 SENTENCE = re.compile(r"(.+?[.?!])(?:\s+(?=[A-Z`\"])|$)", re.S)
 LINE = re.compile(r"<dd>(.*)</dd>")
 LINES = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>\n')
+SIGNATURE = re.compile(r'<dt class="sig [^>]*\bid="(?P<id>[\w.]+)".*?</dt>', re.S)
+SOURCE = re.compile(r'(<a [^>]*)(><span class="viewcode-link">)')
 # What stands under an old address, in which all modules were on one page.
 LED_ON = """const [, name] = /^#bnutils\\.(\\w+)/.exec(location.hash) ?? [];
 if (%s.includes(name)) location.replace(`api/${name}.html${location.hash}`);"""
@@ -257,15 +259,27 @@ def link_to_repository(app: Any, config: Any) -> None:
         config.linkcode_resolve = source_address(*config.bn_repository, Path(app.srcdir))
 
 
+def open_once(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """A page's first sentence says what its module is for; the docstring's goes on from there."""
+    if what == "module":
+        end = lines.index("") if "" in lines else len(lines)
+        paragraph = " ".join(lines[:end])
+        lines[:end] = [paragraph.removeprefix(first_sentence(paragraph)).strip()]
+
+
 def mend_signatures(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
-    """The lines of a long signature are lines: Sphinx calls them a list of definitions."""
+    """The lines of a long signature are lines, and a link to a source says whose it is."""
     if not page.startswith(PAGES):
         return
 
     def lines(match: re.Match) -> str:
         return LINE.sub(r'<span class="bn-parameter">\1</span>', match[1])
 
-    context["body"] = LINES.sub(lines, context["body"])
+    def named(match: re.Match) -> str:
+        name = match["id"].rpartition(".")[2]
+        return SOURCE.sub(rf'\1 aria-label="Source of {name}"\2', match[0])
+
+    context["body"] = SIGNATURE.sub(named, LINES.sub(lines, context["body"]))
 
 
 def lead_on(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
@@ -285,6 +299,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_role("name", NameRole())
     app.connect("config-inited", link_to_repository)
     app.connect("source-read", fill_page)
+    app.connect("autodoc-process-docstring", open_once)
     app.connect("doctree-read", add_homes)
     app.connect("missing-reference", show_as_code)
     app.connect("html-page-context", lead_on)

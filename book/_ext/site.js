@@ -37,6 +37,68 @@
     document.addEventListener("click", (event) => {
       if (!event.target.closest(".dropdown")) closeAll();
     });
+    document.addEventListener("focusin", (event) => {
+      if (!event.target.closest(".dropdown")) closeAll();
+    });
+  };
+
+  /** What a button says for those who don't see its icon, and for those who point at it. */
+  const name = (button, words) => {
+    button.setAttribute("aria-label", words);
+    button.title = words;
+  };
+
+  /** The theme's buttons keep the focus when they are pressed: whoever uses keys goes on there. */
+  const focus = () => {
+    const buttons = [".theme-switch-button", ".search-button", ".primary-toggle", ".secondary-toggle"];
+    for (const button of all(buttons.join())) button.blur = () => {};
+  };
+
+  /** The switch of colors says which are on. */
+  const colorMode = () => {
+    const root = document.documentElement;
+    const modes = { light: "light", dark: "dark", auto: "as the system" };
+    const say = () => {
+      for (const button of all(".theme-switch-button")) {
+        delete button.dataset.bsTitle;
+        name(button, `Color mode: ${modes[root.dataset.mode] ?? modes.auto}`);
+      }
+    };
+    new MutationObserver(say).observe(root, { attributeFilter: ["data-mode"] });
+    say();
+  };
+
+  /** The book's and the page's contents: their buttons say what they open, and whether it is open. */
+  const contents = () => {
+    for (const [side, words] of [["primary", "Contents"], ["secondary", "On this page"]]) {
+      const button = document.querySelector(`.${side}-toggle`);
+      const sidebar = document.getElementById(`pst-${side}-sidebar`);
+      const dialog = document.getElementById(`pst-${side}-sidebar-modal`);
+      if (!button || !sidebar || !dialog) continue;
+      name(button, words);
+      name(dialog, words);
+      const isOpen = () =>
+        dialog.open || (getComputedStyle(sidebar).visibility === "visible" && sidebar.offsetWidth > 0);
+      const say = () => button.setAttribute("aria-expanded", isOpen());
+      // A sidebar beside the text slides, and is hidden at the end of it.
+      const changes = new MutationObserver(say);
+      for (const place of [sidebar, dialog]) changes.observe(place, { attributes: true });
+      sidebar.addEventListener("transitionend", say);
+      addEventListener("resize", say);
+      say();
+      dialog.addEventListener("click", (event) => {
+        const link = event.target.closest('a[href^="#"]');
+        const section = link && document.getElementById(decodeURIComponent(link.hash.slice(1)));
+        if (!section) return;
+        dialog.close();
+        // Once the page is there: its first heading is read out, and Tab goes on below it.
+        const heading = section.querySelector("h1, h2, h3, h4") ?? section;
+        setTimeout(() => {
+          heading.tabIndex = -1;
+          heading.focus();
+        });
+      });
+    }
   };
 
   /** The list of a page's sections marks the one that is read. */
@@ -62,22 +124,6 @@
       { rootMargin: "0px 0px -80% 0px" },
     );
     for (const section of links.keys()) watch.observe(section);
-  };
-
-  /** A button leads to the top while one scrolls up. */
-  const backToTop = () => {
-    const button = document.getElementById("pst-back-to-top");
-    if (!button) return;
-    let before = scrollY;
-    button.addEventListener("click", () => scrollTo(0, 0));
-    addEventListener(
-      "scroll",
-      () => {
-        button.style.display = scrollY < before && scrollY > innerHeight / 2 ? "block" : "none";
-        before = scrollY;
-      },
-      { passive: true },
-    );
   };
 
   /** Put the text of an element on the clipboard; also where a page isn't served securely. */
@@ -115,10 +161,24 @@
     }
   };
 
+  /** What scrolls inside can be reached with keys: also once it is unfolded, or its text grows. */
+  const scrolling = () => {
+    const watch = new ResizeObserver((entries) => {
+      for (const { target } of entries) {
+        target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
+      }
+    });
+    for (const place of all("article :is(pre, .cell_output > .output, .pst-scrollable-table-container)")) {
+      watch.observe(place);
+    }
+  };
+
   /** Words for what has only an icon, as the browser itself shows them. */
   const titles = () => {
     for (const element of all("[data-bs-title]")) element.title ||= element.dataset.bsTitle;
   };
 
-  for (const part of [menus, sections, backToTop, copyButtons, titles]) part();
+  for (const part of [menus, focus, colorMode, contents, sections, copyButtons, scrolling, titles]) {
+    part();
+  }
 }
