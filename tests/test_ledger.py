@@ -188,7 +188,7 @@ def test_a_claim_that_was_changed_by_hand_is_a_trouble(ledger_of, change):
 def test_the_article_is_tested_or_says_why_not(ledger, ledger_of, row, trouble):
     result = ledger_of({"01_a": [measured("one")]}, f"- says: It is so.\n  {row}\n")
     noted = ledger_of({"01_a": [measured("one")]}, "- {says: S, claims: [one], note: <i>n}")
-    assert "Shown</strong> &lt;i&gt;n</span>" in ledger.article(noted)
+    assert "1 shown</strong> &lt;i&gt;n</span>" in ledger.article(noted)
     assert len(result.troubles) == bool(trouble)
     if trouble:
         assert "It is so." in result.troubles[0]
