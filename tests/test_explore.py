@@ -168,6 +168,9 @@ def test_modules_keep_to_the_subset_and_the_bundles_to_their_size():
 
     assert json.loads((ROOT / "book/_explore/package.json").read_text()) == {"type": "module"}
     explorables.joined([path.name for path in SOURCES], "")  # raises what is wrong
+    for path in SOURCES:  # what makes a script small would take spaces out of these
+        nested = re.search(r"\$\{[^}`]*`", path.read_text(encoding="utf-8"))
+        assert not nested, (path.name, nested[0])
     for name in explorables.FIGURES:
         text = explorables.bundle([name]).encode()
         # These two train networks, and hold recorded runs.

@@ -164,7 +164,7 @@ def test_each_story_is_true_in_both_languages(js):
     assert told["sixty"]["sentence"].endswith("comes out at 1.59 instead of 0.00.")
     assert "9.90 and 4.98, the true ones 10.00 and 5.00" in told["lower"]["sentence"]
     assert "under 1% is made up" in told["arrived"]["sentence"]
-    assert told["recomputed"]["sentence"].endswith("comes out at 0.00, as in training.")
+    assert told["recomputed"]["sentence"].endswith("comes out at 0.00 as in training.")
     assert "0.99 sd late" in told["moving"]["sentence"]
     assert "99 updates behind" in told["moving"]["says"]
     assert round(told["moving"]["lateBy"]) == 99

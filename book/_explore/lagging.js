@@ -128,7 +128,8 @@ export function laggingSentence(state) {
   const side = z > 0 ? "above" : "below";
   const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
   const [inference, training] = [state.outputInference, state.outputTraining].map((one) => show(one));
-  const comes = `${example} comes out at ${inference}${inference === training ? ", as in training" : ` instead of ${training}`}.`;
+  const beside = inference === training ? "as in training" : `instead of ${training}`;
+  const comes = `${example} comes out at ${inference} ${beside}.`;
   if (state.recomputed) return `Recomputed with these weights: nothing is made up or late. ${comes}`;
   const after = `After ${ofUpdates(updates)} at momentum ${momentum}: ${percent(madeUp)} is made up`;
   const late = state.drift && madeUp < 0.01 && lag >= 0.005 ? `, and the mean is ${show(lag)} sd late` : "";

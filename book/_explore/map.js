@@ -277,7 +277,8 @@ function readoutOf(state, isChosen) {
 /** The address of this page with the race set to a cell. */
 function linkToRace(state) {
   const query = Object.entries({ ...raceOf(state), seed: state.live?.seed ?? land.seeds[0] });
-  return `?${query.map(([key, value]) => `race.${key}=${value}`).join("&")}#race`;
+  const parts = query.map(([key, value]) => `race.${key}=${value}`);
+  return `?${parts.join("&")}#race`;
 }
 
 /** What the shades mean: their two ends, in the colors of both maps. */
