@@ -157,9 +157,9 @@ export const race = {
   picture: (place, api) => racePicture(place, api, bandsOf),
   sentence({ step, without, with: normalized, accuracy }) {
     const percent = (reading) => `${Math.round(100 * accuracy[reading])}%`;
-    const gone = (lane) => `diverged at step ${lane.diverged}`;
-    return `Step ${step}: without BN ${without.diverged === null ? percent("without") : gone(without)}, `
-      + `with BN ${normalized.diverged === null ? `${percent("use")} in use, ${percent("training")} in training` : gone(normalized)}.`;
+    const arm = ({ diverged }, words) => (diverged === null ? words : `diverged at step ${diverged}`);
+    const both = `${percent("use")} in use, ${percent("training")} in training`;
+    return `Step ${step}: without BN ${arm(without, percent("without"))}, with BN ${arm(normalized, both)}.`;
   },
   table: ({ hundreds }) => ({
     head: ["Step", "Without BN", "With BN"],

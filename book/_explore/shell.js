@@ -50,8 +50,8 @@ function mount(definition, figure) {
     for (const place of live.querySelectorAll("[data-key]")) fillIn(place, figure.state);
     // Written at once, but spoken only when a change is done, and not twice.
     change(outcome, { "aria-live": commit ? "polite" : "off" });
-    const said = definition.sentence(figure.state);
-    if (!running && outcome.textContent !== said) outcome.textContent = said;
+    const said = running ? "Running." : definition.sentence(figure.state);
+    if (outcome.textContent !== said) outcome.textContent = said;
     figure.dispatchEvent(new CustomEvent("bn:change", { detail: figure.state }));
   }
 
@@ -380,6 +380,7 @@ function bet(definition, api, state) {
   }
 
   function finish() {
+    api.figure.querySelector(".bn-picture").scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
     if (isCalm()) api.advance(Infinity);
     else api.play();
   }
