@@ -179,7 +179,7 @@ def test_little_moves_when_it_comes_to_life_late(browser, address, path, name, s
         page = context.new_page()
         page.add_init_script(SHIFTS)
         held = []
-        page.route("**/explore/*.js*", held.append)
+        page.route("**/explore/*.js*", lambda route: held.append(route))
         page.goto(f"{address}{path}#{name}", wait_until="commit")
         page.locator(f"#{name} figcaption").wait_for()
         page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
