@@ -1,4 +1,4 @@
-// The race: two networks with the same points, first weights and mini-batches, one with BN.
+// The race: two networks with the same points, initial weights and mini-batches, one with BN.
 import { batchesOf, drawPoints, nextBatch } from "./data.js";
 import { accuracyOf, forward, networkOf, train } from "./nn.js";
 

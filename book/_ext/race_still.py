@@ -5,7 +5,7 @@ from functools import cache
 STORIES = {"stuck": "Stuck: BN helps", "batch-of-two": "Batches of two: BN loses"}
 ARMS = {"without": ("without BN", ' stroke-dasharray="5 3"'), "with": ("with BN", "")}
 WIDTH, HEIGHT = 330, 190
-LEFT, RIGHT, TOP, BOTTOM = 36, 72, 24, 24
+LEFT, RIGHT, TOP, BOTTOM = 40, 84, 24, 24
 
 
 @cache
