@@ -163,6 +163,14 @@ def test_a_card_says_its_outcome_first_and_draws_what_was_measured(path):
             assert card.select_one("svg.bn-interval")["aria-hidden"] == "true"
 
 
+@pytest.mark.parametrize("name", ["notebooks/07_batch_size", "book/claims"])
+def test_negative_numbers_of_claims_have_a_minus(name):
+    claims = read(HTML / f"{name}.html").select("section.bn-claim, details.bn-ledger-claim")
+    text = " ".join(claim.get_text(" ") for claim in claims)
+    assert re.search(r"[\[ ]\N{MINUS SIGN}0\.\d", text)
+    assert not re.search(r"(?:^|[\s(\[])-\.?\d", text)
+
+
 def test_levels_of_a_report_have_a_shape_of_their_own():
     reports = read(HTML / "notebooks" / "12_audit.html").select("section.bn-report[data-sound]")
     levels = {strong["data-level"] for report in reports for strong in report.select("td strong")}

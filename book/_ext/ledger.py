@@ -19,6 +19,7 @@ also gets `claims.json`, the ledger as data.
 
 import html
 import json
+import re
 import subprocess
 from collections import Counter
 from functools import cached_property
@@ -38,6 +39,8 @@ NOTEBOOKS = "notebooks"
 RECORDS = "src/bnutils/records"
 ARTICLE = "book/article.yml"
 MINUS = "\N{MINUS SIGN}"
+TEXT = re.compile(r"(?<=>)[^<]+")  # between the tags of HTML
+HYPHEN = re.compile(r"(?<![^\s\[(])-(?=\.?\d)")
 WORDS = {  # in a sentence after their number
     "shown": "shown",
     "contrary shown": "with the contrary shown",
@@ -335,20 +338,22 @@ def entry(ledger: Ledger, name: str) -> str:
         rows.append(("margin stated", f"at commit {margin.rstrip('+')}{dirty}"))
     if record:
         rows.append(("record made", f"in commit {record}"))
-    return "\n".join(
-        [
-            f'<details class="bn-ledger-row bn-ledger-claim" data-kind="{claim.kind}"'
-            f' data-outcome="{_slug(ledger.outcomes[name])}">',
-            f"<summary>{_outcome(ledger, name)} {html.escape(claim.claim)}"
-            f"{cards.kind_html(claim)}</summary>",
-            interval_bars.bar(claim.primary),
-            f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
-            f" {_link(claim, chapter, 'The card')}</p>",
-            f'<p class="bn-claim-source">{cards.source_html(claim)}</p>{changed}'
-            f"{cards.edges_html(claim)}",
-            cards.details(claim, rows),
-            "</details>",
-        ]
+    return with_minus(
+        "\n".join(
+            [
+                f'<details class="bn-ledger-row bn-ledger-claim" data-kind="{claim.kind}"'
+                f' data-outcome="{_slug(ledger.outcomes[name])}">',
+                f"<summary>{_outcome(ledger, name)} {html.escape(claim.claim)}"
+                f"{cards.kind_html(claim)}</summary>",
+                interval_bars.bar(claim.primary),
+                f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
+                f" {_link(claim, chapter, 'The card')}</p>",
+                f'<p class="bn-claim-source">{cards.source_html(claim)}</p>{changed}'
+                f"{cards.edges_html(claim)}",
+                cards.details(claim, rows),
+                "</details>",
+            ]
+        )
     )
 
 
@@ -404,6 +409,11 @@ class InSentence(SphinxRole):
         return [link], []
 
 
+def with_minus(markup: str) -> str:
+    """HTML in which what stands before a negative number is a minus, not a hyphen."""
+    return TEXT.sub(lambda match: HYPHEN.sub(MINUS, match[0]), markup)
+
+
 def effect(ledger: Ledger, name: str) -> str:
     """The primary effect of a claim with its interval, as its card shows it."""
     return ledger.claims[name][0].primary.effect_text.replace("-", MINUS)
@@ -420,7 +430,10 @@ def points(ledger: Ledger, name: str) -> str:
 
 
 def mark_cards(app, page, template, context, doctree) -> None:
-    """Put the outcome after the common correction on a card, and draw the interval."""
+    """Put the outcome after the common correction on a card, and draw the interval.
+
+    In a notebook a number has a hyphen, as printed ones do; here it gets its minus.
+    """
     ledger = app.env.bn_ledger
     for name, (claim, chapter) in ledger.claims.items():
         if page != f"{NOTEBOOKS}/{chapter}":
@@ -434,7 +447,9 @@ def mark_cards(app, page, template, context, doctree) -> None:
             head = head.replace(f">{old}<", f">{new}<").replace(f'"{old}"', f'"{new}"')
         effect = '<p class="bn-claim-primary">'
         rest = rest.replace(effect, interval_bars.bar(claim.primary) + effect, 1)
-        context["body"] = body[:start] + head + app.env.bn_marks[name] + rest
+        card, end, rest = rest.partition("</section>")
+        marked = head + app.env.bn_marks[name] + with_minus(card)
+        context["body"] = body[:start] + marked + end + rest
 
 
 def read_ledger(app) -> None:

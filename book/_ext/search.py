@@ -171,7 +171,8 @@ def entries_of(app: Any, page: str, doctree: nodes.document) -> list[Entry]:
     made = [*sections(doctree), *terms(doctree), *works(doctree), *members(doctree)]
     if CHAPTER.match(page):
         made += claims_of(app.env.bn_ledger, page)
-    return [entry for entry in made if entry.title]
+    # A heading over headings, or over members that are found by name, says nothing itself.
+    return [entry for entry in made if entry.title and (entry.text or not entry.anchor)]
 
 
 def page_title(app: Any, page: str) -> str:

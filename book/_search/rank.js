@@ -16,7 +16,8 @@ const MEANS = {
   eval: ["inferenc", "predict"], test: ["inferenc", "predict"], torch: ["pytorch"],
   frozen: ["freez"], freez: ["frozen"], unfreez: ["freez"], transfer: ["tun"], finetun: ["tun"],
   overfit: ["regulariz"], lr: ["rat"], gpu: ["devic"], wors: ["bad"], bad: ["wors"],
-  tin: ["small"], runn: ["mov"], merg: ["fold"], fus: ["fold"], quantiz: ["bit"], int8: ["bit"],
+  tin: ["small"], runn: ["mov"], merg: ["fold"], fus: ["fold"], conv: ["convolut"],
+  inferenc: ["deployment"], 1: ["one"], quantiz: ["bit"], int8: ["bit"],
 };
 const GREEK = { α: "alpha", β: "beta", γ: "gamma", ε: "epsilon", λ: "lambda", μ: "mu", σ: "sigma" };
 
@@ -191,6 +192,7 @@ function closeness(entry, asked, weights, whole) {
   else if (title.startsWith(phrase)) more += 0.5;
   if (asked.length < 2) return more;
   if (title.includes(phrase)) more += 1;
+  else if (phrase.trim().split(" ").every((stem) => title.includes(` ${stem}`))) more += 0.3;
   if (text.includes(phrase)) more += 0.5;
   const at = asked.map((word, number) => number).filter((number) => !GLUE.has(asked[number]));
   for (let pair = 0; pair + 1 < at.length; pair++) {
