@@ -208,6 +208,7 @@ def test_the_focus_is_seen(visit):
     ring = f"(({{ outline }}) => outline)(getComputedStyle({FOCUS}))"
     rings = set()
     places = (
+        "#pst-skip-link a",
         "#pst-primary-sidebar nav li a",
         "#pst-page-toc-nav a",
         ".search-button-field",
