@@ -211,8 +211,10 @@ function lines(state, width, focus, before, small) {
     }
     const isFar = value > MOST;
     const letter = isFar ? `${LETTERS[i]} at ${value.toLocaleString("en")} →` : LETTERS[i];
+    // Straight down past the numbers of the axis first.
+    const line = [at[0], [at[0][0], LEVELS.x + 20], ...at.slice(1)];
     parts.push(svg("g", { class: named },
-      svg("path", { d: pathOf(at) }),
+      svg("path", { d: pathOf(line) }),
       ...at.slice(1).map(([cx, cy]) => svg("circle", { cx, cy, r: 5 })),
       svg("text", { x: isFar ? width : at[0][0], y: LEVELS.x - 14, "text-anchor": isFar ? "end" : "middle" }, letter)));
   });
@@ -256,11 +258,12 @@ function formulaOf(state, i, small) {
   const mean = inference ? "movingMean" : "mean";
   const variance = inference ? "movingVariance" : "variance";
   const word = inference ? "moving " : "";
+  const root = html("span", { class: "bn-unbroken" }, "√(", key(variance), ` + ${epsilon})`);
   return [
     line(html("strong", {}, `Example ${LETTERS[i]}`)),
     line(`${word}mean `, key(mean)),
     line(`${word}variance `, key(variance)),
-    line(`x̂ = (${short(x[i])} − `, key(mean), ") / √(", key(variance), ` + ${epsilon}) = `, html("b", {}, key(`xHat.${i}`))),
+    line(`x̂ = (${short(x[i])} − `, key(mean), ") / ", root, " = ", html("b", {}, key(`xHat.${i}`))),
     ...(small ? [] : [line(`y = ${short(gamma)} · `, key(`xHat.${i}`), ` + ${short(beta)} = `, html("b", {}, key(`y.${i}`)))]),
   ];
 }

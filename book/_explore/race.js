@@ -103,7 +103,7 @@ function bandsOf({ preset, view }) {
 export const race = {
   id: "race",
   label: "The race",
-  insight: "BN doesn't make the best network more accurate in the end. It saves many bad settings, and breaks some good ones: batches of two, sorted batches.",
+  insight: "BN does not make the best network more accurate in the end. It saves many bad settings, and breaks some good ones: batches of two, sorted batches.",
   describe: "Two networks in training, side by side, without and with batch normalization: the regions in which each sees a class, what enters its activations, and below the accuracy of both against the steps, with BN also as in training.",
   settings: {
     activation: { kind: "choice", label: "Activation", start: "sigmoid", values: ["sigmoid", "tanh", "relu"], words: (value) => (value === "relu" ? "ReLU" : value) },

@@ -151,9 +151,10 @@ function mount(definition, figure) {
   change(figure, { "aria-labelledby": id("insight") });
   if (!small) append(live, add(bet(definition, api, () => figure.state)));
   append(live, add(chips(definition, api)));
-  live.append(picture);
-  if (small) live.append(outcome);
-  if (definition.step && definition.pace) append(live, add(transport(definition, api, () => playing, hasEnded)));
+  // One box, in which a row of buttons can stick to the foot of a screen while the picture is seen.
+  const stage = html("div", {}, picture, small ? outcome : null);
+  if (definition.step && definition.pace) append(stage, add(transport(definition, api, () => playing, hasEnded)));
+  live.append(stage);
   if (!small) {
     const actions = (definition.actions ?? []).map((one) => add(action(one, api)));
     live.append(html("div", { class: "bn-controls" }, ...controls(false)));
@@ -241,13 +242,14 @@ function watch(definition, picture, api, onSeen) {
 
 /** Play `at(t)`, t from 0 to 1, until it ends or the reader takes over. */
 function demonstrate({ seconds, at }, api) {
-  let stopped = false;
-  const stop = () => { stopped = true; };
+  api.isShowing = true;
+  const stop = () => { api.isShowing = false; };
   for (const kind of TAKEN_OVER) api.figure.addEventListener(kind, stop, { once: true });
   const begin = performance.now();
   const frame = (now) => {
-    if (stopped) return;
+    if (!api.isShowing) return;
     const t = Math.min((now - begin) / 1000 / seconds, 1);
+    if (t === 1) stop();
     api.set(at(t), t === 1);
     if (t < 1) requestAnimationFrame(frame);
   };
@@ -341,6 +343,7 @@ function chips(definition, api) {
   return {
     element: html("div", { class: "bn-stories" }, html("fieldset", { class: "bn-chips" }, html("legend", {}, "Stories"), html("div", {}, ...labels)), says),
     update(state) {
+      if (api.isShowing) return;
       inputs.forEach((input) => { input.checked = input.value === state.preset; });
       const said = presets.find((one) => one.id === state.preset)?.says ?? "Settings of your own.";
       const text = typeof said === "function" ? said(state) : said;
