@@ -60,7 +60,7 @@ export const noise = {
   },
   presets: [
     { id: "usual", label: "Batches of 32", set: {},
-      says: "The usual size. The example stands one standard deviation above the mean, and its output varies about 1." },
+      says: "The usual size. The example stands one standard deviation above the mean, and its output varies around 1." },
     { id: "large", label: "Of 128", set: { m: 128 },
       says: "Four times 32: half the noise." },
     { id: "small", label: "Of 8", set: { m: 8 },
@@ -87,6 +87,7 @@ export const noise = {
   pace: { steps: 10 },
   autoplay: true,
   opens: 200,
+  redraws: true,
 
   start: ({ seed }) => ({ random: randomStream(seed, 7), n: 0, sum: 0, squares: 0, means: { n: 0, sum: 0, squares: 0 }, batch: [], bins: new Array(BINS).fill(0) }),
   step(run, { m, z, rho, population }) {
@@ -116,22 +117,27 @@ export const noise = {
       worth: m / (1 + (m - 1) * rho),
     };
   },
-  sentence({ n, m, sdOutput, formula, sdMean, sdMeanFormula, rho, worth }) {
+  sentence({ n, m, sdOutput, formula, sdMean, sdMeanFormula, rho, worth, population }) {
     if (n < 2) return "No batch yet.";
-    const byFormula = formula === null ? " (the formula is too rough here)" : ` (formula: ${show(formula)})`;
+    const byFormula = formula === null ? ` (${whyNoFormula(rho, population)})` : ` (formula: ${show(formula)})`;
     const alike = rho ? ` These ${m} alike examples are worth ${show(worth, 1)} independent ones.` : "";
-    return `After ${n} batches of ${m}, standard deviations: of the example's output ${show(sdOutput)}${byFormula}, of the mean of ${m} random values ${show(sdMean)} (formula: ${show(sdMeanFormula)}).${alike}`;
+    return `After ${n} batches of ${m}, standard deviations: of the example's output ${show(sdOutput)}${byFormula}, of the mean of ${m} values drawn ${show(sdMean)} (formula: ${show(sdMeanFormula)}).${alike}`;
   },
   table: ({ n, meanOutput, sdOutput, formula, sdMean, sdMeanFormula }) => ({
     head: ["", `in ${n} batches`, "formula"],
     rows: [
       ["output of the example, average", meanOutput ?? "", ""],
-      ["output of the example, spread", sdOutput ?? "", formula ?? "too rough here"],
-      ["mean of m random values, spread", sdMean ?? "", sdMeanFormula],
+      ["output of the example, spread", sdOutput ?? "", formula ?? "none here"],
+      ["mean of m values drawn, spread", sdMean ?? "", sdMeanFormula],
     ],
   }),
   picture: noisePicture,
 };
+
+function whyNoFormula(rho, population) {
+  if (rho) return "the formula is for independent examples";
+  return population === "normal" ? "the formula is too rough here" : "the formula is for a normal population";
+}
 
 function note(sums, value) {
   sums.n += 1;
@@ -174,9 +180,10 @@ const GROUND = { population: 112, histogram: 236 };
 function populationOf({ m, z, mean, variance, population: name, n }, run, width) {
   const x = linear([-EDGE, EDGE], [8, width - 8]);
   const { density } = POPULATIONS[name];
-  const points = Array.from({ length: 121 }, (_, i) => -EDGE + (i / 120) * 2 * EDGE).map((at) => [x(at), GROUND.population - 70 * Math.min(density(at) / 0.55, 1.15)]);
+  const points = Array.from({ length: 121 }, (_, i) => -EDGE + (i / 120) * 2 * EDGE).map((at) => [at, density(at)]);
+  const highest = Math.max(...points.map(([, height]) => height));
   const parts = [
-    svg("path", { class: "bn-density", d: pathOf(points) }),
+    svg("path", { class: "bn-density", d: pathOf(points.map(([at, height]) => [x(at), GROUND.population - (66 * height) / highest])) }),
     svg("line", { class: "bn-axis", x1: x(-EDGE), x2: x(EDGE), y1: GROUND.population, y2: GROUND.population }),
     svg("text", { x: 0, y: 12, class: "bn-name" }, `a batch of ${m}`),
   ];
@@ -215,9 +222,9 @@ function spreads({ m, z, rho, population: name, sdOutput, n }, seen, width, heig
     ]),
     ...[2, 8, 32, 128].map((tick) => svg("text", { x: x(tick), y: height, "text-anchor": "middle" }, tick === 2 ? "m = 2" : String(tick))),
   ];
-  if (formulaHolds(16, z, rho, name)) {
+  if (formulaHolds(16, z, 0, "normal")) {
     parts.push(svg("path", { class: "bn-theory", d: pathOf([16, 256].map((size) => [x(size), y(sdOfOutput(size, z))])) }));
-    parts.push(svg("text", { x: x(48), y: y(sdOfOutput(48, z)) - 10, class: "bn-theory-name" }, "formula"));
+    parts.push(svg("text", { x: x(48), y: y(sdOfOutput(48, z)) - 10, class: "bn-theory-name" }, rho ? "if independent" : "formula"));
   }
   for (const [size, value] of seen) {
     if (size !== m && value > 0.04) parts.push(svg("circle", { class: "bn-seen", cx: x(size), cy: y(value), r: 4.5 }));

@@ -60,8 +60,8 @@ export const oneUnit = {
     { label: "Take one away", set: ({ x }) => ({ x: x.slice(0, -1) }), possible: ({ m }) => m > 2 },
     { label: "All 1 up", set: ({ x }) => ({ x: x.map((value) => value + 1) }), possible: ({ x }) => Math.max(...x) <= MOST - 1 },
     { label: "All 1 down", set: ({ x }) => ({ x: x.map((value) => value - 1) }), possible: ({ x }) => Math.min(...x) >= LEAST + 1 },
-    { label: "1 update of the moving statistics", advance: 1 },
-    { label: "10 updates", advance: 10 },
+    { label: "1 update of the moving statistics", advance: 1, possible: ({ mode }) => mode === "inference" },
+    { label: "10 updates", advance: 10, possible: ({ mode }) => mode === "inference" },
   ],
   demonstration: { seconds: 2.4, at: (t) => ({ x: [3, 9, 11, 17 + 23 * Math.sin(Math.PI * t) ** 2] }) },
 
@@ -98,6 +98,11 @@ export const oneUnit = {
 function freePlace(x) {
   const places = [20, 25, 30, 35, 6, 0, -5];
   return places.find((place) => x.every((value) => Math.abs(value - place) > 1.5)) ?? 14;
+}
+
+function rootOf(n) {
+  const root = Math.sqrt(n);
+  return Number.isInteger(root) ? String(root) : `√${n}`;
 }
 
 function short(value) {
@@ -193,7 +198,7 @@ function lines(state, width, focus, before, small) {
     for (const side of [-limit, limit]) {
       parts.push(svg("line", { class: "bn-limit", x1: scaleHat(side), x2: scaleHat(side), y1: LEVELS.xHat - 13, y2: LEVELS.xHat + 9 }));
     }
-    parts.push(svg("text", { class: "bn-limit-text", x: 18, y: LEVELS.xHat - 17 }, `limit ±√${state.m - 1}`));
+    parts.push(svg("text", { class: "bn-limit-text", x: 18, y: LEVELS.xHat - 17 }, `limit ±${rootOf(state.m - 1)}`));
   }
   const hasBefore = before?.length === x.length;
   if (hasBefore && before.some((value, i) => Math.abs(value - xHat[i]) > 0.01)) {

@@ -24,7 +24,7 @@ export const sharing = {
     examples: { kind: "range", label: "Examples in the batch", start: 4, min: 1, max: 6, step: 1 },
     channels: { kind: "list", label: "Channels", start: 8, values: [4, 8, 12], more: true },
     positions: { kind: "list", label: "Positions in an image", start: 16, values: [1, 4, 16, 64], more: true },
-    groups: { kind: "list", label: "Groups of group norm", start: 2, values: [1, 2, 4], more: true },
+    groups: { kind: "list", label: "Groups of group norm", start: 2, values: [1, 2, 4] },
     ghost: { kind: "list", label: "Examples in a ghost batch", start: 2, values: [1, 2, 4], more: true },
     n: { kind: "range", drawn: true, apart: true, label: "Chosen example", start: 0, min: 0, max: 5, step: 1 },
     c: { kind: "range", drawn: true, apart: true, label: "Chosen channel", start: 0, min: 0, max: 11, step: 1 },
@@ -53,7 +53,7 @@ export const sharing = {
     says: ({ values }) => `${values}: all positions of one channel in all 4 images.`,
   },
   tries: [
-    { text: "Find the normalization in which nothing is shared between examples, nor between channels.", done: ({ kind }) => kind === "instance" },
+    { text: "Make batch norm the same as instance norm.", done: ({ kind, examples }) => kind === "batch" && examples === 1 },
     { text: "Make group norm the same as layer norm.", done: ({ kind, groups }) => kind === "group" && groups === 1 },
   ],
   derive(settings) {

@@ -60,6 +60,7 @@ function mount(definition, figure) {
     const { step: target, ...wanted } = settled(definition, given);
     if (given.preset !== undefined) settings = { ...startOf(definition.settings), ...kept() };
     settings = { ...settings, ...wanted };
+    if (given.preset !== undefined || Object.keys(wanted).length) api.isStory = given.preset !== undefined;
     const restarts = definition.restart ?? Object.keys(definition.settings);
     const anew = given.preset !== undefined || !figure.state || restarts.some((key) => key in wanted);
     if (anew || target !== undefined) {
@@ -69,9 +70,10 @@ function mount(definition, figure) {
     refresh(commit);
   }
 
-  /** Where nothing may run by itself, a figure opens with these steps done: no bet is given away. */
+  /** Steps that are done at once: where nothing may run by itself, and where a change asks for it. */
   function opening() {
-    return isCalm() && !isAsked() ? definition.opens ?? 0 : 0;
+    const redraws = definition.redraws && figure.state && !playing;
+    return redraws || (isCalm() && !isAsked()) ? definition.opens ?? 0 : 0;
   }
 
   /** Whether a bet is asked of these settings. */
@@ -236,7 +238,7 @@ function watch(definition, picture, api, onSeen) {
     if (!seen || done) return;
     done = true;
     if (definition.autoplay && !api.isAsked()) api.play();
-    if (definition.demonstration) demonstrate(definition.demonstration, api);
+    if (definition.demonstration && api.small) demonstrate(definition.demonstration, api);
   }, { threshold: 0.5 }).observe(picture);
 }
 
@@ -244,7 +246,12 @@ function watch(definition, picture, api, onSeen) {
 function demonstrate({ seconds, at }, api) {
   api.isShowing = true;
   const stop = () => { api.isShowing = false; };
-  for (const kind of TAKEN_OVER) api.figure.addEventListener(kind, stop, { once: true });
+  const takeOver = () => {
+    if (!api.isShowing) return;
+    stop();
+    api.set(at(0));
+  };
+  for (const kind of TAKEN_OVER) api.figure.addEventListener(kind, takeOver, { once: true });
   const begin = performance.now();
   const frame = (now) => {
     if (!api.isShowing) return;
@@ -414,7 +421,7 @@ function transport(definition, api, isPlaying, hasEnded) {
     return element;
   };
   const playButton = button("Play", () => api.play(!isPlaying()));
-  const jumps = (definition.jumps ?? [1, 10, 100]).map((n) => button(n === 1 ? "Step" : `+${n}`, () => api.advance(n)));
+  const jumps = (definition.jumps ?? [1, 10, 100]).map((n) => button(n === 1 ? "Step" : `+${n}`, () => { api.play(false); api.advance(n); }));
   const rest = definition.ended ? [button("To the end", () => { api.play(false); api.advance(Infinity); })] : [];
   const rewind = button("Rewind", () => { api.play(false); api.set({ step: 0 }); });
   const count = html("span", { class: "bn-step" }, "step ", html("span", { "data-key": "step", "data-digits": 0 }));
@@ -440,7 +447,7 @@ function tries(definition, api) {
     element: html("div", { class: "bn-tries" }, html("p", {}, "Try this"), html("ul", {}, ...items)),
     update(state) {
       definition.tries.forEach((one, i) => {
-        if (done[i] || !byHand || state.preset || !one.done(state)) return;
+        if (done[i] || !byHand || api.isStory || !one.done(state)) return;
         done[i] = true;
         items[i].firstChild.textContent = "● ";
         items[i].append(html("span", { class: "visually-hidden" }, " (done)"));
