@@ -59,8 +59,12 @@ def set_formula(tex, display=False):
     return BeautifulSoup(extension().convert(tex, display), "html.parser").math
 
 
-def sheet():
-    return (HTML / "_static" / "formulas.css").read_text(encoding="utf-8")
+def sheet(name="formulas.css"):
+    return (HTML / "_static" / name).read_text(encoding="utf-8")
+
+
+def face():
+    return sheet("formulas-font.css")
 
 
 def test_the_book_has_formulas():
@@ -133,7 +137,7 @@ def test_the_font_has_all_that_the_book_uses():
     needed = set().union(
         *(extension().characters(extension().convert(tex, display)) for tex, display in EVERY)
     )
-    font = extension().read_font(sheet())
+    font = extension().read_font(face())
     assert needed <= set(map(chr, font.getBestCmap()))
     variants = font["MATH"].table.MathVariants
     sizes = {
@@ -150,13 +154,14 @@ def test_the_font_has_all_that_the_book_uses():
 
 
 def test_the_font_is_small_and_says_whose_it_is():
-    assert len(sheet()) < 20_000
-    names = extension().read_font(sheet())["name"]
+    assert len(face()) < 20_000
+    assert re.search(r"base64,([^\"]+)", face())[1] in sheet("formulas-font.js")
+    names = extension().read_font(face())["name"]
     assert "STIX" in names.getDebugName(1)
     assert "SIL Open Font License" in names.getDebugName(13)
     assert "Open Font License" in sheet()
-    assert "url(" in sheet()
-    assert "://" not in re.sub(r"/\*.*?\*/", "", sheet(), flags=re.DOTALL)
+    assert "url(" in face()
+    assert "://" not in re.sub(r"/\*.*?\*/", "", sheet() + face(), flags=re.DOTALL)
 
 
 def test_a_character_that_the_font_lacks_is_named():

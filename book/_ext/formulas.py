@@ -1,7 +1,8 @@
 """Formulas set when the book is built: MathML, and a font with the characters that they use.
 
-A page needs no script for its formulas. Its style sheet brings the font along, so that no text
-moves when it arrives, and so that a browser finds it in a folder opened without a server.
+A page needs no script for its formulas. One line of script hands it the font before the first
+paint, so that no text moves later; pages without scripts, and the PDF, have it from a style sheet.
+Both hold the font itself, so that a browser finds it in a folder opened without a server.
 """
 
 import base64
@@ -21,6 +22,16 @@ from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
 SHEET = "formulas.css"
+# A font that a style sheet names comes after the first paint, wherever it is, and lines then break
+# elsewhere. Bytes that a script hands over are there at once; the sheet is for pages without it.
+FACE = '@font-face { font-family: "Formulas"; src: url("data:font/woff2;base64,%s"); }\n'
+SCRIPT = (
+    'document.fonts.add(new FontFace("Formulas",'
+    'Uint8Array.from(atob("%s"),(c)=>c.charCodeAt(0))));\n'
+)
+HEAD = """
+    <script blocking="render" src="{static}/formulas-font.js"></script>
+    <noscript><link rel="stylesheet" href="{static}/formulas-font.css"></noscript>"""
 RULES = Path(__file__).with_suffix(".css")
 FONT = distribution("ziamath").locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")
 # How many sizes of a tall sign are kept. A browser reserves the width of the widest root, whichever
@@ -123,7 +134,7 @@ def formulas(doctree: nodes.document):
 
 
 def write_sheet(app, env):
-    """Write the style sheet with the font that all formulas of the book need."""
+    """Write the style sheet, and the font that all formulas of the book need."""
     if app.builder.format != "html":
         return
     wanted = set()
@@ -139,10 +150,11 @@ def write_sheet(app, env):
         logger.warning("the font of the formulas lacks %s", error)
         return
     data = base64.b64encode(font).decode()
-    rules = RULES.read_text(encoding="utf-8").replace("FONT", f"data:font/woff2;base64,{data}")
-    sheet = Path(app.outdir, "_static", SHEET)
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    sheet.write_text(rules, encoding="utf-8")
+    static = Path(app.outdir, "_static")
+    static.mkdir(parents=True, exist_ok=True)
+    (static / SHEET).write_text(RULES.read_text(encoding="utf-8"), encoding="utf-8")
+    (static / "formulas-font.css").write_text(FACE % data, encoding="utf-8")
+    (static / "formulas-font.js").write_text(SCRIPT % data, encoding="utf-8")
 
 
 def glue(app, doctree, page):
@@ -200,9 +212,10 @@ def _write(translator, node, tag, display):
 
 
 def add_sheet(app, page, template, context, doctree):
-    """Give the style sheet to pages with formulas alone."""
+    """Give the style sheet and the font to pages with formulas alone."""
     if "<math" in context.get("body", ""):
         app.add_css_file(SHEET)
+        context["metatags"] += HEAD.format(static=context["pathto"]("_static", resource=True))
 
 
 def setup(app):

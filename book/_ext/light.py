@@ -152,7 +152,7 @@ def rewritten(page: Page, sheets: list[str], scripts: list[str], idle: set[str])
         said = page.script(match)
         if said in gone or PAGE_NAME.match(said):
             return ""
-        waits = re.search(r"\b(defer|async|type=)", match["attributes"])
+        waits = re.search(r"\b(defer|async|type=|blocking=)", match["attributes"])
         if SOURCE.search(match["attributes"]) and not waits:
             return match[0].replace("<script", "<script defer", 1)
         return match[0]
