@@ -139,7 +139,8 @@ def test_a_card_says_that_the_correction_changes_it(ledger, ledger_of):
     ledger.mark_cards(SimpleNamespace(env=env), "notebooks/01_a", None, context, None)
     assert context["body"].count("Alone it is") == 1
     weak = context["body"].split("</section>")[0]
-    assert weak.index(">Undecided<") < weak.index("Alone it is") < weak.index("It is above zero.")
+    assert weak.index(">Undecided<") < weak.index("It is above zero.") < weak.index("Alone it is")
+    assert weak.index("Alone it is") < weak.index("How it was measured")
     assert 'data-outcome="undecided"' in weak
     assert 'data-outcome="shown"' not in weak
     assert context["body"].count('data-outcome="shown"') == cards.count('data-outcome="shown"') - 1

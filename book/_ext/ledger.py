@@ -39,6 +39,7 @@ NOTEBOOKS = "notebooks"
 RECORDS = "src/bnutils/records"
 ARTICLE = "book/article.yml"
 MINUS = "\N{MINUS SIGN}"
+MORE = '<details class="bn-claim-more">'  # the folded part of a card
 TEXT = re.compile(r"(?<=>)[^<]+")  # between the tags of HTML
 HYPHEN = re.compile(r"(?<![^\s\[(])-(?=\.?\d)")
 WORDS = {  # in a sentence after their number
@@ -305,8 +306,8 @@ class Jump(_LedgerDirective):
         """A line of links to the chapters' claims on the same page."""
         numbers = [int(stem[:2]) for stem in chapters(ledger)]
         links = " ".join(f'<a href="#chapter-{n}">{n}</a>' for n in numbers)
-        text = f'<nav class="bn-ledger-jump" aria-label="Chapters">By chapter: {links}</nav>'
-        return [_raw(text)]
+        label = '<nav class="bn-ledger-jump" aria-label="Chapters">By chapter:'
+        return [_raw(f"{label} <span>{links}</span></nav>")]
 
 
 class Full(_LedgerDirective):
@@ -343,7 +344,7 @@ def entry(ledger: Ledger, name: str) -> str:
             [
                 f'<details class="bn-ledger-row bn-ledger-claim" data-kind="{claim.kind}"'
                 f' data-outcome="{_slug(ledger.outcomes[name])}">',
-                f"<summary>{_outcome(ledger, name)} {html.escape(claim.claim)}"
+                f"<summary>{_outcome(ledger, name)} {html.escape(in_signs(claim.claim))}"
                 f"{cards.kind_html(claim)}</summary>",
                 interval_bars.bar(claim.primary),
                 f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
@@ -367,10 +368,18 @@ def correction(claim: Claim, outcome: str) -> str:
     )
 
 
+def in_signs(text: str) -> str:
+    """A claim with a formula in it, written in signs as on paper."""
+    if "sqrt(" not in text:
+        return text
+    text = re.sub(r"\bpi\b", "π", text.replace("sqrt(", "√("))
+    return text.replace(" - ", f" {MINUS} ")
+
+
 def _link(claim: Claim, chapter: str, words: str = "") -> str:
     """A link to the claim's card. The card is HTML, whose anchors MyST does not know."""
     address = f"../{NOTEBOOKS}/{chapter}.html#{claim.anchor}"
-    return f'<a href="{address}">{html.escape(words or claim.claim)}</a>'
+    return f'<a href="{address}">{html.escape(words or in_signs(claim.claim))}</a>'
 
 
 def _outcome(ledger: Ledger, name: str) -> str:
@@ -433,6 +442,7 @@ def mark_cards(app, page, template, context, doctree) -> None:
     """Put the outcome after the common correction on a card, and draw the interval.
 
     In a notebook a number has a hyphen, as printed ones do; here it gets its minus.
+    What the correction changes is said last, before what is folded.
     """
     ledger = app.env.bn_ledger
     for name, (claim, chapter) in ledger.claims.items():
@@ -448,8 +458,9 @@ def mark_cards(app, page, template, context, doctree) -> None:
         effect = '<p class="bn-claim-primary">'
         rest = rest.replace(effect, interval_bars.bar(claim.primary) + effect, 1)
         card, end, rest = rest.partition("</section>")
-        marked = head + app.env.bn_marks[name] + with_minus(card)
-        context["body"] = body[:start] + marked + end + rest
+        card = card.replace(html.escape(claim.claim), html.escape(in_signs(claim.claim)), 1)
+        card = with_minus(card).replace(MORE, app.env.bn_marks[name] + MORE, 1)
+        context["body"] = body[:start] + head + card + end + rest
 
 
 def read_ledger(app) -> None:
