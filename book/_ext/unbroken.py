@@ -1,4 +1,7 @@
-"""What stays on one line: "chapter 7", "459 steps", and `--output` in a sentence."""
+"""What stays on one line: "chapter 7", "459 steps", and `--output` in a sentence.
+
+A long name in a table may break, between its words: `Batch` | `Normalization`.
+"""
 
 import re
 
@@ -13,6 +16,8 @@ PAIR = re.compile(
 )
 KEPT = nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment
 WORD = re.compile(r'<span class="pre">(?=[^<\s]{2,20}</span>)(?=[^<]*-)')
+CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
+LONG = re.compile(r'(?<=<span class="pre">)[\w.]{13,}(?=</span>)')
 
 
 def joined(text: str) -> str:
@@ -34,7 +39,12 @@ def join(app, doctree, page):
 def keep_words(app, page, template, context, doctree):
     """Mark short words of code with a hyphen: a browser would break them behind it."""
     if "body" in context:
-        context["body"] = WORD.sub('<span class="pre bn-whole">', context["body"])
+        body = WORD.sub('<span class="pre bn-whole">', context["body"])
+        context["body"] = CELL.sub(lambda cell: LONG.sub(_parted, cell[0]), body)
+
+
+def _parted(name: re.Match) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=_)(?=[a-z])", "<wbr>", name[0])
 
 
 def setup(app):
