@@ -46,19 +46,22 @@ def free_corners(
     for line, text in sorted(zip(lines, texts, strict=True), key=lambda pair: -sizes[pair[1]][0]):
         boxes = _boxes(frame + np.array([4, 3, -2, -2]), *sizes[text])
         own = _gap(boxes, covers[line])
-        rest = [points for each, points in covers.items() if each is not line] + others
-        away = np.min([np.full(len(boxes), FAR), *(_gap(boxes, p) for p in rest)], axis=0)
-        free = (own > 3) & (away > 3)
+        gaps = {each: _gap(boxes, points) for each, points in covers.items() if each is not line}
+        dots = [_gap(boxes, points) for points in others]
+        nothing = np.full(len(boxes), FAR)
+        free = (own > 4) & (np.min([nothing, *gaps.values(), *dots], axis=0) > 3)
         for box in taken:
             free &= _apart(boxes, box)
         if not free.any():
             return None
+        named = [gap for each, gap in gaps.items() if each in lines]
+        away = np.min([nothing, *named, *dots], axis=0)
         boxes, own, away = boxes[free], own[free], away[free]
-        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-        covered = np.sum([area.contains_points(middles) for area in areas], axis=0)
         # A name whose nearest line is another's would be read as that one's.
         doubt = np.maximum(0, 1.5 * own + 6 - away)
-        best = np.argmin(own + 2 * doubt + 4 * covered - 0.01 * middles[:, 0])
+        struck = _struck(boxes, ax, unit)
+        cost = own + 2 * doubt + 24 * _covered(boxes, areas) + 3 * struck - 0.01 * boxes[:, 2]
+        best = np.argmin(cost)
         taken.append(boxes[best] + np.array([-3, -1, 3, 1]))
         found[text] = tuple((boxes[best, :2] - frame[:2]) / (frame[2:] - frame[:2]))
     return [found[text] for text in texts]
@@ -90,6 +93,27 @@ def _gap(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _apart(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Which boxes share no point with one other."""
     return ((boxes[:, 2:] < box[:2]) | (boxes[:, :2] > box[2:])).any(axis=1)
+
+
+def _covered(boxes: np.ndarray, areas: Sequence[Path]) -> np.ndarray:
+    """What part of each box lies in areas; more than all of it where areas lie on each other."""
+    parts = np.linspace(0, 1, 5)[:, None, None], np.linspace(0, 1, 3)[:, None]
+    x = boxes[:, 0] + parts[0] * (boxes[:, 2] - boxes[:, 0])
+    y = boxes[:, 1] + parts[1] * (boxes[:, 3] - boxes[:, 1])
+    points = np.stack(np.broadcast_arrays(x, y), axis=-1)
+    inside = [area.contains_points(points.reshape(-1, 2)) for area in areas]
+    return np.sum(inside, axis=0).reshape(-1, len(boxes)).mean(axis=0) if areas else 0 * boxes[:, 0]
+
+
+def _struck(boxes: np.ndarray, ax: Axes, unit: float) -> np.ndarray:
+    """How many lines of the grid run through each box."""
+    found = np.zeros(len(boxes))
+    for side, axis in enumerate((ax.xaxis, ax.yaxis)):
+        for line in axis.get_gridlines():
+            if line.get_visible() and len(line.get_path().vertices):
+                at = line.get_transform().transform(line.get_path().vertices)[0, side] / unit
+                found += (boxes[:, side] < at) & (at < boxes[:, side + 2])
+    return found
 
 
 def _points_of(line: Line2D) -> np.ndarray:

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from bnutils._beside import free_corners
 from bnutils.evidence import Comparison, Interval, interval
@@ -77,7 +78,7 @@ _STYLE = {
     "axes.facecolor": "none",
     "figure.figsize": (4.5, 3.0),
     "font.size": 12,
-    "grid.alpha": 0.35,
+    "grid.alpha": 0.25,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
     "legend.fontsize": 11,
@@ -123,6 +124,18 @@ def without_ground(svg: str) -> str:
     """
     # The patch of the figure is the first that Matplotlib draws.
     return re.sub(rf'(<g id="patch_1">\s*<path [^>]*fill: ){GROUND}', r"\1none", svg, count=1)
+
+
+def halo() -> list[AbstractPathEffect]:
+    """An edge in the color of the ground, so that a text stands clear of what lies behind it.
+
+    Returns:
+        The `path_effects` of a text.
+
+    Example:
+        >>> text = Figure().text(0, 0, "BN", path_effects=halo())
+    """
+    return [withStroke(linewidth=3, foreground=GROUND)]
 
 
 def arm_style(arm: str) -> dict[str, str]:
@@ -390,8 +403,9 @@ def name_lines(ax: Axes) -> None:
         return
     ax.figure.draw_without_rendering()  # the layout, which decides where lines run
     lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]
+    look = {"transform": ax.transAxes, "va": "bottom", "path_effects": halo()}
     texts = [
-        ax.text(0, 0, name, color=line.get_color(), transform=ax.transAxes, va="bottom")
+        ax.text(0, 0, name, **look, color=line.get_color())
         for line, name in zip(lines, names, strict=True)
     ]
     corners = free_corners(ax, lines, texts)

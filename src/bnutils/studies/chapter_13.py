@@ -1574,11 +1574,25 @@ def by_scale(ax: Axes, records: Mapping[str, xr.Dataset]) -> None:
     for place, (scale, (style, marker)) in enumerate(looks.items()):
         found = {name: landscape_ratio(each, 0.1, scale=scale) for name, each in records.items()}
         look = {"color": plots.ARMS[style]["color"], "marker": marker}
-        label, shift = f"weights × {scale:g}", 0.22 * (place - 1)
-        plots.in_rows(ax, found, list(records), **look, label=label, shift=shift)
+        shift = 0.27 * (place - 1)
+        plots.in_rows(ax, found, list(records), **look, shift=shift)
+        for row, ratio in enumerate(found.values()):
+            left = ratio.mean < 1  # the name stands on the side where the line at 1 is not
+            ax.annotate(
+                f"× {scale:g}" if row or place else f"weights × {scale:g}",
+                (ratio.low if left else ratio.high, row + shift),
+                xytext=(-5 if left else 5, 0),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                color=look["color"],
+                fontsize=11,
+                path_effects=plots.halo(),
+            )
     ax.axvline(1, color=plots.FAINT, linewidth=1)
     ax.set_xscale("log")
     ax.set_xticks([0.1, 0.3, 1, 3, 10], [0.1, 0.3, 1, 3, 10])
+    ax.set_xlim(0.045, 45)
     ax.minorticks_off()
 
 
