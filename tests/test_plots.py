@@ -342,6 +342,28 @@ def test_names_stand_beside_their_lines_and_on_nothing(seed):
         assert not one.overlaps(other)
 
 
+def test_names_keep_off_bands_and_the_grid_where_there_is_room():
+    _, ax = plt.subplots()
+    runs = 0.003 * np.array([[-1.0], [0.0], [1.0]]) + np.zeros(10)
+    plots.band(ax, np.arange(10.0), runs, "BN")
+    ax.set(ylim=(-0.1, 0.1), yticks=[-0.03, 0, 0.03], xticks=[0, 9])
+    plots.finish(ax)
+    (box,) = boxes(ax)
+    edges = ax.transData.transform(ax.collections[0].get_paths()[0].vertices)[:, 1]
+    assert box.y0 >= edges.max() or box.y1 <= edges.min()
+    for tick in ax.get_yticks():
+        assert not box.y0 < ax.transData.transform((0, tick))[1] < box.y1
+
+
+def test_a_halo_has_the_color_of_the_ground_on_a_page_too():
+    figure, ax = plt.subplots()
+    ax.plot([0, 1], label="line")
+    plots.finish(ax)
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    assert plots.without_ground(file.getvalue()).count(f"stroke: {plots.GROUND}") == 1
+
+
 def test_names_keep_their_places_at_any_resolution():
     places = []
     for dpi in (72, 200):

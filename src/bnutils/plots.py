@@ -384,8 +384,9 @@ def name_lines(ax: Axes) -> None:
     """Write the name of each labelled line beside it, in its color.
 
     Each name goes where it is close to its own line and far from the others, and covers no line,
-    no point and no other text. If there is no such place for one of them, or there are more than
-    four, the axes get a legend. Call it when all else is drawn: the places are those of now.
+    no point and no other text; it keeps off bands and the grid if it can, and has a halo against
+    those. If there is no such place for one of them, or there are more than four, the axes get a
+    legend. Call it when all else is drawn: the places are those of now.
 
     Args:
         ax: axes with labelled lines, points or error bars.
