@@ -58,8 +58,7 @@ const WAYS = ["mean", "center", "variance", "inverse sd", "divide", "scale and s
 /** Where in the graph a stage stands: 0 is the start, 1 to 6 lead forward, 7 to 12 back. */
 export function stageName(stage) {
   if (stage === 0) return "start";
-  if (stage <= 6) return `forward ${stage} of 6: ${WAYS[stage - 1]}`;
-  return `backward ${stage - 6} of 6: ${WAYS[12 - stage]}`;
+  return stage <= 6 ? `forward: ${WAYS[stage - 1]}` : `backward ${stage - 6} of 6: ${WAYS[12 - stage]}`;
 }
 
 /** What happens at this stage, with its numbers. */
@@ -93,8 +92,11 @@ export function gradientSentence(state) {
   if (dy.every((value) => value === 0)) return "The loss cares about no example: dy is 0.";
   if (gamma === 0) return `γ is 0: no x gets a gradient. γ itself does, ${show(dgamma, 3)}.`;
   if (most < 5e-4) {
-    return `dx is 0 for all ${m} examples, to three places. γ and β alone get something: `
-      + `dγ = ${show(dgamma, 3)}, dβ = ${show(state.dbeta, 3)}.`;
+    const got = [["γ", dgamma], ["β", state.dbeta]].filter(([, value]) => Math.abs(value) >= 5e-4);
+    const names = got.map(([name]) => name).join(" and ");
+    const only = got.length ? ` Only ${names} get${got.length === 1 ? "s" : ""} something: ` : "";
+    const numbers = got.map(([name, value]) => `d${name} = ${show(value, 3)}`).join(", ");
+    return `dx is 0 for all ${m} examples, to three places.${only}${numbers}${only && "."}`;
   }
   const cares = dy.filter((value) => value !== 0).length;
   const got = dx.filter((value) => Math.abs(value) >= 5e-4).length;
@@ -110,19 +112,19 @@ const LINES = [
   { head: "dr", name: "by center", row: "values.ofCenter", at: 11, way: "direct" },
   { head: "+ dμ / m", name: "by mean", row: "values.ofMean", at: 12, way: "mean" },
   { head: "= dx", row: "values.dx", at: 12, way: "sum" },
-  { node: "mean", step: 6, name: "mean", head: "μ = ⟨x⟩", one: "values.mean", digits: 2, at: 1,
+  { node: "mean", name: "mean", head: "μ = ⟨x⟩", one: "values.mean", digits: 2, at: 1,
     by: "dμ", two: "values.dMean", then: 11, way: "mean" },
-  { node: "r", step: 5, name: "center", head: "r = x − μ", row: "values.r", digits: 2, at: 2 },
+  { node: "r", name: "center", head: "r = x − μ", row: "values.r", digits: 2, at: 2 },
   { head: "s dx̂", name: "by divide", row: "values.ofDivide", at: 8, way: "direct" },
   { head: "+ 2 r dσ² / m", name: "by variance", row: "values.ofVariance", at: 10, way: "variance" },
   { head: "= dr", row: "values.dr", at: 10, way: "sum" },
-  { node: "variance", step: 4, name: "variance", head: "σ² = ⟨r²⟩", one: "values.variance", digits: 2, at: 3,
+  { node: "variance", name: "variance", head: "σ² = ⟨r²⟩", one: "values.variance", digits: 2, at: 3,
     by: "dσ²", two: "values.dVariance", places: 4, then: 9, way: "variance" },
-  { node: "s", step: 3, name: "inverse sd", head: "s = 1/√(σ² + ε)", one: "values.s", at: 4,
+  { node: "s", name: "inverse sd", head: "s = 1/√(σ² + ε)", one: "values.s", at: 4,
     by: "ds", two: "values.ds", then: 8, way: "variance" },
-  { node: "xHat", step: 2, name: "divide", head: "x̂ = r s", row: "values.xHat", at: 5 },
+  { node: "xHat", name: "divide", head: "x̂ = r s", row: "values.xHat", at: 5 },
   { head: "dx̂ = γ dy", row: "values.dxHat", at: 7, way: "direct" },
-  { node: "y", step: 1, name: "scale, shift", head: "y = γ x̂ + β", row: "values.y", at: 6 },
+  { node: "y", name: "scale, shift", head: "y = γ x̂ + β", row: "values.y", at: 6 },
   { head: "dy", name: "from the loss", row: "dy", digits: 1, at: 6, way: "sum" },
   { head: "Σ dy x̂, Σ dy", by1: "dγ", one: "dgamma", at: 7, by: "dβ", two: "dbeta", then: 7, way: "sum" },
 ];
@@ -141,9 +143,9 @@ function sheet(m) {
   const body = html("tbody");
   const half = Math.ceil(m / 2);
   const marked = LINES.map((line) => {
-    const { node, step, name, head, row, one, by, by1, two, digits = 3, places = 3, at, then, way } = line;
-    const word = name ? html("span", {}, step ? ` ${name}:` : `, ${name}`) : null;
-    const th = html("th", { scope: "row" }, ...(step ? [step, word, " ", head] : [head, word]));
+    const { node, name, head, row, one, by, by1, two, digits = 3, places = 3, at, then, way } = line;
+    const word = name ? html("span", {}, node ? `${name}: ` : `, ${name}`) : null;
+    const th = html("th", { scope: "row" }, ...(node ? [word, head] : [head, word]));
     const cells = row
       ? Array.from({ length: m }, (_, i) => html("td", {}, cell(`${row}.${i}`, digits)))
       : [
@@ -244,7 +246,7 @@ function bars(m, api) {
     draw(state) {
       const most = Math.max(...state.dx.map(Math.abs));
       const zoom = ZOOMS.find((one) => one * most <= BAR_REACH) ?? 1;
-      zoomed.textContent = zoom === 1 ? "" : ` drawn × ${zoom}`;
+      zoomed.textContent = zoom === 1 ? "" : ` tiny: drawn × ${zoom}`;
       for (const i of indices) {
         ofX[i].value = state.x[i];
         ofDy[i].value = state.dy[i];
@@ -316,8 +318,8 @@ export const gradient = {
       says: "The loss cares about example 1 alone. All four share its mean and its spread, so all four get a gradient." },
     { id: "alike", label: "All care alike", set: { dy: [1, 1, 1, 1] },
       says: "The loss wants all four outputs moved alike. BN subtracts their mean, so they can't be: no x gets anything, only β does." },
-    { id: "stretch", label: "A stretch", set: { dy: [-1.4, -0.2, 0.2, 1.4] },
-      says: "dy points along x̂: the loss wants a narrower batch. BN divides by the spread, so that can't be: up to ε no x gets anything, only γ does." },
+    { id: "stretch", label: "Along x̂", set: { dy: [-1.4, -0.2, 0.2, 1.4] },
+      says: "dy is proportional to x̂: the loss wants a narrower batch. BN divides by the spread, so that can't be: up to ε no x gets anything, only γ does." },
     { id: "two", label: "Two examples", set: { x: [3, 9], dy: [1, 0] },
       says: "Two numbers become −1 and +1, whatever they are, if they lie far apart against √ε. Mean and spread take everything: no x gets anything." },
     { id: "outlier", label: "An outlier", set: { x: [3, 9, 11, 100], dy: [1, 0, 0, 0] },

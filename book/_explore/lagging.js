@@ -86,7 +86,8 @@ export function laggingState(settings) {
   const older = recomputed ? 0 : Math.max(momentum ** Math.min(updates, RECENT) - madeUp, 0);
   const x = trueMean + z * sd;
   const batch = noisy && updates ? joining(z, size, updates) : { mean: 0, variance: 1 };
-  const outputTraining = normalized(z * sd, batch.mean * sd, batch.variance * sd * sd);
+  const [batchMean, batchVariance] = [trueMean + batch.mean * sd, batch.variance * sd * sd];
+  const outputTraining = normalized(x, batchMean, batchVariance);
   const outputInference = normalized(x, movingMean, movingVariance);
 
   const until = WINDOWS.find((length) => updates <= length);
@@ -94,10 +95,10 @@ export function laggingState(settings) {
   const usual = momentum === USUAL ? [] : movingStatistics({ ...settings, momentum: USUAL }).movingMeans;
   const top = Math.max(trueMeanAt(until, settings), mean) + 1.4 * sd;
   return {
-    trueMean, movingMean, movingVariance, madeUp, recent: 1 - madeUp - older, older,
+    trueMean, batchMean, batchVariance, movingMean, movingVariance, madeUp, recent: 1 - madeUp - older, older,
     lag: (trueMean - movingMean) / sd,
     lateBy: momentum / (1 - momentum),
-    outputTraining, outputInference, gap: outputInference - outputTraining,
+    outputTraining, outputInference, outputTrue: normalized(x, trueMean, sd * sd),
     outputMean: normalized(trueMean, movingMean, movingVariance),
     outputSd: sd * inverseStd(movingVariance, EPSILON),
     chart: {
@@ -124,15 +125,16 @@ function ofUpdates(count) {
 
 /** The outcome in a sentence. */
 export function laggingSentence(state) {
-  const { updates, momentum, madeUp, trueMean, movingMean, z, lag, sd } = state;
+  const { updates, momentum, madeUp, trueMean, movingMean, z, lag, sd, noisy, size } = state;
   const side = z > 0 ? "above" : "below";
   const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
-  const [inference, training] = [state.outputInference, state.outputTraining].map((one) => show(one));
-  const beside = inference === training ? "as in training" : `instead of ${training}`;
-  const comes = `${example} comes out at ${inference} ${beside}.`;
+  const [inference, training, truly] = ["Inference", "Training", "True"].map((one) => show(state[`output${one}`]));
+  const same = inference === training ? " as in training" : ` instead of ${training}`;
+  const beside = noisy && updates ? `; with the true statistics ${truly}; in its last batch of ${size}, ${training}` : same;
+  const comes = `${example} comes out at ${inference}${beside}.`;
   if (state.recomputed) return `Recomputed with these weights: nothing is made up or late. ${comes}`;
   const after = `After ${ofUpdates(updates)} at momentum ${momentum}: ${percent(madeUp)} is made up`;
-  const late = state.drift && madeUp < 0.01 && lag >= 0.005 ? `, and the mean is ${show(lag)} sd late` : "";
+  const late = state.drift && madeUp < 0.01 && lag >= 0.005 ? `, and the mean lags by ${show(lag)} sd` : "";
   const moving = `The moving mean and sd are ${show(movingMean)} and ${show(Math.sqrt(state.movingVariance))}`;
   return `${after}${late}. ${moving}, the true ones ${show(trueMean)} and ${show(sd)}. ${comes}`;
 }
@@ -181,7 +183,8 @@ function timeChart() {
 
   return {
     element,
-    draw({ chart, sd, updates, recomputed, movingMean, movingVariance }) {
+    draw(state) {
+      const { chart, sd, updates, recomputed, movingMean, movingVariance } = state;
       const toX = linear([0, chart.until], [0, 100]);
       const toY = linear([chart.bottom, chart.top], [100, 0]);
       const ticks = ticksBetween(chart.bottom, chart.top);
@@ -204,18 +207,24 @@ function timeChart() {
         put(label, toX(one), 100);
         return label;
       }));
-      put(ofTruth, 0, toY(chart.truth[0][1] + sd), "true");
+      // Labels stand where no line goes: above what is true, below what is moving.
+      const x = toX(updates);
+      const from = x < 14 ? x : 0;
+      put(ofTruth, from, toY(trueMeanAt(toX.back(from + 14), state) + sd), "true");
       const spread = Math.sqrt(movingVariance);
       change(used, { d: pathOf([movingMean - spread, movingMean + spread].map((value) => [toX(updates), toY(value)])) });
-      const right = updates > 0.6 * chart.until;
+      const isLeft = x > (recomputed ? 70 : 80);
+      const beside = (points) => points[Math.floor((points.length - 1) * (isLeft ? 0.75 : 1))];
       const isUsual = !chart.usual.length;
-      const low = Math.min(toY(movingMean - spread), isUsual ? 92 : 83);
-      put(ofMoving, toX(updates), low, recomputed ? "recomputed" : "moving");
-      for (const one of [ofMoving, ofUsual]) one.classList.toggle("bn-left", right);
-      const beside = isUsual ? 0 : toY(chart.usual.at(-1)[1]);
-      put(ofUsual, toX(updates), Math.abs(beside - low) < 9 ? low + 9 : beside, isUsual ? "" : `at ${USUAL}`);
-      put(ofNow, toX(updates), 0, `now: ${updates}`);
-      ofNow.classList.toggle("bn-left", right);
+      const [, value, reach] = beside(chart.moving);
+      const under = isUsual ? 0 : toY(beside(chart.usual)[1]);
+      let low = Math.max(toY(movingMean - spread), toY(value - reach));
+      const meet = Math.abs(under - low) < 12;
+      low = Math.min(meet ? Math.max(low, under) : low, isUsual ? 92 : 83);
+      put(ofMoving, x, low, recomputed ? "recomputed" : "moving");
+      put(ofUsual, x, meet ? low + 9 : under, isUsual ? "" : `at ${USUAL}`);
+      for (const one of [ofMoving, ofUsual, ofNow]) one.classList.toggle("bn-left", isLeft);
+      put(ofNow, x, 0, `now: ${updates}`);
     },
   };
 }
@@ -319,65 +328,64 @@ function laggingPicture(place, api) {
 export const lagging = {
   id: "lagging",
   label: "Statistics that lag",
-  insight: "Prediction uses a memory of the batches. At first most of it is made up; then it comes late, as long as the weights move.",
+  insight: "Prediction uses a memory of the batches. At first most of it is made up; then it lags behind, as long as the weights move.",
   describe: "True and moving statistics of a neuron, its outputs in both modes, and what the memory is made of",
   settings: {
     momentum: { kind: "list", label: "Momentum p", start: 0.99, values: [0.5, 0.9, 0.99, 0.999] },
     updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
-    drift: { kind: "range", label: "Drift of the mean, sd per update", start: 0, min: 0, max: 0.1, step: 0.005 },
+    drift: { kind: "range", label: "Drift of the mean, sd per update", start: 0, min: 0, max: 0.1, step: 0.005, words: (drift, { held }) => `${held ? "held, " : ""}${show(drift, 3)}` },
     z: { kind: "range", label: "The example, in sd from the true mean", start: 0, min: -3, max: 3, step: 0.5 },
     recomputed: { kind: "flag", label: "Recompute the statistics", start: false },
     mean: { kind: "range", label: "True mean μ", start: 10, min: -5, max: 20, step: 1, more: true },
     sd: { kind: "range", label: "True sd σ", start: 5, min: 0.2, max: 10, step: 0.2, more: true },
     noisy: { kind: "flag", label: "Batches are random examples", start: false, more: true },
-    size: { kind: "list", label: "Examples in such a batch", start: 32, values: [2, 4, 8, 16, 32, 64], more: true },
+    size: { kind: "list", label: "Examples in such a batch", start: 32, values: [2, 4, 8, 16, 32, 64], of: "noisy", more: true },
     alone: { kind: "flag", label: "Every third batch is of one", start: false, more: true },
     held: { kind: "range", label: "Weights held still for", start: 0, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
   },
   presets: [
     { id: "fifteen", label: "15 updates", small: true, set: { updates: 15 },
-      says: "Five epochs of three batches: 86% is made up. Training looks good, and prediction is far off." },
+      says: "Five epochs of three batches: 86% is made up, and prediction is far off." },
     { id: "sixty", label: "60 updates", small: true, set: {},
       says: "More than half of what prediction uses is made up: a mean of 0 and a variance of 1, which nobody measured." },
     { id: "arrived", label: "459 updates", small: true, set: { updates: 459 },
       says: "Now less than 1% is made up. While nothing moves, training and inference agree." },
     { id: "moving", label: "Weights that move", small: true, set: { drift: 0.01, updates: 600 },
-      says: "The start is forgotten. But the weights go on changing, and the true mean with them: the average stays 99 updates behind." },
-    { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44 },
-      says: "44 updates do what takes 459 at momentum 0.99, the faint line. The price is noise: about 10 batches count." },
+      says: "The start is forgotten. But the true mean moves with the weights: the average stays 99 updates of 0.01 sd behind, 0.99 sd." },
+    { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44, noisy: true, size: 8 },
+      says: "44 updates do what takes 459 at momentum 0.99, the faint line. The price is noise: about 10 random batches count." },
     { id: "one", label: "A last batch of one", set: { alone: true, updates: 600, z: 1 },
-      says: "Of each epoch's three batches the last has one example. Keras counts it like any other, with the variance 0: a third of the moving variance is missing, and outputs come out too wide." },
+      says: "Every third batch has one example. Keras counts it like any other, with the variance 0: a third of the moving variance is missing, and outputs come out too wide." },
     { id: "recomputed", label: "Recomputed", set: { updates: 15, recomputed: true },
       says: "The weights held still, the statistics taken anew: nothing is made up, and nothing is late. No weight has changed." },
   ],
   bet: {
-    question: "Keras's default momentum, 0.99, and five epochs of three batches. How much of what prediction uses is made up?",
-    choices: ["1%", "14%", "86%"],
+    question: "Now each of 600 updates moves the true mean by 0.01 sd. How far behind is the moving mean in the end?",
+    choices: ["0.01 sd", "0.1 sd", "1 sd"],
     right: [2],
-    show: "fifteen",
-    says: ({ madeUp, updates, momentum }) => `${percent(madeUp)}: after ${updates} updates, ${momentum} to the power of ${updates} is left of the start.`,
+    show: "moving",
+    says: ({ lag, lateBy }) => `${show(lag)} sd: on average, what it remembers is ${ofUpdates(lateBy)} old.`,
   },
   tries: [
     { text: "Move the updates until less than 0.1% is made up.", done: ({ momentum, madeUp, recomputed }) => momentum === USUAL && !recomputed && madeUp < 0.001 },
-    { text: "Let the true mean drift until the moving one is 0.2 sd late or more. Then hold the weights still for 500 batches.",
+    { text: "Let the true mean drift until the moving one lags by 0.2 sd or more. Then hold the weights still for 500 batches.",
       done: ({ drift, held, lateBy, momentum, updates }) => held >= 500 && drift * lateBy * (1 - momentum ** (updates - held)) >= 0.2 },
     { text: 'In "More settings" take random batches of 4, and a momentum of 0.5: the price of a short memory.',
       done: ({ momentum, noisy, size }) => momentum === 0.5 && noisy && size <= 4 },
   ],
   actions: [
-    { label: "Train 10 times longer", set: ({ updates }) => ({ updates: Math.max(10 * updates, 1), held: 0 }) },
+    { label: ({ updates }) => (updates > MOST_UPDATES / 10 ? "Train to 5,000" : "Train 10 times longer"), set: ({ updates }) => ({ updates: Math.max(10 * updates, 1), held: 0 }) },
     { label: "Hold the weights still for 500 batches", set: ({ updates, held }) => ({ updates: updates + 500, held: held + 500 }) },
   ],
   derive: laggingState,
   picture: laggingPicture,
   sentence: laggingSentence,
   table: (state) => ({
-    head: ["", "true", "at inference"],
+    head: ["", "in training", "at inference"],
     rows: [
-      ["mean", show(state.trueMean), show(state.movingMean)],
-      ["variance", show(state.sd ** 2), show(state.movingVariance)],
+      ["mean", show(state.batchMean), show(state.movingMean)],
+      ["variance", show(state.batchVariance), show(state.movingVariance)],
       ["the example's output", show(state.outputTraining), show(state.outputInference)],
-      ["made up", percent(0), percent(state.madeUp)],
     ],
   }),
 };

@@ -272,8 +272,8 @@ function control(key, spec, api) {
 }
 
 /** How a value of a setting is written. */
-function wordsFor(spec, value) {
-  if (spec.words) return typeof spec.words === "function" ? spec.words(value) : spec.words[value];
+function wordsFor(spec, value, state) {
+  if (spec.words) return typeof spec.words === "function" ? spec.words(value, state) : spec.words[value];
   return typeof value === "number" ? String(Number(value.toPrecision(6))).replace("-", "−") : String(value);
 }
 
@@ -290,8 +290,9 @@ function sliderControl(key, spec, api) {
   return {
     element: html("div", { class: "bn-control" }, label, value, input),
     update(state) {
-      const text = wordsFor(spec, state[key]);
+      const text = wordsFor(spec, state[key], state);
       input.value = isList ? spec.values.indexOf(state[key]) : state[key];
+      input.disabled = spec.of && !state[spec.of]; // part of a flag
       change(input, { "aria-valuetext": text });
       value.textContent = text;
     },
@@ -324,13 +325,16 @@ function flagControl(key, spec, api) {
 }
 
 function action({ label, advance, set, possible }, api) {
-  const button = html("button", { type: "button" }, label);
+  const button = html("button", { type: "button" });
   button.addEventListener("click", () => {
     if (button.ariaDisabled === "true") return;
     if (advance) api.advance(advance);
     else api.set(set(api.figure.state));
   });
-  const update = (state) => change(button, { "aria-disabled": possible && !possible(state) && "true" });
+  const update = (state) => {
+    button.textContent = typeof label === "function" ? label(state) : label;
+    change(button, { "aria-disabled": possible && !possible(state) && "true" });
+  };
   return { element: button, update };
 }
 
