@@ -169,7 +169,7 @@ def test_each_story_is_true_in_both_languages(js):
             np.testing.assert_allclose(story[key], ours[key], atol=1e-9, err_msg=f"{name} {key}")
     assert told["fifteen"]["sentence"].startswith("After 15 updates at momentum 0.99: 86% is made")
     assert told["sixty"]["sentence"].endswith("comes out at 1.59 instead of 0.00.")
-    assert "; with the true statistics 0.00; in its last batch of 8, " in told["lower"]["sentence"]
+    assert "; with the true statistics 0.00; in its last batch 0.18." in told["lower"]["sentence"]
     assert "under 1% is made up" in told["arrived"]["sentence"]
     assert told["recomputed"]["sentence"].endswith("comes out at 0.00 as in training.")
     assert "lags by 0.99 sd." in told["moving"]["sentence"]

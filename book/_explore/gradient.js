@@ -246,7 +246,7 @@ function bars(m, api) {
     draw(state) {
       const most = Math.max(...state.dx.map(Math.abs));
       const zoom = ZOOMS.find((one) => one * most <= BAR_REACH) ?? 1;
-      zoomed.textContent = zoom === 1 ? "" : ` tiny: drawn × ${zoom}`;
+      zoomed.textContent = zoom === 1 ? "" : ` (tiny, drawn × ${zoom})`;
       for (const i of indices) {
         ofX[i].value = state.x[i];
         ofDy[i].value = state.dy[i];

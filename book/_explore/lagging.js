@@ -105,7 +105,7 @@ export function laggingState(settings) {
       until,
       bottom: Math.min(-1.5, mean - 1.4 * sd),
       top: Math.max(1.5, top),
-      truth: [0, Math.max(updates - settings.held, 0), until].map((k) => [k, trueMeanAt(k, settings)]),
+      truth: [0, Math.max(updates - settings.held, 0), until].map((k) => [k, trueMeanAt(k, settings), sd]),
       moving: times.map((k) => [k, movingMeans[k], Math.sqrt(movingVariances[k])]),
       usual: usual.length ? times.map((k) => [k, usual[k]]) : [],
       batches: noisy ? times.filter((k) => k).map((k) => [k, batchMeans[k - 1]]) : [],
@@ -125,12 +125,12 @@ function ofUpdates(count) {
 
 /** The outcome in a sentence. */
 export function laggingSentence(state) {
-  const { updates, momentum, madeUp, trueMean, movingMean, z, lag, sd, noisy, size } = state;
+  const { updates, momentum, madeUp, trueMean, movingMean, z, lag, sd, noisy } = state;
   const side = z > 0 ? "above" : "below";
   const example = z === 0 ? "An example at the true mean" : `An example ${show(Math.abs(z), 1)} sd ${side} the true mean`;
   const [inference, training, truly] = ["Inference", "Training", "True"].map((one) => show(state[`output${one}`]));
   const same = inference === training ? " as in training" : ` instead of ${training}`;
-  const beside = noisy && updates ? `; with the true statistics ${truly}; in its last batch of ${size}, ${training}` : same;
+  const beside = noisy && updates ? `; with the true statistics ${truly}; in its last batch ${training}` : same;
   const comes = `${example} comes out at ${inference}${beside}.`;
   if (state.recomputed) return `Recomputed with these weights: nothing is made up or late. ${comes}`;
   const after = `After ${ofUpdates(updates)} at momentum ${momentum}: ${percent(madeUp)} is made up`;
@@ -158,6 +158,12 @@ function put(element, left, top, text) {
   if (text !== undefined) element.textContent = text;
 }
 
+function tick(value, left, top, kind) {
+  const label = html("span", { class: kind }, show(value, 0));
+  put(label, left, top);
+  return label;
+}
+
 /** Round numbers between two, five at most. */
 function ticksBetween(from, to) {
   const power = 10 ** Math.floor(Math.log10((to - from) / 5));
@@ -171,15 +177,9 @@ function timeChart() {
   const lines = kinds.map((kind) => svg("path", { class: `bn-${kind}` }));
   const [grid, truthBand, truth, usual, band, moving, dots, now, used] = lines;
   const labels = html("div", { class: "bn-ticks" });
-  const [ofTruth, ofMoving, ofUsual, ofNow] = ["bn-of-truth", "bn-of-moving", "bn-of-usual", "bn-of-now"].map((one) => html("span", { class: one }));
+  const [ofTruth, ofMoving, ofUsual, ofNow] = ["truth", "moving", "usual", "now"].map((one) => html("span", { class: `bn-of-${one}` }));
   const element = html("div", { class: "bn-time", "aria-hidden": "true" },
     stretched(...lines), labels, ofTruth, ofUsual, ofMoving, ofNow);
-
-  function around(points, toX, toY) {
-    const above = points.map(([k, value, sd]) => [toX(k), toY(value + sd)]);
-    const below = points.map(([k, value, sd]) => [toX(k), toY(value - sd)]).reverse();
-    return `${pathOf([...above, ...below])}Z`;
-  }
 
   return {
     element,
@@ -187,33 +187,28 @@ function timeChart() {
       const { chart, sd, updates, recomputed, movingMean, movingVariance } = state;
       const toX = linear([0, chart.until], [0, 100]);
       const toY = linear([chart.bottom, chart.top], [100, 0]);
+      const through = (points, way) => points.map(([k, value, reach]) => [toX(k), toY(value + (way && way * reach))]);
+      const line = (points) => pathOf(through(points, 0));
+      const around = (points) => `${pathOf([...through(points, 1), ...through(points, -1).reverse()])}Z`;
       const ticks = ticksBetween(chart.bottom, chart.top);
       change(grid, { d: ticks.map((one) => pathOf([[0, toY(one)], [100, toY(one)]])).join("") });
-      change(truthBand, { d: around(chart.truth.map((point) => [...point, sd]), toX, toY) });
-      change(truth, { d: pathOf(chart.truth.map(([k, value]) => [toX(k), toY(value)])) });
-      change(band, { d: around(chart.moving, toX, toY) });
-      change(moving, { d: pathOf(chart.moving.map(([k, value]) => [toX(k), toY(value)])) });
-      change(usual, { d: pathOf(chart.usual.map(([k, value]) => [toX(k), toY(value)])) });
+      change(truthBand, { d: around(chart.truth) });
+      change(truth, { d: line(chart.truth) });
+      change(band, { d: around(chart.moving) });
+      change(moving, { d: line(chart.moving) });
+      change(usual, { d: line(chart.usual) });
       change(dots, { d: chart.batches.map(([k, value]) => `M${toX(k).toFixed(1)} ${toY(value).toFixed(1)}h0`).join("") });
       change(now, { d: pathOf([[toX(updates), 0], [toX(updates), 100]]) });
 
-      const kept = [0, 0.5, 1].map((part) => part * chart.until);
-      labels.replaceChildren(...ticks.map((one) => {
-        const label = html("span", {}, show(one, 0));
-        put(label, 0, toY(one));
-        return label;
-      }), ...kept.map((one) => {
-        const label = html("span", { class: "bn-below" }, show(one, 0));
-        put(label, toX(one), 100);
-        return label;
-      }));
+      const kept = [0, 0.5, 1].map((part) => tick(part * chart.until, 100 * part, 100, "bn-below"));
+      labels.replaceChildren(...ticks.map((one) => tick(one, 0, toY(one))), ...kept);
       // Labels stand where no line goes: above what is true, below what is moving.
       const x = toX(updates);
       const from = x < 14 ? x : 0;
       put(ofTruth, from, toY(trueMeanAt(toX.back(from + 14), state) + sd), "true");
       const spread = Math.sqrt(movingVariance);
       change(used, { d: pathOf([movingMean - spread, movingMean + spread].map((value) => [toX(updates), toY(value)])) });
-      const isLeft = x > (recomputed ? 70 : 80);
+      const isLeft = x > 78;
       const beside = (points) => points[Math.floor((points.length - 1) * (isLeft ? 0.75 : 1))];
       const isUsual = !chart.usual.length;
       const [, value, reach] = beside(chart.moving);
@@ -251,11 +246,8 @@ function outputs() {
   };
   const [training, inference] = [row("training", "In training it gives", "outputTraining"),
     row("inference", "At inference it gives", "outputInference")];
-  const axis = html("div", { class: "bn-ticks", "aria-hidden": "true" }, ...[-4, 0, 4, 8, 12].map((one) => {
-    const label = html("span", { class: "bn-below" }, show(one, 0));
-    put(label, toX(one), 0);
-    return label;
-  }));
+  const axis = html("div", { class: "bn-ticks", "aria-hidden": "true" },
+    ...[-4, 0, 4, 8, 12].map((one) => tick(one, toX(one), 0, "bn-below")));
   return {
     element: html("div", { class: "bn-outputs" }, html("p", {}, "Outputs of all examples, and of one (the dot)"), training.element, inference.element, axis),
     draw(state) {
@@ -329,7 +321,7 @@ export const lagging = {
   id: "lagging",
   label: "Statistics that lag",
   insight: "Prediction uses a memory of the batches. At first most of it is made up; then it lags behind, as long as the weights move.",
-  describe: "True and moving statistics of a neuron, its outputs in both modes, and what the memory is made of",
+  describe: "True and moving statistics of a neuron, its outputs, and what the memory is made of",
   settings: {
     momentum: { kind: "list", label: "Momentum p", start: 0.99, values: [0.5, 0.9, 0.99, 0.999] },
     updates: { kind: "range", label: "Updates n", start: 60, min: 0, max: MOST_UPDATES, step: 1, drawn: true },
@@ -347,17 +339,17 @@ export const lagging = {
     { id: "fifteen", label: "15 updates", small: true, set: { updates: 15 },
       says: "Five epochs of three batches: 86% is made up, and prediction is far off." },
     { id: "sixty", label: "60 updates", small: true, set: {},
-      says: "More than half of what prediction uses is made up: a mean of 0 and a variance of 1, which nobody measured." },
+      says: "More than half of what prediction uses is made up: a mean of 0 and a variance of 1." },
     { id: "arrived", label: "459 updates", small: true, set: { updates: 459 },
-      says: "Now less than 1% is made up. While nothing moves, training and inference agree." },
+      says: "Now less than 1% is made up. While nothing moves, both modes agree." },
     { id: "moving", label: "Weights that move", small: true, set: { drift: 0.01, updates: 600 },
       says: "The start is forgotten. But the true mean moves with the weights: the average stays 99 updates of 0.01 sd behind, 0.99 sd." },
     { id: "lower", label: "Momentum 0.9", small: true, set: { momentum: 0.9, updates: 44, noisy: true, size: 8 },
       says: "44 updates do what takes 459 at momentum 0.99, the faint line. The price is noise: about 10 random batches count." },
     { id: "one", label: "A last batch of one", set: { alone: true, updates: 600, z: 1 },
-      says: "Every third batch has one example. Keras counts it like any other, with the variance 0: a third of the moving variance is missing, and outputs come out too wide." },
+      says: "Every third batch has one example. Keras counts it like any other, with the variance 0: a third of the moving variance is missing, so outputs are too wide." },
     { id: "recomputed", label: "Recomputed", set: { updates: 15, recomputed: true },
-      says: "The weights held still, the statistics taken anew: nothing is made up, and nothing is late. No weight has changed." },
+      says: "The weights held still, the statistics taken anew: nothing is made up or late." },
   ],
   bet: {
     question: "Now each of 600 updates moves the true mean by 0.01 sd. How far behind is the moving mean in the end?",
