@@ -1,12 +1,13 @@
 """What stays on one line: "chapter 7", "459 steps", and `--output` in a sentence.
 
-A long name in a table may break, between its words: `Batch` | `Normalization`.
+A long name in the cheat-sheet's tables may break between its words: `Batch` | `Normalization`.
 """
 
 import re
 
 from docutils import nodes
 
+SHEET = "book/cheatsheet"
 SPACE = "\N{NO-BREAK SPACE}"
 THINGS = (
     "epochs?|examples|images|layers|minutes|passes|points|rows|seconds|seeds|steps|units|updates"
@@ -40,11 +41,13 @@ def keep_words(app, page, template, context, doctree):
     """Mark short words of code with a hyphen: a browser would break them behind it."""
     if "body" in context:
         body = WORD.sub('<span class="pre bn-whole">', context["body"])
-        context["body"] = CELL.sub(lambda cell: LONG.sub(_parted, cell[0]), body)
+        if page == SHEET:
+            body = CELL.sub(lambda cell: LONG.sub(_parted, cell[0]), body)
+        context["body"] = body
 
 
 def _parted(name: re.Match) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=_)(?=[a-z])", "<wbr>", name[0])
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", name[0])
 
 
 def setup(app):
