@@ -18,7 +18,7 @@ PAIR = re.compile(
 KEPT = nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment
 WORD = re.compile(r'<span class="pre">(?=[^<\s]{2,20}</span>)(?=[^<]*-)')
 CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
-LONG = re.compile(r'(?<=<span class="pre">)[\w.]{13,}(?=</span>)')
+LONG = re.compile(r'(?<=<span class="pre">)[\w.=]{13,}(?=</span>)')
 
 
 def joined(text: str) -> str:
@@ -47,7 +47,7 @@ def keep_words(app, page, template, context, doctree):
 
 
 def _parted(name: re.Match) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", name[0])
+    return re.sub(r"(?<=[a-z=])(?=[A-Z])", "<wbr>", name[0])
 
 
 def setup(app):
