@@ -62,7 +62,7 @@ def free_corners(
         struck = _struck(boxes, ax, unit)
         cost = own + 2 * doubt + 24 * _covered(boxes, areas) + 3 * struck - 0.01 * boxes[:, 2]
         best = np.argmin(cost)
-        taken.append(boxes[best] + np.array([-3, -1, 3, 1]))
+        taken.append(boxes[best] + np.array([-12, -1, 12, 1]))
         found[text] = tuple((boxes[best, :2] - frame[:2]) / (frame[2:] - frame[:2]))
     return [found[text] for text in texts]
 
