@@ -14,7 +14,7 @@ from sphinx import addnodes
 GLOSSARY = "book/glossary"
 LEFT_ALONE = (GLOSSARY, "book/bibliography")
 REFERENCE = "book/api"  # and the pages below it
-SKIPPED = (nodes.literal, nodes.math, nodes.reference, nodes.caption, nodes.citation, nodes.raw)
+SKIPPED = (nodes.literal, nodes.math, nodes.reference, nodes.citation, nodes.raw)
 
 
 class Entry(NamedTuple):
@@ -72,9 +72,8 @@ def is_prose(text: nodes.Text) -> bool:
     """Whether a piece of text stands in a paragraph, and in nothing that is left alone."""
     node, in_paragraph = text.parent, False
     while node is not None:
-        if isinstance(node, SKIPPED) or "cell_output" in getattr(node, "attributes", {}).get(
-            "classes", []
-        ):
+        caption = node.tagname.lower().endswith("caption")  # of figures to touch, too
+        if caption or isinstance(node, SKIPPED) or "cell_output" in node.get("classes", []):
             return False
         in_paragraph = in_paragraph or isinstance(node, nodes.paragraph)
         node = node.parent
