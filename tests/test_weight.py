@@ -78,7 +78,7 @@ def test_every_page_asks_for_the_same_one_sheet_and_script_with_the_same_key():
     assert len(keys.pop()) == 2
 
 
-def test_nothing_stops_the_first_paint_but_the_sheets_and_the_choice_of_theme():
+def test_nothing_stops_the_first_paint_but_sheets_the_theme_and_the_font_of_formulas():
     for path in PAGES:
         for script in re.findall(r"<script\b[^>]* src=[^>]*>", path.read_text(encoding="utf-8")):
             assert re.search(r' (defer\b|async\b|blocking="render")', script), (path.name, script)
