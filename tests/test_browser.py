@@ -249,13 +249,25 @@ def test_text_half_as_large_again_has_its_room(visit):
     assert drawer.locator("a").first.is_visible()
 
 
-def test_what_is_cut_off_shows_that_there_is_more(visit):
+def test_what_is_cut_off_fades_as_long_as_there_is_more(visit):
     page = visit("notebooks/05_inputs_and_outputs.html", width=390)
-    places = ("article div.highlight pre", "article .pst-scrollable-table-container")
-    for element in (page.locator(place).first for place in places):
-        overflow, layers = element.evaluate(
-            "(e) => [getComputedStyle(e).overflowX, getComputedStyle(e).backgroundAttachment]"
-        )
-        assert overflow == "auto"
-        # The sheet that covers a shadow moves with what is read, the shadow stays at the edge.
-        assert set(layers.split(", ")) == {"local", "scroll"}
+    fades = page.evaluate(
+        """async () => {
+          const seen = [...document.querySelectorAll("article div.highlight pre")].filter(
+            (e) => e.checkVisibility() && getComputedStyle(e).overflowX === "auto");
+          const fades = (e) => getComputedStyle(e).maskImage.startsWith("linear-gradient");
+          const cut = seen.filter((e) => e.scrollWidth > e.clientWidth + 1);
+          const whole = seen.filter((e) => e.scrollWidth <= e.clientWidth);
+          const result = [cut.map(fades), whole.map(fades)];
+          for (const e of cut) e.scrollTo({ left: e.scrollWidth, behavior: "instant" });
+          const frame = () => new Promise((done) => requestAnimationFrame(done));
+          for (let i = 0; i < 3; i += 1) await frame();
+          return [...result, cut.map(fades)];
+        }"""
+    )
+    cut, whole, at_the_end = fades
+    assert cut
+    assert all(cut)
+    assert whole
+    assert not any(whole)
+    assert not any(at_the_end)

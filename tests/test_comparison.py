@@ -258,5 +258,7 @@ def test_a_run_with_other_batches_than_the_record_is_drawn_as_such():
     )
     for run, title in ((live, "faded images, diamonds: batches of 2"), (None, "faded images")):
         chapter_09.plot_training(["faded"], run)
-        assert plt.gca().get_title() == title
+        ax = plt.gca()
+        # Where a title stands is a matter of the style, which another test may have set.
+        assert ax.get_title("left") + ax.get_title("center") == title
         plt.close()
