@@ -221,6 +221,7 @@ def test_it_takes_the_colors_of_the_theme_is_accessible_and_fits_320_pixels(
     assert seen[0] != seen[1]
     assert canvases[0] == "" or canvases[0] != canvases[1]
     page.set_viewport_size({"width": 320, "height": 900})
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     sizes = page.locator(f"#{name} .bn-picture text").evaluate_all(
         """all => all.map((one) => {

@@ -29,6 +29,7 @@ function mount(definition, figure) {
   let seen = false;
   let preset = null;
   let timer = 0;
+  let ranBefore = false;
 
   const outcome = html("output", { class: "bn-outcome", "aria-live": "polite" });
   const picture = html("div", {
@@ -46,8 +47,10 @@ function mount(definition, figure) {
     figure.state = Object.freeze({ ...settings, ...derived, preset, step, running });
     change(figure, { "data-step": step, "data-running": String(running) });
     draw(figure.state, run);
-    for (const part of parts) part.update?.(figure.state);
-    for (const place of live.querySelectorAll("[data-key]")) fillIn(place, figure.state);
+    // While a run goes on its controls stay as they are; what costs a frame is left out.
+    if (!running || !ranBefore) for (const part of parts) part.update?.(figure.state);
+    ranBefore = running;
+    for (const place of (running ? stage : live).querySelectorAll("[data-key]")) fillIn(place, figure.state);
     // Written at once, but spoken only when a change is done, and not twice.
     change(outcome, { "aria-live": commit ? "polite" : "off" });
     const said = running ? "Running." : definition.sentence(figure.state);
