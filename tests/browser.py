@@ -42,6 +42,19 @@ def browser():
         browser.close()
 
 
+def watched(page):
+    """The page, which keeps in `asked` and `troubles` what it asks for and what goes wrong."""
+    page.asked, page.troubles = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.troubles.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and page.troubles.append(m.text))
+    page.on("requestfailed", lambda request: page.troubles.append(request.url))
+    page.on(
+        "response", lambda response: response.status >= 400 and page.troubles.append(response.url)
+    )
+    return page
+
+
 @pytest.fixture
 def visit(browser, address):
     """Open a page in a given theme and width; collect what it asks for and what goes wrong.
@@ -56,16 +69,7 @@ def visit(browser, address):
         viewport = {"width": width, "height": 900}
         context = browser.new_context(viewport=viewport, color_scheme=theme, **options)
         contexts.append(context)
-        page = context.new_page()
-        page.asked, page.troubles = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.troubles.append(str(error)))
-        page.on("console", lambda m: m.type == "error" and page.troubles.append(m.text))
-        page.on("requestfailed", lambda request: page.troubles.append(request.url))
-        page.on(
-            "response",
-            lambda response: response.status >= 400 and page.troubles.append(response.url),
-        )
+        page = watched(context.new_page())
         url = path if "://" in path else address + path
         page.goto(url, wait_until="networkidle" if quiet else "load")
         return page

@@ -24,8 +24,8 @@ def extension(name: str):
 def evaluated(script: str):
     """The value of a JavaScript expression, through JSON."""
     if node := shutil.which("node"):
-        command = [node, "--eval", f"process.stdout.write(JSON.stringify({script}))"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        code = f"process.stdout.write(JSON.stringify({script}))"  # too long for an argument
+        done = subprocess.run([node, "-"], input=code, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
     if CHROMIUM is None:

@@ -5,7 +5,7 @@ Skipped, with the reason, where no Chromium is installed; `.ci/run` installs one
 
 import pytest
 from axe_core_python.sync_playwright import Axe
-from browser import HTML, NO_BROWSER
+from browser import HTML, NO_BROWSER, watched
 
 OF_REFERENCE = ("norm", "data", "cli")  # their pages are all made in one way
 PATHS = [path for folder in ("book", "notebooks") for path in (HTML / folder).glob("*.html")]
@@ -79,13 +79,7 @@ pytestmark = NO_BROWSER
 def window(browser, address):
     """One window in which page after page is opened; what each asks for is kept."""
     context = browser.new_context(reduced_motion="reduce")
-    page = context.new_page()
-    page.asked, page.troubles = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("pageerror", lambda error: page.troubles.append(str(error)))
-    page.on("console", lambda m: m.type == "error" and page.troubles.append(m.text))
-    page.on("requestfailed", lambda request: page.troubles.append(request.url))
-    yield page
+    yield watched(context.new_page())
     context.close()
 
 

@@ -3,14 +3,12 @@
 import gzip
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 from axe_core_python.sync_playwright import Axe
 from browser import HTML, NO_BROWSER
 from docutils import nodes
-from explore import ROOT, extension
+from explore import ROOT, evaluated, extension
 
 ENTRIES = HTML / "_static" / "search-entries.js"
 SCRIPT = HTML / "_static" / "search.js"
@@ -58,23 +56,7 @@ def run(script):
     """The value of a function's body, by node or else by a browser."""
     rank = (ROOT / "book" / "_search" / "rank.js").read_text(encoding="utf-8")
     rank = re.sub(r"^export ", "", rank, flags=re.MULTILINE)
-    call = f"(() => {{ {rank}\n{script} }})()"
-    if node := shutil.which("node"):
-        code = f"process.stdout.write(JSON.stringify({call}))"
-        done = subprocess.run([node, "-"], input=code, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-    from browser import CHROMIUM
-    from playwright.sync_api import sync_playwright
-
-    if CHROMIUM is None:
-        pytest.skip("neither node nor Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            return json.loads(browser.new_page().evaluate(f"JSON.stringify({call})"))
-        finally:
-            browser.close()
+    return evaluated(f"(() => {{ {rank}\n{script} }})()")
 
 
 def entries():
