@@ -275,3 +275,22 @@ def test_the_template_has_the_form_of_a_chapter(tmp_path):
         check(chapter)
     for cell in filter(form.solution, form.code(chapter)):
         assert form.data(cell, "text/plain") == [["Right."]], form.source(cell)
+
+
+MEASURED = sorted((ROOT / "book" / "measured").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_what_a_command_measured_is_shown_whole(path):
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert {len(row) for row in kept["rows"]} == {len(kept["head"])}
+    shown = re.compile(rf"^```\{{measured\}} {path.stem}$", re.MULTILINE)
+    pages = [
+        page
+        for page in (ROOT / "book").glob("*.md")
+        if shown.search(page.read_text(encoding="utf-8"))
+    ]
+    assert len(pages) == 1
+    bodies = read(HTML / "book" / f"{pages[0].stem}.html").select("article table tbody")
+    assert len(kept["rows"]) in [len(body.find_all("tr")) for body in bodies]
+    assert kept["note"]

@@ -4,7 +4,8 @@ Directives for MyST pages:
 
 - `{run-times}`: what each chapter costs to run, from book/run_times.json;
 - `{records}`: how each record came about, from the record itself;
-- `{versions}`: the packages of pyproject.toml, at the versions of requirements.lock.
+- `{versions}`: the packages of pyproject.toml, at the versions of requirements.lock;
+- `{measured} NAME`: a table that a command measured, from book/measured/NAME.json.
 """
 
 import json
@@ -107,6 +108,29 @@ class Versions(_Made):
             yield f"| {made} | {', '.join(f'{name} {pins[name]}' for name in names)} |"
 
 
+class Measured(_Made):
+    """`{measured} NAME`: a head, rows of cells in MyST, and a note on how they were measured."""
+
+    required_arguments = 1
+
+    def lines(self):
+        """The table, and its note under it."""
+        table = json.loads(self.read(f"book/measured/{self.arguments[0]}.json"))
+        columns = zip(table["head"], *table["rows"], strict=True)
+        yield _row(table["head"])
+        yield _row("--:" if all(map(_is_number, cells[1:])) else "---" for cells in columns)
+        yield from map(_row, table["rows"])
+        yield from ("", table["note"])
+
+
+def _row(cells) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _is_number(cell) -> bool:
+    return str(cell)[:1].isdigit() or isinstance(cell, int | float)
+
+
 def locked(lock: str) -> dict[str, str]:
     """The version that a lock gives each package on this machine."""
     pins = {}
@@ -122,4 +146,5 @@ def setup(app):
     app.add_directive("run-times", RunTimes)
     app.add_directive("records", Records)
     app.add_directive("versions", Versions)
+    app.add_directive("measured", Measured)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
