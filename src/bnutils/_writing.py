@@ -5,6 +5,7 @@ A signal that asks the process to stop waits until what has been begun is finish
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,12 +13,16 @@ import signal
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 __all__ = ["Signals", "StoppedError", "is_stream", "replace", "write_text"]
+
+BESIDE = ".bnutils-"  # begins the names of folders in which new files are written
+A_DAY = 24 * 3600.0
 
 
 class StoppedError(KeyboardInterrupt):
@@ -142,8 +147,10 @@ def write_text(target: Path, text: str, signals: Signals) -> None:
         stream.write(data)
 
 
-def replace(target: Path, write: Callable[[Path], Any], signals: Signals) -> None:
+def replace(target: Path, write: Callable[[Path], Any], signals: Signals | None = None) -> None:
     """Write a file beside the target and put it in its place: a failure leaves the old one.
+
+    So of several processes that write one file the last wins, and no reader ever sees half of it.
 
     Args:
         target: the file; links to it stay links.
@@ -157,8 +164,10 @@ def replace(target: Path, write: Callable[[Path], Any], signals: Signals) -> Non
     if is_stream(target):
         raise OSError("expected a file, got a device, a pipe or a folder")
     target = target.resolve()
+    signals = signals or Signals()
     with signals.hold():
-        folder = tempfile.mkdtemp(dir=target.parent, prefix=".bnutils-")
+        _clear_leftovers(target.parent)
+        folder = tempfile.mkdtemp(dir=target.parent, prefix=BESIDE)
         try:
             new = Path(folder, target.name)
             write(new)
@@ -168,3 +177,11 @@ def replace(target: Path, write: Callable[[Path], Any], signals: Signals) -> Non
             os.replace(new, target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder: nobody writes a file for a day."""
+    for left in folder.glob(f"{BESIDE}*"):
+        with contextlib.suppress(OSError):  # another process was quicker
+            if time.time() - left.stat().st_mtime > A_DAY:
+                shutil.rmtree(left)

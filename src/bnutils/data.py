@@ -22,8 +22,6 @@ import hashlib
 import importlib
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +33,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from platformdirs import user_cache_dir
+
+from bnutils._npz import read_npz
+from bnutils._writing import replace as replace_file
 
 __all__ = ["Dataset", "Part", "digits", "mnist", "seattle_rain", "two_classes"]
 
@@ -529,23 +530,24 @@ def _mnist_source() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _read_cache(path: Path) -> tuple[NDArray, NDArray] | None:
+    """Both arrays, if they can be read at all; whatever is wrong with the file, it is made anew."""
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        arrays = read_npz(path)
+        return arrays["images"], arrays["labels"]
+    except (ValueError, KeyError):
         return None
 
 
 def _write_cache(path: Path, images: NDArray, labels: NDArray) -> None:
-    """Write to a temporary file, then rename it: no reader ever sees half a file."""
-    temporary = None
+    """Put the file in its place whole, or not at all."""
+    if not path.is_absolute():  # "~/.cache" of a user without a home
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.savez_compressed(file, images=images, labels=labels)
-        os.replace(temporary, path)
+        if os.path.lexists(path) and not (path.is_file() and os.access(path, os.R_OK)):
+            # A folder, say, or another user's file: nothing is deleted, it only makes room.
+            path.rename(Path(tempfile.mkdtemp(dir=path.parent, prefix="found-"), path.name))
+        replace_file(path, lambda new: np.savez_compressed(new, images=images, labels=labels))
     except OSError:
         # A read-only or full disk costs time at the next call; it is no reason to stop.
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        pass

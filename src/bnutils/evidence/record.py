@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from bnutils import _writing
 
 __all__ = ["RecordError", "digest", "provenance", "read", "write"]
 
@@ -72,14 +72,7 @@ def write(record: xr.Dataset, path: Path) -> None:
         for name, values in record.data_vars.items()
         if values.dtype.kind in "biuf" and values.ndim
     }
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        record.to_netcdf(temporary, engine="h5netcdf", encoding=packed)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    _writing.replace(path, lambda new: record.to_netcdf(new, engine="h5netcdf", encoding=packed))
 
 
 def read(path: Path) -> xr.Dataset:
