@@ -7,6 +7,7 @@ The mathematics:
     norm: batch normalization in NumPy: the functions, their gradient, and the layer.
     gradcheck: is this gradient right?
     conventions: one layer's parameters, from PyTorch to Keras and back.
+    replicas: statistics of several devices: merged, and what it costs to share them.
 
 Experiments and evidence:
     data: data sets that need no download.
@@ -14,6 +15,7 @@ Experiments and evidence:
     keras_nets: the same networks in Keras. Loads TensorFlow.
     evidence: from runs to intervals to claims.
     studies: the experiments of the chapters, by name, and what they measured.
+    workers: several processes on this machine that train as one.
     plots: the look of every figure.
     progress: a progress bar for people, and none for machines.
 
@@ -48,8 +50,10 @@ if TYPE_CHECKING:
         norm,
         plots,
         progress,
+        replicas,
         studies,
         testing,
+        workers,
     )
 
 __version__ = "0.1.0"
@@ -68,8 +72,10 @@ __all__ = [
     "norm",
     "plots",
     "progress",
+    "replicas",
     "studies",
     "testing",
+    "workers",
 ]
 
 
