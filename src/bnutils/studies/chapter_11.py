@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bnutils import data, network
+from bnutils import data, network, workers
 from bnutils.evidence import (
     Claim,
     Comparison,
@@ -24,15 +24,21 @@ from bnutils.evidence import (
     Interval,
     Study,
     Tolerance,
+    exact,
     paired_difference,
+    paired_ratio,
+    provenance,
 )
 from bnutils.network import norm_layers
-from bnutils.studies import load
+from bnutils.norm import BatchNorm
+from bnutils.replicas import Link, merge
+from bnutils.studies import load, two_workers
 from bnutils.studies.common import DIGITS_OVERLAP, PARTS, Settings, accuracies, pictures
 
 ARMS = ["no BN", "group norm", "synchronized", "local"]
 SHARDS = ["dealt", "sorted"]
 CONV = "replica-batches-conv"
+QUANTITIES = ["output", "dx", "dgamma", "dbeta", "moving mean", "moving variance"]
 STATISTICS = ["recomputed", "moving", "first replica"]
 
 
@@ -160,11 +166,120 @@ def replicas_block(settings: Settings) -> xr.Dataset:
     )
 
 
+def merging_block(settings: Settings) -> xr.Dataset:
+    """Merge the mean and the variance of parts, and compare them with those of all values."""
+    errors = []
+    for seed in settings["seed"]:
+        rng = np.random.default_rng([seed, 13])
+        sizes = rng.integers(1, 20, size=settings["parts"])
+        parts = [rng.normal(rng.normal(size=4), rng.uniform(0.5, 2), (n, 4)) for n in sizes]
+        every = np.concatenate(parts)
+        _, mean, variance = merge(
+            sizes, [part.mean(axis=0) for part in parts], [part.var(axis=0) for part in parts]
+        )
+        off = np.abs(mean - every.mean(axis=0)) / every.std(axis=0)
+        errors.append([off.max(), np.abs(variance / every.var(axis=0) - 1).max()])
+    return xr.Dataset(
+        {"error": (("seed", "statistic"), np.array(errors))},
+        {"seed": list(settings["seed"]), "statistic": ["mean", "variance"]},
+    )
+
+
+def digits_block(settings: Settings) -> xr.Dataset:
+    """Let Keras compute the variance of numbers whose mean is far from 0, in float32."""
+    from bnutils._keras import keras
+
+    errors = []
+    for offset in settings["offset"]:
+        rng = np.random.default_rng([settings["seed"], 14])
+        x = (offset + rng.normal(size=(64, 8))).astype(np.float32)
+        for arm in two_workers.ARMS:
+            layer = keras.layers.BatchNormalization(
+                momentum=0.0, synchronized=arm == "synchronized"
+            )
+            layer(x, training=True)
+            found, true = np.array(layer.moving_variance), x.astype(float).var(axis=0)
+            errors.append(np.abs(found / true - 1).max())
+    shape = len(settings["offset"]), len(two_workers.ARMS)
+    return xr.Dataset(
+        {"error": (("offset", "arm"), np.reshape(errors, shape))},
+        {"offset": list(settings["offset"]), "arm": two_workers.ARMS},
+    )
+
+
+def workers_block(settings: Settings) -> xr.Dataset:
+    """Start two workers of TensorFlow, and compare what they measure with one device and a model.
+
+    The time of a call is that of the worker that took longer.
+    """
+    found = workers.run(partial(two_workers.measured, dict(settings)), timeout=600)
+    times = {name: np.max([each[name] for each in found], axis=0) for name in ("seconds", "step")}
+    errors = np.stack([_apart(found, arm, settings["seed"]) for arm in two_workers.ARMS])
+    return xr.Dataset(
+        {
+            "seconds": ("numbers", times["seconds"]),
+            "step": (("layers", "arm"), times["step"]),
+            "collectives": (("layers", "arm"), found[0]["collectives"]),
+            "error": (("arm", "of", "quantity"), errors),
+            "fit_runs": ((), float(not any(each["fit"] for each in found))),
+        },
+        {
+            "numbers": list(settings["numbers"]),
+            "layers": list(settings["layers"]),
+            "arm": two_workers.ARMS,
+            "of": ["all examples", "own examples"],
+            "quantity": QUANTITIES,
+        },
+    )
+
+
+def _apart(found: list[dict], arm: str, seed: int) -> np.ndarray:
+    """How far BN on two workers is from BN of all their examples, and of each's own.
+
+    Of the moving statistics, those of the first worker count: it writes the file.
+
+    Returns:
+        Array [2, quantities], largest differences over the largest size.
+    """
+    parts = [two_workers.example(seed, index) for index in range(len(found))]
+    joined = [tuple(map(np.concatenate, zip(*parts, strict=True)))]
+    rows = []
+    for batches in (joined, parts):
+        layers = [BatchNorm(momentum=two_workers.MOMENTUM) for _ in batches]
+        outputs, gradients = [], []
+        for layer, (x, dy) in zip(layers, batches, strict=True):
+            outputs.append(layer(x.astype(float), training=True))
+            gradients.append(layer.backward(dy.astype(float)))
+        expected = [
+            np.concatenate(outputs),
+            np.concatenate(gradients),
+            sum(layer.dgamma for layer in layers),
+            sum(layer.dbeta for layer in layers),
+            layers[0].moving_mean,
+            layers[0].moving_variance,
+        ]
+        bn = [each["bn"][arm] for each in found]
+        got = [
+            np.concatenate([each[0] for each in bn]),
+            np.concatenate([each[1] for each in bn]),
+            sum(each[2] for each in bn),
+            sum(each[3] for each in bn),
+            *bn[0][4:],
+        ]
+        pairs = zip(got, expected, strict=True)
+        rows.append([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs])
+    return np.array(rows)
+
+
 # -- hypotheses -----------------------------------------------------------------------------------
 
 _TWO_POINTS = (
     "two points, as in chapter 7: 400 test images of a pool of 1,797 can't tell less apart, and "
     "less would not make one change how devices work together"
+)
+_WORKERS = (
+    "MultiWorkerMirroredStrategy, two processes of one machine that talk over its loopback "
+    "address, 10 launches"
 )
 _REPLICAS = (
     "digits (1,797 images, split anew for each seed into 1,097, 300 and 400), 64-48-48-10 ReLU, "
@@ -226,6 +341,99 @@ HYPOTHESES = {
             reason=_TWO_POINTS,
             setting=f"{_REPLICAS}, 6 groups of 8 neurons",
         ),
+        Hypothesis(
+            name="variance-of-parts",
+            claim="The variance of a batch is the mean of the variances of its parts plus the "
+            "variance of their means.",
+            kind="identity",
+            source="chan1983",
+            said_by="Chan, Golub and LeVeque 1983, of two parts",
+            label="largest difference of mean or variance, merged from parts and of all values, "
+            "relative",
+            claimed="below",
+            null=1e-12,
+            reason="float64 rounds in the sixteenth digit; a wrong formula would show in the first",
+            spec=".1e",
+            setting="20 draws of eight parts of 1 to 19 examples, each with its own mean and "
+            "standard deviation, float64; each part counts with its share of the examples",
+        ),
+        Hypothesis(
+            name="synchronized-is-full-batch",
+            claim="Keras's synchronized BN on two workers computes what BN on one device computes "
+            "with all examples.",
+            kind="version",
+            source="keras",
+            said_by="Keras's documentation of BatchNormalization",
+            label="largest difference of output, gradient or moving statistics, relative",
+            claimed="below",
+            null=1e-5,
+            reason="float32 rounds in the seventh digit, and several hundred numbers are added; a "
+            "wrong formula would show in the first digits",
+            spec=".1e",
+            setting=f"{_WORKERS} with six examples on each, of other means and standard deviations "
+            "on the second; a loop of one's own",
+        ),
+        Hypothesis(
+            name="unsynchronized-keeps-first",
+            claim="Without synchronizing, the statistics that the first worker saves are those of "
+            "its own examples.",
+            kind="version",
+            source="keras",
+            said_by="Keras's documentation of BatchNormalization",
+            label="largest difference of the first worker's moving statistics from those of its "
+            "own examples, relative",
+            claimed="below",
+            null=1e-5,
+            reason="float32 rounds in the seventh digit",
+            spec=".1e",
+            setting=f"{_WORKERS} with six examples on each, of other means and standard deviations "
+            "on the second",
+        ),
+        Hypothesis(
+            name="synchronized-loses-digits",
+            claim="Keras's synchronized variance, the mean of squares minus the square of the "
+            "mean, loses digits where the mean is large.",
+            kind="version",
+            source="chan1983",
+            said_by="Chan, Golub and LeVeque 1983, of that formula",
+            label="mean over draws of the largest relative error of the variance, mean 1,000 "
+            "standard deviations",
+            null=0.01,
+            reason="one percent of a variance is more than what one batch more or less changes "
+            "after some hundred, and float32 could give six digits",
+            spec=".1e",
+            setting="20 draws of 64 examples of 8 features, float32, one device",
+        ),
+        Hypothesis(
+            name="fit-on-many-workers",
+            claim="Keras trains a model with fit under MultiWorkerMirroredStrategy.",
+            kind="version",
+            source="tfmultiworker",
+            said_by="TensorFlow's tutorial on multi-worker training with Keras",
+            label="share of launches in which fit ran",
+            null=0.99,
+            spec=".2f",
+            setting=f"{_WORKERS}, a dense layer and no BN",
+        ),
+        Hypothesis(
+            name="sync-cost-model",
+            claim="What synchronizing adds to a step is, for each message, a latency and its bytes "
+            "over the bandwidth.",
+            kind="measured",
+            source="thakur2005",
+            said_by="Thakur, Rabenseifner and Gropp 2005, section 3, of any message",
+            label="time that synchronized BN adds to a step of four layers, measured ÷ predicted "
+            "from messages alone",
+            claimed="within",
+            margin=2.0,
+            scale="log",
+            reason="a factor of two: what the model is for, eight devices against thousands and "
+            "one link against another, differs by tens",
+            spec=".2f",
+            setting=f"{_WORKERS}, shortest time of 10 rounds that take turns; dense layers of 256 "
+            "units with BN, 32 examples on each worker; latency and bandwidth from messages of 2 "
+            "and of 1,048,576 numbers of the same launch",
+        ),
     ]
 }
 
@@ -278,6 +486,58 @@ STUDIES = (
         fixed={"network": "convolutional", "replicas": 8, "passes": 15},
         tolerances=_TOLERANCES,
         overlap=DIGITS_OVERLAP,
+    ),
+    Study(
+        name="merging",
+        question="Does the variance of parts give the variance of all?",
+        block=merging_block,
+        dims={"seed": range(20)},
+        together=["seed"],
+        fixed={"parts": 8},
+        tolerances={"error": Tolerance(1e-12)},
+        hypotheses=_said("variance-of-parts"),
+    ),
+    Study(
+        name="synchronized-digits",
+        question="How exact is Keras's variance of numbers far from 0?",
+        block=digits_block,
+        dims={"offset": [0.0, 10.0, 100.0, 1000.0, 10000.0], "seed": range(20)},
+        together=["offset"],
+        # What is left of a difference of large numbers depends on the order of the sums.
+        tolerances={"error": Tolerance(mean=0.1, relative=1.0)},
+        hypotheses=_said("synchronized-loses-digits"),
+    ),
+    Study(
+        name="synchronizing",
+        question="What does it take two workers to share statistics, and does it give the whole "
+        "batch's?",
+        block=workers_block,
+        dims={
+            "numbers": [2, 128, 512, 2048, 4096, 65536, 1048576, 4194304],
+            "layers": [1, 4],
+            "seed": range(10),
+        },
+        together=["numbers", "layers"],
+        fixed={"width": 256, "rows": 32, "rounds": 10},
+        # The times are those of one machine, which the provenance names; no limit compares them.
+        tolerances={
+            "seconds": Tolerance(),
+            "step": Tolerance(),
+            "collectives": Tolerance(close=0.0),
+            "error": Tolerance(close=1e-5, relative=1e-3),
+            "fit_runs": Tolerance(close=0.0),
+        },
+        hypotheses=_said(
+            "synchronized-is-full-batch",
+            "unsynchronized-keeps-first",
+            "fit-on-many-workers",
+            "sync-cost-model",
+        ),
+        changes=(
+            "Before the record, two pilots showed that the workers run, and their times were seen. "
+            "The margin had been chosen before the second, the first with steps of a network. "
+            "After it fewer layers and fewer rounds were taken, for the sake of time.",
+        ),
     ),
 )
 
@@ -416,9 +676,183 @@ def group_norm_on_small_replicas() -> Claim:
     )
 
 
+def variance_of_parts() -> Claim:
+    """The largest error of 20 draws."""
+    errors = load("merging")["error"].max("seed")
+    return HYPOTHESES["variance-of-parts"].judge(
+        exact(float(errors.max())),
+        [
+            Finding(f"the largest of 20: {name}", exact(value), "below", null=1e-12, spec=".1e")
+            for name, value in _named(errors)
+        ],
+        draws=20,
+        seeds=20,
+        record="merging",
+    )
+
+
+def _named(values: xr.DataArray) -> list[tuple[str, float]]:
+    """The labels and the numbers of an array with one axis."""
+    return [(str(name), float(value)) for name, value in values.to_series().items()]
+
+
+def _largest(arm: str, of: str) -> xr.DataArray:
+    """The largest error of ten launches, by quantity."""
+    return load("synchronizing")["error"].sel(arm=arm, of=of).max("seed")
+
+
+def synchronized_is_full_batch() -> Claim:
+    """Output, gradients and statistics of two workers, and of one that has all examples."""
+    errors = _largest("synchronized", "all examples")
+    apart = float(_largest("local", "all examples").sel(quantity="output"))
+    return HYPOTHESES["synchronized-is-full-batch"].judge(
+        exact(float(errors.max())),
+        [
+            *(
+                Finding(name, exact(value), "below", null=1e-5, spec=".1e")
+                for name, value in _named(errors)
+            ),
+            Finding("output, not synchronized", exact(apart), "above", null=0.01, spec=".2f"),
+        ],
+        draws=10,
+        record="synchronizing",
+    )
+
+
+def unsynchronized_keeps_first() -> Claim:
+    """What the first worker has to save."""
+    moving = ["moving mean", "moving variance"]
+    own, every = (
+        _largest("local", of).sel(quantity=moving) for of in ("own examples", "all examples")
+    )
+    return HYPOTHESES["unsynchronized-keeps-first"].judge(
+        exact(float(own.max())),
+        [
+            Finding(f"{name}, from that of all examples", exact(value), null=0.01, spec=".2f")
+            for name, value in _named(every)
+        ],
+        draws=10,
+        record="synchronizing",
+    )
+
+
+def synchronized_loses_digits() -> Claim:
+    """Two formulas for one variance."""
+    errors = load("synchronized-digits")["error"].mean("seed")
+
+    def finding(arm: str, offset: float, claimed: str = "above") -> Finding:
+        effect = exact(float(errors.sel(arm=arm, offset=offset)))
+        label = f"{arm}, mean {offset:,.0f}"
+        return Finding(label, effect, claimed, null=0.01, spec=".1e")
+
+    return HYPOTHESES["synchronized-loses-digits"].judge(
+        exact(float(errors.sel(arm="synchronized", offset=1000.0))),
+        [
+            finding("synchronized", 0.0, "below"),
+            finding("synchronized", 100.0),
+            finding("synchronized", 10000.0),
+            finding("local", 1000.0, "below"),
+            finding("local", 10000.0, "below"),
+        ],
+        draws=20,
+        record="synchronized-digits",
+    )
+
+
+def fit_on_many_workers() -> Claim:
+    """What the installed Keras did when the record was made."""
+    return HYPOTHESES["fit-on-many-workers"].judge(
+        exact(float(load("synchronizing")["fit_runs"].mean())), draws=10, record="synchronizing"
+    )
+
+
+SHORT, LONG = 2, 1048576
+BYTES = 4  # of a number in single precision
+
+
+def links(record: xr.Dataset | None = None) -> list[Link]:
+    """The link between the two workers of each launch, from a short and from a long message.
+
+    Args:
+        record: a record of "synchronizing"; the book's if None.
+    """
+    record = load("synchronizing") if record is None else record
+    measured = record["seconds"].sel(numbers=[SHORT, LONG]).transpose("seed", "numbers")
+    return [Link.between([BYTES * SHORT, BYTES * LONG], pair) for pair in measured.values]
+
+
+def message(numbers: int, record: xr.Dataset | None = None) -> Interval:
+    """Time of an all-reduce between the two workers, measured over predicted.
+
+    Args:
+        numbers: how many it sums.
+        record: a record of "synchronizing"; the book's if None.
+    """
+    record = load("synchronizing") if record is None else record
+    predicted = [link.all_reduce(BYTES * numbers, devices=2) for link in links(record)]
+    return paired_ratio(record["seconds"].sel(numbers=numbers).values, np.array(predicted))
+
+
+def added(layers: int, record: xr.Dataset | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What synchronizing adds to a step of two workers.
+
+    Args:
+        layers: how many BN layers.
+        record: a record of "synchronizing"; the book's if None.
+
+    Returns:
+        The seconds measured in each launch, and those that messages alone predict.
+    """
+    record = load("synchronizing") if record is None else record
+    here = record.sel(layers=layers)
+    more = {name: _more(here[name]) for name in ("step", "collectives")}
+    size = BYTES * provenance(record)["settings"]["fixed"]["width"]
+    each = np.array([link.all_reduce(size, devices=2) for link in links(record)])
+    return more["step"], more["collectives"] * each
+
+
+def _more(values: xr.DataArray) -> np.ndarray:
+    local, synchronized = (values.sel(arm=arm).values for arm in two_workers.ARMS)
+    return synchronized - local
+
+
+def sync_cost_model() -> Claim:
+    """The model against steps, and against messages that it was not fitted to."""
+
+    def finding(label: str, effect: Interval) -> Finding:
+        return Finding(
+            label,
+            effect,
+            "within",
+            margin=2.0,
+            scale="log",
+            reason="a factor of two",
+            spec=".2f",
+        )
+
+    return HYPOTHESES["sync-cost-model"].judge(
+        paired_ratio(*added(4)),
+        [
+            finding("the same, one layer", paired_ratio(*added(1))),
+            *(
+                finding(f"an all-reduce of {numbers:,} numbers", message(numbers))
+                for numbers in (4096, 65536, 4194304)
+            ),
+        ],
+        draws=10,
+        record="synchronizing",
+    )
+
+
 CLAIMS = {
     "sync-mends-small-batches": sync_mends_small_batches,
     "own-statistics-suffice": own_statistics_suffice,
     "sorted-replicas": sorted_replicas,
     "group-norm-on-small-replicas": group_norm_on_small_replicas,
+    "variance-of-parts": variance_of_parts,
+    "synchronized-is-full-batch": synchronized_is_full_batch,
+    "unsynchronized-keeps-first": unsynchronized_keeps_first,
+    "synchronized-loses-digits": synchronized_loses_digits,
+    "fit-on-many-workers": fit_on_many_workers,
+    "sync-cost-model": sync_cost_model,
 }
