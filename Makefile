@@ -71,8 +71,8 @@ serve: site  ## serve the book on this machine
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-lock: $(READY)  ## resolve the dependencies of pyproject.toml again into requirements.lock
-	@$(BIN)/python tools/lock.py
+lock: $(READY)  ## resolve pyproject.toml into requirements.lock; versions that fit stay (UPGRADE=1: the newest)
+	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
 bench: $(READY)  ## measure bnutils against Keras and a textbook version
 	@$(BIN)/python benchmarks/bench_norm.py

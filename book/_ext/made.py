@@ -23,7 +23,7 @@ from bnutils.evidence import provenance
 TIMES = "book/run_times.json"
 PROJECT = "pyproject.toml"
 LOCK = "requirements.lock"
-GROUPS = {"dependencies": "the numbers", "book": "the pages", "test": "the tests"}
+GROUPS = {"book": "the numbers", "site": "the pages", "test": "the tests"}
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,13 @@ class Versions(_Made):
 
     def lines(self):
         """A table with a row for each group of dependencies."""
-        project = tomllib.loads(self.read(PROJECT))["project"]
+        read = tomllib.loads(self.read(PROJECT))
         pins = locked(self.read(LOCK))
-        groups = {"dependencies": project["dependencies"], **project["optional-dependencies"]}
+        groups = {**read["project"]["optional-dependencies"], **read["dependency-groups"]}
+        groups["book"] += read["project"]["dependencies"] + groups["doctor"]
         yield from ("| what makes | with |", "|---|---|")
         for group, made in GROUPS.items():
-            names = [Requirement(line).name for line in groups[group]]
+            names = sorted({Requirement(line).name for line in groups[group]} - {"bnutils"})
             yield f"| {made} | {', '.join(f'{name} {pins[name]}' for name in names)} |"
 
 

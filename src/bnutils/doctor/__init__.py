@@ -11,15 +11,18 @@ Needs TensorFlow.
 - `to_pytorch` and `from_pytorch` carry the parameters of one layer between the two conventions.
 """
 
+from bnutils._extras import extra
 from bnutils.conventions import from_pytorch, to_pytorch
-from bnutils.doctor.audit import audit
-from bnutils.doctor.callback import AuditCallback
-from bnutils.doctor.conversion import Conversion, convert
-from bnutils.doctor.files import ModelFile, open_model
-from bnutils.doctor.fold import Folding, fold, fold_plan
-from bnutils.doctor.freeze import Freezing, freeze_bn, unfreeze_bn
-from bnutils.doctor.recalibrate import Recalibration, recalibrate
-from bnutils.doctor.report import Diagnosis, Report
+
+with extra("doctor"):
+    from bnutils.doctor.audit import audit
+    from bnutils.doctor.callback import AuditCallback
+    from bnutils.doctor.conversion import Conversion, convert
+    from bnutils.doctor.files import ModelFile, open_model
+    from bnutils.doctor.fold import Folding, fold, fold_plan
+    from bnutils.doctor.freeze import Freezing, freeze_bn, unfreeze_bn
+    from bnutils.doctor.recalibrate import Recalibration, recalibrate
+    from bnutils.doctor.report import Diagnosis, Report
 
 __all__ = [
     "AuditCallback",

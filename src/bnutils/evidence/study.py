@@ -43,6 +43,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from bnutils import network
+from bnutils._extras import extra
 from bnutils.evidence import record as records
 from bnutils.progress import bar
 
@@ -387,7 +388,8 @@ def _computed(
     """Finished blocks, in any order."""
     work = partial(_numbered, block)
     if client is not None:
-        from distributed import as_completed
+        with extra("scale"):
+            from distributed import as_completed
 
         # A worker that dies costs the blocks it was at; the cluster gives them to another.
         futures = client.map(work, tasks, pure=False)

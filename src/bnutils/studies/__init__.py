@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from bnutils._extras import extra
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -35,7 +37,8 @@ MODULES = (*CHAPTERS, "explore")
 
 @cache
 def _chapters() -> tuple[ModuleType, ...]:
-    return tuple(import_module(f"bnutils.studies.{name}") for name in MODULES)
+    with extra("book"):
+        return tuple(import_module(f"bnutils.studies.{name}") for name in MODULES)
 
 
 @cache

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from bnutils import studies
+from bnutils._extras import extra
 from bnutils.evidence import provenance
 from bnutils.evidence.record import write
 
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"expected names of {studies.names()}, got {sorted(unknown)}")
     client = None
     if options.scheduler:
-        from distributed import Client
+        with extra("scale"):
+            from distributed import Client
 
         client = Client(options.scheduler)
     for name in options.names or [name for name in studies.names() if not _is_current(name)]:

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pandas as pd
 import xarray as xr
 
 from bnutils import data, network, norm
+from bnutils._extras import extra
 from bnutils.evidence import (
     Claim,
     Finding,
@@ -275,6 +277,8 @@ def tflite_operations(model: bytes) -> list[str]:
 
 def onnx_file(net: Any) -> bytes:
     """Convert a model to an ONNX file, as Keras does it."""
+    with extra("onnx"):
+        import_module("tf2onnx")  # Keras would say less of it
     with tempfile.TemporaryDirectory() as folder, _quietly():
         net.export(f"{folder}/model.onnx", format="onnx", verbose=False)
         return Path(f"{folder}/model.onnx").read_bytes()
@@ -288,7 +292,8 @@ def onnx_session(model: bytes, optimized: str = "") -> Any:
         optimized: where the runtime writes what it makes of the model, without what depends on
             the processor; nowhere if empty.
     """
-    import onnxruntime
+    with extra("onnx"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -302,7 +307,8 @@ def onnx_session(model: bytes, optimized: str = "") -> Any:
 
 def onnx_dynamic(model: bytes) -> bytes:
     """An ONNX file with its weights in 8 bits and activations that get their range at run time."""
-    from onnxruntime.quantization import quantize_dynamic
+    with extra("onnx"):
+        from onnxruntime.quantization import quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder, _quietly():
         given, made = Path(folder, "given.onnx"), Path(folder, "made.onnx")
@@ -318,7 +324,8 @@ def onnx_dynamic(model: bytes) -> bytes:
 
 def onnx_operations(model: bytes) -> list[str]:
     """The operations of an ONNX file."""
-    import onnx
+    with extra("onnx"):
+        import onnx
 
     return [node.op_type for node in onnx.load_from_string(model).graph.node]
 
