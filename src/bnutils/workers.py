@@ -23,6 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bnutils._extras import extra
+
 __all__ = ["run"]
 
 HOST = "127.0.0.1"
@@ -76,7 +78,8 @@ def run(function: Callable[[int], Any], count: int = 2, *, timeout: float = 120)
         >>> first == second
         False
     """
-    import cloudpickle
+    with extra("book"):
+        import cloudpickle
 
     if not callable(function):
         raise TypeError(f"expected a function of the worker's number, got {function!r}")
