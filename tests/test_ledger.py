@@ -238,7 +238,8 @@ def with_record(ledger_of, tmp_path):
     """A book with one record, made after the given margins had been stated, and one claim on it."""
 
     def build(claim, margins):
-        history = {"margins": margins, "commit": "0123456789ab"}
+        history = {"study": "race", "fingerprint": "", "margins": margins}
+        history["commit"] = "0123456789ab"
         record = xr.Dataset({"x": ("seed", [1.0, 2.0])})
         history["digest"] = records.digest(record)
         record = record.assign_attrs(provenance=json.dumps(history))
@@ -305,7 +306,9 @@ def test_a_margin_that_the_record_does_not_hold_is_a_trouble(with_record):
 def test_a_record_that_is_missing_is_a_trouble(ledger_of):
     claim = hypothesis().judge(Interval(6, 5, 7, 20), record="race").to_json()
     result = ledger_of({"01_a": [claim]})
-    assert result.troubles == ["claim 'one': no record at race.nc"]
+    assert result.troubles == [
+        "claim 'one': no record at race.nc; compute it: python -m bnutils.studies race"
+    ]
 
 
 # --- the book itself ---

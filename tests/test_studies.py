@@ -25,6 +25,7 @@ from bnutils.studies import (
     chapter_09,
     chapter_13,
 )
+from bnutils.studies.__main__ import main as studies_main
 
 NAMES = studies.names()
 
@@ -304,7 +305,11 @@ def test_half_a_block_is_never_taken_for_a_whole_one(study, record, tmp_path):
     assert len(blocks) == 8
     blocks[0].write_bytes(blocks[0].read_bytes()[:-100])
     blocks[1].write_bytes(b"")
-    blocks[2].rename(blocks[2].with_suffix(".part"))
+    (blocks[2].parent / ".bnutils-killed").mkdir()
+    blocks[2].rename(blocks[2].parent / ".bnutils-killed" / blocks[2].name)
+    middle = bytearray(blocks[3].read_bytes())
+    middle[len(middle) // 2] ^= 8
+    blocks[3].write_bytes(middle)
     assert digest(study.run(workers=1, store=tmp_path)) == digest(record)
 
 
@@ -363,10 +368,18 @@ def test_a_changed_number_is_noticed_when_the_record_is_read(record, tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other"])
-def test_a_damaged_file_is_no_record(record, tmp_path, damage):
+COMMAND = "python -m bnutils.studies tiny"
+AGAIN = f"compute it again: {COMMAND}"
+
+
+@pytest.mark.parametrize("seal", [True, False], ids=["sealed", "as before there were seals"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other", "missing"])
+def test_a_damaged_file_is_no_record(record, tmp_path, damage, seal):
     path = tmp_path / "tiny.nc"
     write(record, path)
+    if not seal:
+        path.write_bytes(path.read_bytes().rpartition(b"\nsha256 ")[0])
+        assert digest(read(path)) == digest(record)
     whole = path.read_bytes()
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
@@ -377,13 +390,61 @@ def test_a_damaged_file_is_no_record(record, tmp_path, damage):
     elif damage == "flipped":
         middle = len(whole) // 2
         path.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    elif damage == "missing":
+        path.unlink()
     else:
         xr.Dataset({"x": 1}).to_netcdf(path, engine="h5netcdf")
     try:
         again = read(path)
-    except RecordError:
+    except (RecordError, FileNotFoundError) as error:
+        told = str(error)
+    else:
+        assert not seal, "a seal tells any change"
+        assert digest(again) == digest(record), "read as if nothing were wrong"
         return
-    assert digest(again) == digest(record), "read as if nothing were wrong"
+    assert told.endswith(COMMAND if damage == "missing" else AGAIN)
+
+
+def test_a_record_with_any_byte_changed_or_missing_is_told_at_once(record, tmp_path):
+    path = tmp_path / "tiny.nc"
+    write(record, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = rng.choice(len(whole) - 72, 60, replace=False)  # behind them stands the seal itself
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        for each in (damaged, whole[:place]):
+            path.write_bytes(each)
+            with pytest.raises(RecordError, match=AGAIN):
+                read(path)
+
+
+@pytest.mark.parametrize("history", ["[]", "{", '"text"', "{}", '{"study": "tiny", "digest": 1}'])
+def test_a_record_whose_history_is_damaged_is_none(record, tmp_path, history):
+    write(record.assign_attrs(provenance=history), tmp_path / "tiny.nc")
+    with pytest.raises(RecordError, match=AGAIN):
+        read(tmp_path / "tiny.nc")
+
+
+def test_a_record_of_another_study_is_refused_and_computed_again(
+    study, record, tmp_path, monkeypatch, capsys
+):
+    other = replace(study, name="other", fixed={"factor": 3.0})
+    monkeypatch.setattr(studies, "RECORDS", tmp_path)
+    monkeypatch.setattr(studies, "_studies", lambda: {"tiny": study, "other": other})
+    write(record, tmp_path / "other.nc")
+    with pytest.raises(RecordError, match=r"record of 'other' in other\.nc, got that of 'tiny'"):
+        studies.load("other")
+    (tmp_path / "tiny.nc").write_bytes(b"\x89HDF\r\n\x1a\n and no more")
+    assert studies_main(["--workers", "1", "--store", str(tmp_path / "store")]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "tiny",
+        "other",
+    ]
+    assert digest(studies.load("other")) == digest(other.run(workers=1))
+    assert studies_main([]) == 0
+    assert capsys.readouterr().out == ""  # both are current now
 
 
 def test_writing_leaves_nothing_half_done(record, tmp_path, monkeypatch):

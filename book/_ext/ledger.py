@@ -127,7 +127,7 @@ class Ledger:
     def _history(self, name: str) -> dict:
         from bnutils.evidence import record
 
-        return record.provenance(record.read(self.root / RECORDS / f"{name}.nc"))
+        return record.provenance(record.read(self.root / RECORDS / f"{name}.nc", study=name))
 
     def _added(self, name: str) -> str | None:
         """The commit that brought a record as it is; None without git or its history."""

@@ -12,16 +12,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
 from bnutils import _writing
 
-__all__ = ["RecordError", "digest", "provenance", "read", "write"]
+__all__ = ["RecordError", "digest", "load", "provenance", "read", "write"]
+
+SEAL = b"\nsha256 "  # between what a record holds and the digest of all that
 
 
 class RecordError(ValueError):
-    """A file that holds no record, half a record, or one whose numbers were changed."""
+    """A file that holds no record, half a record, another one, or one that was changed."""
 
 
 def provenance(record: xr.Dataset) -> dict[str, Any]:
@@ -62,6 +65,8 @@ def digest(record: xr.Dataset) -> str:
 def write(record: xr.Dataset, path: Path) -> None:
     """Write a record to a netCDF file: beside it first, then moved, so nobody sees half of it.
 
+    Behind what netCDF reads stands the digest of the file, by which damage is noticed.
+
     Args:
         record: the record.
         path: where; its folder is made if it is missing.
@@ -72,40 +77,86 @@ def write(record: xr.Dataset, path: Path) -> None:
         for name, values in record.data_vars.items()
         if values.dtype.kind in "biuf" and values.ndim
     }
-    _writing.replace(path, lambda new: record.to_netcdf(new, engine="h5netcdf", encoding=packed))
+
+    def whole(new: Path) -> None:
+        record.to_netcdf(new, engine="h5netcdf", encoding=packed)
+        content = new.read_bytes()
+        new.write_bytes(content + SEAL + hashlib.sha256(content).hexdigest().encode())
+
+    _writing.replace(path, whole)
 
 
-def read(path: Path) -> xr.Dataset:
+def load(path: Path) -> xr.Dataset:
+    """The arrays of a netCDF file, in memory, if it is whole.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordError: it is damaged.
+    """
+    try:
+        content, seal, told = path.read_bytes().rpartition(SEAL)
+        # The library of HDF5 may run for ever on a damaged file, so it is not asked first.
+        if seal and hashlib.sha256(content).hexdigest().encode() != told:
+            raise ValueError("other bytes than were written")
+        with h5py.File(path):  # complains of half a file more quietly than h5netcdf
+            pass
+        with xr.open_dataset(path, engine="h5netcdf") as file:
+            return file.load()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no record at {path.name}; compute it: {_command(path)}") from None
+    except Exception as error:  # the parsers of damaged bytes raise almost anything
+        raise RecordError(
+            f"expected a whole record in {path.name}, got {type(error).__name__}: {error}; "
+            f"{_again(path)}"
+        ) from error
+
+
+def read(path: Path, study: str | None = None) -> xr.Dataset:
     """Read a record, and check that it is whole and as it was written.
 
     Args:
         path: a file that `write` made.
+        study: the study that it has to be of; any if None.
 
     Returns:
         The record, in memory.
 
     Raises:
         FileNotFoundError: there is none.
-        RecordError: it is cut short, no record, or its numbers are not those of its digest.
+        RecordError: it is cut short, no record, of another study, or its numbers are not those of
+            its digest.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no record at {path.name}")
+    record = load(path)
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as file:
-            record = file.load()
         history = provenance(record)
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        found, told = history["study"], history["digest"]
+        lost = {"fingerprint", "margins", "commit"} - history.keys()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        found, told, lost = None, None, {"provenance"}
+    if lost:
         raise RecordError(
-            f"expected a whole record in {path.name}, got {type(error).__name__}: {error}; "
-            "compute it again"
-        ) from error
+            f"expected a record with its history in {path.name}, got one without "
+            f"{', '.join(sorted(lost))}; {_again(path)}"
+        )
+    if study not in (None, found):
+        raise RecordError(
+            f"expected the record of {study!r} in {path.name}, got that of {found!r}; "
+            f"{_again(path)}"
+        )
     for name, values in record.variables.items():
         if values.dtype.kind == "O":
             record[name] = record[name].astype(str)
-    if history["digest"] != digest(record):
+    if told != digest(record):
         raise RecordError(
-            f"expected the numbers of {path.name} to have the digest {history['digest'][:12]}, "
-            f"got {digest(record)[:12]}: they were changed after they were measured; compute it "
-            "again"
+            f"expected the numbers of {path.name} to have the digest {str(told)[:12]}, got "
+            f"{digest(record)[:12]}: they were changed after they were measured; {_again(path)}"
         )
     return record
+
+
+def _again(path: Path) -> str:
+    return f"compute it again: {_command(path)}"
+
+
+def _command(path: Path) -> str:
+    return f"python -m bnutils.studies {path.stem}"

@@ -421,11 +421,10 @@ def _stored(folder: Path, blocks: list) -> Iterator[tuple[int, tuple[xr.Dataset,
     """The finished blocks of an earlier run; what is not whole, or not this block, is left."""
     for index, settings in enumerate(blocks):
         try:
-            with xr.open_dataset(_file(folder, index), engine="h5netcdf") as file:
-                result = file.load()
+            result = records.load(_file(folder, index))
             if result.attrs["settings"] == _text(settings):
                 yield index, (result.drop_attrs(), float(result.attrs["seconds"]))
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError):
+        except (FileNotFoundError, ValueError, KeyError):
             continue
 
 

@@ -92,7 +92,7 @@ def load(name: str) -> xr.Dataset:
     Raises:
         KeyError: there is no such study.
         FileNotFoundError: it has no record yet.
-        bnutils.evidence.record.RecordError: the file is damaged or was changed.
+        bnutils.evidence.record.RecordError: the file is damaged, of another study, or was changed.
     """
     get(name)
     return _read(RECORDS / f"{name}.nc").copy(deep=True)
@@ -102,7 +102,7 @@ def load(name: str) -> xr.Dataset:
 def _read(path: Path) -> xr.Dataset:
     from bnutils.evidence.record import read
 
-    record = read(path)
+    record = read(path, study=path.stem)
     single = [name for name, values in record.data_vars.items() if values.dtype == "float32"]
     return record.assign({name: _double(record[name]) for name in single})
 
