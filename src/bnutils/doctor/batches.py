@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnutils._keras import keras, tf
+from bnutils.doctor.blocks import Blocks, blocks_of, is_of_dask
 from bnutils.doctor.words import count, first_line, listing
 
 __all__ = ["Batches", "Sample", "batches", "described"]
@@ -53,6 +54,10 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
               `(x, y, sample_weight)` of these. A tuple always means this, as in Keras;
             - a batched, finite `tf.data.Dataset`;
             - a finite `keras.utils.PyDataset`, or a PyTorch `DataLoader`;
+            - collections of Dask: what stands above with Dask arrays or Dask tables in the place of
+              arrays, whose chunks or partitions are blocks of rows; a list of `Delayed`, each of
+              which gives a block of rows in one of the forms above, such as `(x, y)`; or a bag
+              whose items are batches. One block at a time is computed and held;
             - a generator or another iterator of batches. It must end. What it yields is kept in
               a temporary file on disk, since it can be drawn only once;
             - a callable without arguments that returns an iterable of batches, or any object
@@ -62,8 +67,8 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
             `(x, y, sample_weight)`. From a PyDataset or a DataLoader a list counts as a tuple, as
             in Keras. Sample weights are left out: Keras does not weigh batch statistics by them;
             `weighted` tells that there were some.
-        batch_size: rows in a batch, for arrays; 32 if it is None, as in `fit`. Other data come in
-            batches already, and keep them.
+        batch_size: rows in a batch, for arrays and blocks of Dask; 32 if it is None, as in `fit`.
+            Other data come in batches already, and keep them.
         model: the model the data are for. If its inputs are known, their number, shapes and
             dtypes are checked in each batch.
 
@@ -90,6 +95,13 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
         return _from_pydataset(data, model)
     if isinstance(data, Iterator):
         return Batches(_Spool(data), model=model)
+    if is_of_dask(data):
+        return _from_blocks(blocks_of(data), data, batch_size or 32, model)
+    if isinstance(data, tf.distribute.DistributedDataset | tf.distribute.DistributedIterator):
+        raise ValueError(
+            f"expected data of one process, got a {type(data).__name__}, which is dealt out to "
+            "replicas: give the tf.data.Dataset that it was made from"
+        )
     if isinstance(data, str | bytes | set | frozenset | None):
         raise ValueError(
             "expected arrays, a tf.data.Dataset, a PyDataset, a generator or a callable, "
@@ -150,7 +162,10 @@ class Batches:
             batches of their own.
         steps: the number of batches; None until it is known.
         weighted: whether sample weights came with the batches that were seen, and were left out.
+        blocks: the blocks of Dask that the batches are rows of; None for other data.
     """
+
+    blocks: Blocks | None = None
 
     def __init__(
         self,
@@ -163,6 +178,7 @@ class Batches:
         pick: Callable[[np.ndarray], Any] | None = None,
         fetch: Callable[[int], Any] | None = None,
         weighted: bool = False,
+        where: Callable[[int], str] = "batch {}".format,
     ) -> None:
         """Take a callable that returns an iterable of batches; see `batches`.
 
@@ -175,6 +191,7 @@ class Batches:
             pick: gives the rows of these numbers, in ascending order, if rows can be picked.
             fetch: gives the batch of this number, if batches can be picked.
             weighted: see `Batches`.
+            where: what errors call the batch of this number, counted from 1.
         """
         self._source = lambda: _leaving_random_streams(source)
         self._pick = pick
@@ -184,6 +201,7 @@ class Batches:
         self.batch_size = batch_size
         self.steps = steps
         self.weighted = weighted
+        self.where = where
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Go through all batches.
@@ -196,7 +214,7 @@ class Batches:
         with closing(self._source()) as source:
             for number, batch in enumerate(source, start=1):
                 self.weighted = self.weighted or _weighted(batch)
-                x, y, size = _checked_batch(batch, self._specs, number)
+                x, y, size = _checked_batch(batch, self._specs, self.where(number))
                 if size:
                     rows += size
                     steps += 1
@@ -272,7 +290,8 @@ class Batches:
     def _picked(self, rows: int, batch_size: int) -> Sample:
         order = np.random.default_rng(0).permutation(self.rows)[:rows]
         ascending = np.sort(order)
-        x, y, _ = _checked_batch(self._pick(ascending), self._specs, 1)
+        where = "these rows" if self.blocks else self.where(1)
+        x, y, _ = _checked_batch(self._pick(ascending), self._specs, where)
         places = np.searchsorted(ascending, order)
         x, y = mapped(lambda leaf: np.asarray(leaf)[places], (x, y))
         size = min(batch_size, len(order))
@@ -285,7 +304,7 @@ class Batches:
         fetched = _leaving_random_streams(lambda: (self._fetch(int(place)) for place in places))
         found = []
         for place, batch in zip(places, fetched, strict=True):
-            x, y, size = _checked_batch(batch, self._specs, int(place) + 1)
+            x, y, size = _checked_batch(batch, self._specs, self.where(int(place) + 1))
             if size:
                 found.append(mapped(np.asarray, (x, y)))
         return found
@@ -398,6 +417,73 @@ def _from_arrays(data: Any, batch_size: int, model: keras.Model | None) -> Batch
         pick=pick,
         weighted=_weighted(data),
     )
+
+
+def _from_blocks(blocks: Blocks, data: Any, batch_size: int, model: keras.Model | None) -> Batches:
+    block_of = []  # the number of the block from which each batch comes
+
+    def source() -> Iterator[tuple]:
+        block_of.clear()
+        for number, block in enumerate(blocks.computed()):
+            name = blocks.name(number)
+            inside = batches_of_block(block, blocks.holds_batches, batch_size, None, name)
+            for x, y in inside or ():
+                found.weighted = found.weighted or inside.weighted
+                block_of.append(number)
+                yield (x,) if y is None else (x, y)
+
+    known = blocks.rows is not None
+    found = Batches(
+        source,
+        rows=sum(blocks.rows) if known else None,
+        batch_size=batch_size,
+        steps=sum(math.ceil(rows / batch_size) for rows in blocks.rows) if known else None,
+        model=model,
+        pick=blocks.rows_at if known else None,
+        weighted=_weighted(data),
+        where=lambda number: blocks.name(block_of[number - 1]),
+    )
+    found.blocks = blocks
+    return found
+
+
+def batches_of_block(
+    block: Any, holds_batches: bool, batch_size: int, model: keras.Model | None, name: str
+) -> Batches | None:
+    """Make batches of a block of rows.
+
+    Args:
+        block: data as `batches` takes them, or an iterable of batches.
+        holds_batches: which of the two.
+        batch_size: rows in a batch.
+        model: see `batches`.
+        name: what errors call it.
+
+    Returns:
+        The batches; None if the block has no rows.
+
+    Raises:
+        ValueError: if the block is not such data.
+    """
+    if holds_batches:
+        items = [batch for batch in block if not _has_no_rows(batch)]
+        if not items:
+            return None
+        found = Batches(lambda: items, model=model)
+    elif _has_no_rows(block):
+        return None
+    else:
+        try:
+            found = batches(block, batch_size, model)
+        except ValueError as error:
+            raise ValueError(f"{error}, in {name}") from error
+    found.where = lambda number: name
+    return found
+
+
+def _has_no_rows(batch: Any) -> bool:
+    leaves = keras.tree.flatten(batch[:1] if isinstance(batch, tuple) else batch)
+    return all(getattr(leaf, "shape", (1,))[:1] == (0,) for leaf in leaves)
 
 
 def _from_dataset(data: tf.data.Dataset, model: keras.Model | None) -> Batches:
@@ -561,42 +647,42 @@ def _input_specs(model: keras.Model | None) -> list[_Spec] | None:
     ]
 
 
-def _checked_batch(batch: Any, specs: list[_Spec] | None, number: int) -> tuple[Any, Any, int]:
+def _checked_batch(batch: Any, specs: list[_Spec] | None, where: str) -> tuple[Any, Any, int]:
     """The `(x, y, rows)` of one batch, with every leaf an array or a tensor."""
     parts = tuple(
-        keras.tree.map_structure(lambda leaf: _checked_leaf(leaf, number), part)
+        keras.tree.map_structure(lambda leaf: _checked_leaf(leaf, where), part)
         for part in _parts(batch)
     )
     sizes = {leaf.shape[0] for part in parts for leaf in keras.tree.flatten(part)}
     if len(sizes) != 1:
         raise ValueError(
-            f"expected as many rows in each array of a batch, got {sorted(sizes)} in batch {number}"
+            f"expected as many rows in each array of a batch, got {sorted(sizes)} in {where}"
         )
     x = parts[0]
     if specs is not None:
-        _check_inputs(x, specs, number)
+        _check_inputs(x, specs, where)
     return x, parts[1] if len(parts) == 2 else None, sizes.pop()
 
 
-def _checked_leaf(leaf: Any, number: int) -> np.ndarray | tf.Tensor:
-    leaf = _dense(leaf, f" in batch {number}")
+def _checked_leaf(leaf: Any, where: str) -> np.ndarray | tf.Tensor:
+    leaf = _dense(leaf, f" in {where}")
     if not tf.is_tensor(leaf):
         leaf = _to_numpy(leaf)
         if leaf is None or leaf.dtype.kind in "cmM" or leaf.dtype.names:
             got = "None" if leaf is None else f"{leaf.dtype}"
-            raise ValueError(f"expected real numbers or text, got {got} in batch {number}")
+            raise ValueError(f"expected real numbers or text, got {got} in {where}")
         if leaf.dtype.kind == "O":
-            leaf = _from_objects(leaf, number)
+            leaf = _from_objects(leaf, where)
         elif leaf.dtype.kind == "f" and leaf.dtype.itemsize > 8:  # fit takes it, TensorFlow not
             leaf = leaf.astype("float64")
     elif leaf.dtype.is_complex:
-        raise ValueError(f"expected real numbers or text, got {leaf.dtype.name} in batch {number}")
+        raise ValueError(f"expected real numbers or text, got {leaf.dtype.name} in {where}")
     if len(leaf.shape) == 0:
-        raise ValueError(f"expected a batch of examples, got a single value in batch {number}")
+        raise ValueError(f"expected a batch of examples, got a single value in {where}")
     return leaf
 
 
-def _from_objects(leaf: np.ndarray, number: int) -> tf.Tensor:
+def _from_objects(leaf: np.ndarray, where: str) -> tf.Tensor:
     """Numbers or text that lie in an array of Python objects, as from a table of mixed columns."""
     try:
         return tf.convert_to_tensor(leaf)
@@ -604,12 +690,12 @@ def _from_objects(leaf: np.ndarray, number: int) -> tf.Tensor:
         types = Counter(type(value).__name__ for value in leaf.flat)
         names = ", ".join(name for name, _ in types.most_common(3))
         raise ValueError(
-            f"expected arrays of numbers or text, got objects in batch {number} ({names}): make "
+            f"expected arrays of numbers or text, got objects in {where} ({names}): make "
             "one array of one dtype of them"
         ) from error
 
 
-def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
+def _check_inputs(x: Any, specs: list[_Spec], where: str) -> None:
     if isinstance(x, dict) and not any(
         isinstance(part, dict | list | tuple) for part in x.values()
     ):
@@ -617,7 +703,7 @@ def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
         if not set(names) <= set(x):
             raise ValueError(
                 f"expected {count(len(names), 'input')} by name ({', '.join(names)}), got "
-                f"{listing(map(repr, x))} in batch {number}"
+                f"{listing(map(repr, x))} in {where}"
             )
         found = [x[name] for name in names]  # Keras drops the keys it does not know
     else:
@@ -625,16 +711,16 @@ def _check_inputs(x: Any, specs: list[_Spec], number: int) -> None:
         if len(found) != len(specs):
             raise ValueError(
                 f"expected {count(len(specs), 'input')} ({', '.join(each.name for each in specs)}),"
-                f" got {len(found)} in batch {number}"
+                f" got {len(found)} in {where}"
             )
     for leaf, spec in zip(found, specs, strict=True):
         got = tuple(leaf.shape)
         if not _fits(got, spec.shape):
             raise ValueError(
                 f"expected batches of shape {spec.shape} for input {spec.name!r}, "
-                f"got {got} in batch {number}{_hint(got, spec.shape)}"
+                f"got {got} in {where}{_hint(got, spec.shape)}"
             )
-        _check_dtype(leaf, spec, number)
+        _check_dtype(leaf, spec, where)
 
 
 def described(part: Any) -> str:
@@ -664,18 +750,17 @@ def _hint(got: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
     return ""
 
 
-def _check_dtype(leaf: Any, spec: _Spec, number: int) -> None:
+def _check_dtype(leaf: Any, spec: _Spec, where: str) -> None:
     """Refuse what the input cannot hold: text for numbers, fractions for whole numbers."""
     dtype = tf.as_dtype(leaf.dtype)
     start = f"for input {spec.name!r} ({spec.dtype}), got"
     if (dtype == tf.string) != (spec.dtype == "string"):
         wanted, came = ("text", dtype.name) if dtype != tf.string else ("numbers", "text")
-        raise ValueError(f"expected {wanted} {start} {came} in batch {number}")
+        raise ValueError(f"expected {wanted} {start} {came} in {where}")
     if dtype.is_floating and "int" in spec.dtype:
         values = np.asarray(leaf, "float64")
         broken = values[values != np.round(values)]  # NaN too
         if broken.size:
             raise ValueError(
-                f"expected whole numbers {start} {dtype.name} such as {broken.flat[0]:g} in batch "
-                f"{number}"
+                f"expected whole numbers {start} {dtype.name} such as {broken.flat[0]:g} in {where}"
             )

@@ -66,13 +66,23 @@ class BeforeAfter:
         if not total:
             return  # it is not known: the first rows are taken
         self._from_start = False
-        if total * self._row_bytes > HEAVY_BYTES:
-            self._wanted = min(COMPARED_ROWS, max(LEAST_COMPARED, total // 4))
+        self._wanted = self.wanted(total)
         step = max(1.0, total / self._wanted)
         if total <= FEW_BATCHES * rows and not self._fixed_rows:
             self._stride = math.ceil(step)
         else:
             self._gap = rows * step
+
+    def wanted(self, total: int) -> int:
+        """How many of all rows to compare."""
+        if total * self._row_bytes <= HEAVY_BYTES:
+            return COMPARED_ROWS
+        return min(COMPARED_ROWS, max(LEAST_COMPARED, total // 4))
+
+    def take(self, rows: int) -> None:
+        """Count rows that were chosen elsewhere, from all over the data."""
+        self._rows += rows
+        self._from_start = False
 
     def hold(self, part: Any) -> None:
         """Count what is held in memory for the comparison."""

@@ -316,16 +316,17 @@ def _objects(config: Any, modules: tuple[ModuleType, ...], trust: bool) -> dict[
             of_keras = isinstance(value, type) and hasattr(value, "from_config")
             if own and (of_keras or (trust and callable(value))):
                 offered[name] = value
-    names = {name for name in _strings(config) if name.rsplit(">", 1)[-1] in offered}
+    names = {name for name in strings_in(config) if name.rsplit(">", 1)[-1] in offered}
     return {**offered, **{name: offered[name.rsplit(">", 1)[-1]] for name in names}}
 
 
-def _strings(config: Any) -> Iterator[str]:
+def strings_in(config: Any) -> Iterator[str]:
+    """Give every text in a config: the names of classes and functions are among them."""
     if isinstance(config, str):
         yield config
     elif isinstance(config, dict | list):
         for each in config.values() if isinstance(config, dict) else config:
-            yield from _strings(each)
+            yield from strings_in(each)
 
 
 @contextlib.contextmanager

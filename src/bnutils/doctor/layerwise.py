@@ -36,7 +36,7 @@ from bnutils.doctor.probe import Statistics, as_value_error
 from bnutils.doctor.restoring import restored
 from bnutils.doctor.subject import Subject
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "agree", "joined", "sane"]
 
 
 #: Bytes of the largest activation of a batch up to which batches are joined: fewer and larger
@@ -44,6 +44,8 @@ __all__ = ["Walk"]
 BATCH_BYTES = 2**27
 #: Rows on which the walk is held against the model: the fewest that can be mixed up.
 PROOF_ROWS = 2
+#: What the batches are called that were joined into one, and how many rows each has.
+Sizes = list[tuple[str, int]]
 
 
 class Walk:
@@ -52,6 +54,7 @@ class Walk:
     Attributes:
         layers: the batch normalization layers that it calls, in the order of the model.
         row_bytes: bytes of all activations that one row makes.
+        tensors: all that flows, the inputs first; in a copy of the model in the same order.
     """
 
     def __init__(self, subject: Subject, graph: Graph) -> None:
@@ -67,6 +70,9 @@ class Walk:
         }
         self._fixed_rows = any(tensor.shape[0] is not None for tensor in graph.inputs)
         self._largest = self.row_bytes = 1.0  # bytes of one row
+        made = (tensor for call in graph.calls for tensor in call.outputs)
+        self.tensors = tuple(dict.fromkeys((*graph.inputs, *made)))
+        self._row_bytes_of = {}
         called = {call.layer for call in graph.calls if isinstance(call.layer, BN)}
         self.layers = [layer for layer in subject.layers if layer in called]
 
@@ -158,10 +164,7 @@ class Walk:
                 for number, env in entries:
                     with _at_inference(known):
                         self._run(level, env)
-                        for call in level.measured:
-                            moments = self._measured(call, env, sizes[number])
-                            seen = pooled.get(call.layer)
-                            pooled[call.layer] = moments if seen is None else seen.merged(moments)
+                        self._measure(level, env, sizes[number], pooled)
                         kept = level.keeps.items()
                         keep = [tensor for tensor, all_ in kept if all_ or number in sampled]
                         if final:
@@ -177,11 +180,70 @@ class Walk:
                 )
         return pooled
 
+    # Level after level, for whoever keeps the activations in between
+
+    def levels(self, layers: Iterable[BN]) -> list[Level] | None:
+        """The levels in which layers are measured; see `levels_of`."""
+        return levels_of(self._graph, layers)
+
+    def kept_row_bytes(self, levels: Sequence[Level]) -> float:
+        """Bytes of a row that wait for later levels, where they are the most."""
+        waiting, most = set(), 0.0
+        for level in levels[:-1]:
+            waiting = _still_needed(level, waiting)
+            most = max(most, sum(self._row_bytes_of.get(tensor, 0.0) for tensor in waiting))
+        return most
+
+    def begun(self, x: Any) -> dict[Tensor, Any]:
+        """What the first level needs of a batch."""
+        with _at_inference(()):
+            return self._given(x)
+
+    def advance(
+        self,
+        levels: Sequence[Level],
+        depth: int,
+        values: dict[Tensor, Any],
+        sizes: Sizes,
+        statistics: Statistics,
+        pooled: dict[BN, Moments] | None,
+    ) -> dict[Tensor, Any]:
+        """Take a batch through one level.
+
+        Args:
+            levels: all levels.
+            depth: the number of this one.
+            values: what the level before has left.
+            sizes: see `Sizes`.
+            statistics: what the layers of earlier levels normalize by.
+            pooled: gets what is measured; None if that is known.
+
+        Returns:
+            What later levels need.
+
+        Raises:
+            ValueError: if values are not finite.
+        """
+        level, env = levels[depth], dict(values)
+        with _at_inference(_feeds(statistics)):
+            self._run(level, env)
+            if pooled is not None:
+                self._measure(level, env, sizes, pooled)
+            kept = _still_needed(level, values if depth else ())
+            return {tensor: env.get(tensor, values.get(tensor)) for tensor in kept}
+
+    def _measure(self, level: Level, env: dict[Tensor, Any], sizes: Sizes, pooled: dict) -> None:
+        """Add what a level measures in one batch to what is pooled."""
+        for call in level.measured:
+            moments = self._measured(call, env, sizes)
+            seen = pooled.get(call.layer)
+            pooled[call.layer] = moments if seen is None else seen.merged(moments)
+
     def _first_level(
         self, data: Batches, sample: BeforeAfter, sizes: list, sampled: dict[int, slice]
     ) -> Iterator[tuple[int, dict]]:
         """Give the inputs of each batch, and let the sample have what comes out as it is."""
-        for number, (x, y, batches) in enumerate(self._joined(data)):
+        for number, (x, y, batches) in enumerate(self.joined(data)):
             sizes.append(batches)
             rows = sample.pick(sum(size for _, size in batches))
             if rows is not None:
@@ -191,8 +253,8 @@ class Walk:
                 env = self._given(x)
             yield number, env
 
-    def _joined(self, data: Batches) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
-        """Join small batches; each comes with the numbers and sizes of those it is made of."""
+    def joined(self, data: Batches) -> Iterator[tuple[Any, Any, Sizes]]:
+        """Join small batches; each comes with the names and sizes of those it is made of."""
         limit = 0 if self._fixed_rows else BATCH_BYTES / self._largest
         parts, batches = [], []
         for number, (x, y) in enumerate(data, start=1):
@@ -202,7 +264,7 @@ class Walk:
                 yield *_concatenated(parts), batches
                 parts, batches = [], []
             parts.append((x, y))
-            batches.append((number, size))
+            batches.append((data.where(number), size))
         yield *_concatenated(parts), batches
 
     def _given(self, x: Any) -> dict[Tensor, Any]:
@@ -226,9 +288,7 @@ class Walk:
             for tensor in unneeded:
                 del env[tensor]
 
-    def _measured(
-        self, call: Call, env: dict[Tensor, Any], batches: list[tuple[int, int]]
-    ) -> Moments:
+    def _measured(self, call: Call, env: dict[Tensor, Any], batches: Sizes) -> Moments:
         """The moments of what a call of a layer is given, in its dtype and with its mask."""
         layer = call.layer
         args, kwargs = call.arguments(env)
@@ -248,13 +308,14 @@ class Walk:
         flat = all("/" not in call.path and call.training is None for call in self._graph.calls)
         if not flat or recorded_graph(self._subject.model) is None:
             return False
-        for tensor in {*self._graph.inputs, *(t for c in self._graph.calls for t in c.outputs)}:
+        for tensor in self.tensors:
             if None in tensor.shape[1:]:
                 return False
-            self._count(math.prod(tensor.shape[1:]) * tf.as_dtype(tensor.dtype).size)
+            self._count(tensor, math.prod(tensor.shape[1:]) * tf.as_dtype(tensor.dtype).size)
         return True
 
-    def _count(self, size: float) -> None:
+    def _count(self, tensor: Tensor, size: float) -> None:
+        self._row_bytes_of[tensor] = size
         self._largest = max(self._largest, size)
         self.row_bytes += size
 
@@ -264,7 +325,7 @@ class Walk:
         Masks reach a layer inside a nested model by ways that the walk does not go.
         """
         few = x if self._fixed_rows else rows_of(x, slice(PROOF_ROWS))
-        statistics = {layer: _sane(layer) for layer in self.layers}
+        statistics = sane(self.layers)
         self._largest = self.row_bytes = 1.0
         masked = nested = False
 
@@ -272,18 +333,20 @@ class Walk:
             nonlocal masked, nested
             masked |= any(mask_of(tensor) is not None for tensor in made)
             nested |= "/" in call.path
-            for tensor in made:
-                self._count(bytes_of(tensor) / max(1, tensor.shape[0]))
+            for tensor, value in zip(call.outputs, made, strict=True):
+                self._count(tensor, bytes_of(value) / max(1, value.shape[0]))
 
         feeds = _feeds(statistics)
         with _at_inference(feeds):
             env = self._given(few)
+            for tensor, value in env.items():
+                self._row_bytes_of[tensor] = bytes_of(value) / max(1, value.shape[0])
             masked |= any(mask_of(leaf) is not None for leaf in keras.tree.flatten(x))
             self._run(self._whole, env, watch)
             mine = self._packed(env)
         with _at_inference(feeds):  # again from the same random state
             its = self._subject.model(few, training=False)
-        return not (masked and nested) and _agree(mine, its)
+        return not (masked and nested) and agree(mine, its)
 
 
 def _feeds(statistics: Statistics) -> list[tuple[keras.Variable, tf.Tensor]]:
@@ -303,6 +366,12 @@ def _at_inference(feeds: Sequence[tuple[keras.Variable, tf.Tensor]]) -> Iterator
         yield
 
 
+def _still_needed(level: Level, waiting: Iterable[Tensor]) -> set[Tensor]:
+    """What waits for measurements after a level, of what waited before it and what it makes."""
+    made = {tensor for tensor, measured_later in level.keeps.items() if measured_later}
+    return made | {tensor for tensor in waiting if not level.loads.get(tensor, False)}
+
+
 @functools.cache
 def _compiled_moments(rank: int, dtype: tf.DType, axis: int) -> Callable:
     signature = [tf.TensorSpec([None] * rank, dtype)]
@@ -313,14 +382,19 @@ def _compiled_moments(rank: int, dtype: tf.DType, axis: int) -> Callable:
     return tf.function(moments, input_signature=signature, autograph=False)
 
 
+def sane(layers: Iterable[BN]) -> dict[BN, tuple[np.ndarray, np.ndarray]]:
+    """Statistics by which outputs can be compared: those of the layers, or of new ones."""
+    return {layer: _sane(layer) for layer in layers}
+
+
 def _sane(layer: BN) -> tuple[np.ndarray, np.ndarray]:
-    """Statistics by which outputs can be compared: those of the layer, or of a new one."""
     mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
     sane = np.isfinite(mean) & np.isfinite(variance) & (variance > -layer.epsilon)
     return np.where(sane, mean, 0), np.where(sane, variance, 1)
 
 
-def _agree(mine: Any, its: Any) -> bool:
+def agree(mine: Any, its: Any) -> bool:
+    """Whether two models, or two ways to run one, give the same outputs but for rounding."""
     keras.tree.assert_same_structure(mine, its)
     for one, two in zip(keras.tree.flatten(mine), keras.tree.flatten(its), strict=True):
         two = np.asarray(two)
@@ -337,16 +411,16 @@ def _agree(mine: Any, its: Any) -> bool:
     return True
 
 
-def _where(x: tf.Tensor, batches: list[tuple[int, int]]) -> str:
+def _where(x: tf.Tensor, batches: Sizes) -> str:
     """Tell in which batch an activation is not finite first."""
     sizes = [size for _, size in batches]
     if len(batches) > 1 and x.shape[0] == sum(sizes):
         bad = ~np.isfinite(np.asarray(x, "float64")).reshape(len(x), -1).all(1)
         if bad.any():
             index = np.searchsorted(np.cumsum(sizes), np.argmax(bad), side="right")
-            return f"batch {batches[index][0]}"
+            return batches[index][0]
     first, last = batches[0][0], batches[-1][0]
-    return f"batch {first}" if first == last else f"batches {first} to {last}"
+    return first if first == last else f"{first} to {last}"
 
 
 def _total(levels: list[Level], data: Batches, sizes: list, sampled: dict) -> int | None:
@@ -375,6 +449,18 @@ def _alike(one: Any, other: Any) -> bool:
         )
         for a, b in zip(first, second, strict=True)
     )
+
+
+def joined(parts: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Join the batches (x, y) that stand beside each other and can be joined."""
+    group = []
+    for part in parts:
+        if group and not _alike(group[0], part):
+            yield _concatenated(group)
+            group = []
+        group.append(part)
+    if group:
+        yield _concatenated(group)
 
 
 def _concatenated(parts: list[tuple[Any, Any]]) -> tuple[Any, Any]:

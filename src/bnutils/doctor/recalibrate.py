@@ -19,7 +19,8 @@ from tqdm import tqdm
 from bnutils._keras import keras, replicas
 from bnutils.doctor.activations import NoRoomError
 from bnutils.doctor.batches import Batches, batches
-from bnutils.doctor.before_after import BeforeAfter, rows_of
+from bnutils.doctor.before_after import COMPARED_BYTES, BeforeAfter, rows_of
+from bnutils.doctor.blocks import current_client
 from bnutils.doctor.graph import BN
 from bnutils.doctor.layerwise import Walk
 from bnutils.doctor.moments import Moments, check_finite
@@ -269,6 +270,7 @@ class _Work:
     def __init__(self, subject: Subject, data: Batches, layers: Any) -> None:
         self.subject = subject
         self.data = data
+        self.client = None if data.blocks is None else current_client()
         first, _ = data.first()
         build(subject, first)
         self.probe = Probe(subject)
@@ -285,8 +287,11 @@ class _Work:
             return Recalibration(method, 0, 0, False, None, None, (), self.skipped)
         disable = None if progress is None else not progress
         with tqdm(desc="recalibrate", unit="step", disable=disable) as bar:
-            if method == "one-pass":
-                found = self.in_rounds([(self.layers, self.layers)], bar)
+            together = [(self.layers, self.layers)] if method == "one-pass" else None
+            if self.client is not None:
+                found = self.on_cluster(together, memory, bar)
+            elif together:
+                found = self.in_rounds(together, bar)
             else:
                 found = self.walked(memory, bar) or self.in_rounds(self.rounds(), bar)
         pooled, calls, passes, sample = found
@@ -327,6 +332,34 @@ class _Work:
             return None
         return pooled, {layer: self.walk.calls(layer) for layer in self.layers}, 1, sample
 
+    def on_cluster(self, rounds: list | None, memory: int, bar: tqdm) -> tuple:
+        """Measure where the blocks of the data are."""
+        from bnutils.doctor.cluster import Crew
+
+        if rounds is None and (self.walk is None or self.walk.levels(self.layers) is None):
+            rounds = self.rounds()
+        row_bytes = 0 if self.walk is None else self.walk.row_bytes
+        sample = BeforeAfter(self.subject.model, self.data, row_bytes)
+        with Crew(self.client, self.subject, self.data, self.layers, self.walk, rounds) as crew:
+            found, passes = crew.measure(memory, bar)
+            self.data.rows, self.data.weighted = sum(found.rows), found.weighted
+            if not self.data.rows:
+                raise ValueError("expected at least one row of data, got none")
+            wanted = min(sample.wanted(self.data.rows), COMPARED_BYTES // crew.row_bytes)
+            compared = list(crew.rows(max(1, wanted), found.rows))
+        pooled = {layer: found.moments[self.subject.path(layer)] for layer in self.layers}
+        known = _statistics(pooled)
+        runner = self.probe if self.walk is None else self.walk
+        for x, y in compared:
+            sample.take(len(keras.tree.flatten(x)[0]))
+            sample.before(y, runner.outputs(x))
+            sample.after(runner.outputs(x, known))
+        if crew.walked:
+            calls = {layer: self.walk.calls(layer) for layer in self.layers}
+        else:
+            calls = {layer: found.calls[self.subject.path(layer)] for layer in self.layers}
+        return pooled, calls, passes, sample
+
     def rounds(self) -> list[tuple[list[BN], list[BN]]]:
         """The layers that can be measured together, and those of them that form a cycle."""
         if self.walk is not None:
@@ -351,7 +384,8 @@ class _Work:
             for number, (x, y) in enumerate(self.data, start=1):
                 for seen in probe.moments(x, layers, known):
                     layer, moments = seen.layer, seen.moments
-                    check_finite(moments, self.subject.path(layer), f"batch {number}".format)
+                    path = self.subject.path(layer)
+                    check_finite(moments, path, lambda number=number: self.data.where(number))
                     pooled[layer] = pooled[layer].merged(moments) if layer in pooled else moments
                     calls[layer] = max(calls.get(layer, 0), seen.call + 1)
                 rows = sample.pick(int(keras.tree.flatten(x)[0].shape[0])) if turn == 0 else None
