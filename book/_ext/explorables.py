@@ -80,6 +80,12 @@ def _gradient_still() -> str:
     return gradient_still()
 
 
+def _devices_still() -> str:
+    from explore_stills import devices_still
+
+    return devices_still()
+
+
 #: Name of a figure: its module, the name that the module exports, its still (the name of an SVG, or
 #: a function that makes HTML) and what that shows.
 FIGURES = {
@@ -103,6 +109,7 @@ FIGURES = {
     "race": ("race.js", "race", _race_still, ""),
     "noise": ("noise.js", "noise", _noise_table, ""),
     "sharing": ("sharing.js", "sharing", _sharing_table, ""),
+    "devices": ("devices.js", "devices", _devices_still, ""),
 }
 
 

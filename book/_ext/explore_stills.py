@@ -35,6 +35,57 @@ def gradient_still() -> str:
     return f'<div class="bn-lost" role="img" aria-label="{escape(said)}">{text}</div>\n'
 
 
+#: Eight circles, then eight squares: the batch of book/_explore/devices.js.
+SIXTEEN = (4, 6, 7, 5, 8, 3, 6, 9, 12, 16, 13, 17, 16, 12, 15, 11)
+
+
+def devices_still() -> str:
+    """What BN makes of sixteen examples on two devices: dealt, sorted, and synchronized."""
+    x = np.array(SIXTEEN, float)
+    dealt = np.arange(16).reshape(8, 2).T
+    panels = [
+        ("Dealt, local statistics", dealt),
+        ("Sorted, local statistics", np.arange(16).reshape(2, 8)),
+        ("Sorted, synchronized", np.arange(16).reshape(1, 16)),
+    ]
+    text = ""
+    for title, groups in panels:
+        x_hat = np.empty(16)
+        x_hat[groups] = norm.standardize(x[groups], axis=1, epsilon=1e-3)[0]
+        apart = abs(x_hat[8:].mean() - x_hat[:8].mean())
+        text += f"<div><p><b>{title}</b>: {apart:.2f} apart</p>{_dots(x_hat)}</div>"
+    said = "Circles and squares, normalized on two devices, and how far apart their means are"
+    return f'<div class="bn-parts-still" role="img" aria-label="{said}">{text}</div>\n'
+
+
+def _dots(x_hat) -> str:
+    """Circles piled above an axis from -2 to 2, squares below it."""
+    place = lambda value: 120 + 55 * value  # noqa: E731
+    marks = []
+    for kind, values in (("circle", x_hat[:8]), ("square", x_hat[8:])):
+        side, last = (-1 if kind == "circle" else 1), {}
+        for at in sorted(map(place, values)):
+            level = next(k for k in range(9) if at - last.get(k, -99) >= 12)
+            last[level] = at
+            y = 46 + side * (9 + 13 * level)
+            marks.append(
+                f'<circle class="bn-dot" data-kind="circle" cx="{at:.1f}" cy="{y}" r="6"/>'
+                if kind == "circle"
+                else f'<rect class="bn-dot" data-kind="square" x="{at - 5.5:.1f}" y="{y - 5.5}" '
+                'width="11" height="11"/>'
+            )
+    ticks = "".join(
+        f'<text x="{place(tick)}" y="106" text-anchor="middle">{_minus(tick)}</text>'
+        for tick in (-2, -1, 0, 1, 2)
+    )
+    axis = '<line class="bn-grid" x1="10" x2="230" y1="46" y2="46"/>'
+    return f'<svg viewBox="0 0 240 112" aria-hidden="true">{axis}{"".join(marks)}{ticks}</svg>'
+
+
+def _minus(value) -> str:
+    return str(value).replace("-", "−")
+
+
 def _panel(title: str, says: str, bars, before, zoom: int, way: str) -> str:
     rows = "".join(
         f'<div class="bn-row"><span class="bn-name">{i}</span><div class="bn-track">'
