@@ -175,19 +175,30 @@ function devicesPicture(place, api) {
   const sum = html("div", { class: "bn-sum" }, ...terms.map(({ number, text, sign }) => html("p", {}, html("span", {}, sign), number, text)));
   place.append(html("div", { class: "bn-axes" }, drawing, thumbs), sum);
   let width = 0;
+  let placed = "";
+
+  function arrange(groups) {
+    let k = 0;
+    groups.forEach((group, d) => {
+      for (const i of group) {
+        change(inputs[i], { "aria-label": `${nameOf(i)}, on device ${d + 1}`, style: `top: ${TOP + k * line}px` });
+        k += 1;
+      }
+    });
+  }
 
   function draw(state) {
-    if (!state) return;
+    if (!state || !width) return; // not drawn where it is not shown
     for (const { number } of terms) change(number, { "data-digits": decimals(state[number.dataset.key]) });
     const lost = state.statistics === "local" && state.devices > 1;
     terms[1].text.textContent = lost ? "variance of local means, left out" : "variance of local means";
-    state.groups.flat().forEach((i, k) => {
-      const input = inputs[i];
+    inputs.forEach((input, i) => {
       input.value = state.x[i];
-      input.style.top = `${TOP + k * line}px`;
-      const device = state.groups.findIndex((group) => group.includes(i)) + 1;
-      change(input, { "aria-label": `${nameOf(i)}, on device ${device}`, "aria-valuetext": exact(state.x[i]) });
+      change(input, { "aria-valuetext": exact(state.x[i]) });
     });
+    const now = state.groups.join("; ");
+    if (now !== placed) arrange(state.groups);
+    placed = now;
     const height = TOP + COUNT * line + 52 + 2 * STACK + 18;
     change(drawing, { viewBox: `0 0 ${width} ${height}`, height });
     drawing.replaceChildren(...bands(state, width, line), ...handedOn(state, width, line));

@@ -53,7 +53,7 @@ def devices_still() -> str:
         x_hat = np.empty(16)
         x_hat[groups] = norm.standardize(x[groups], axis=1, epsilon=1e-3)[0]
         apart = abs(x_hat[8:].mean() - x_hat[:8].mean())
-        text += f"<div><p><b>{title}</b>: {apart:.2f} apart</p>{_dots(x_hat)}</div>"
+        text += f"<div><p><b>{title}</b> {apart:.2f} apart</p>{_dots(x_hat)}</div>"
     said = "Circles and squares, normalized on two devices, and how far apart their means are"
     return f'<div class="bn-parts-still" role="img" aria-label="{said}">{text}</div>\n'
 
