@@ -2,9 +2,12 @@
 
 import copy
 import json
+import math
 import re
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -420,6 +423,85 @@ def test_forms_that_mean_the_same():
     assert checks.answer("12.2", " Cannot Tell ")
 
 
+class Hostile:
+    """What says no to whatever it is asked."""
+
+    def _no(self, *args, **kwargs):
+        raise RuntimeError("no")
+
+    __array__ = __bool__ = __eq__ = __float__ = __len__ = __repr__ = __str__ = _no
+    __hash__ = None
+
+
+HOLDS_ITSELF = [1]
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+ODD = [
+    *(10**30, -(10**400), Fraction(1, 3), Fraction(10**400, 3), Fraction(1, 10**400)),
+    *(Decimal("0.1"), Decimal("NaN"), Decimal("sNaN"), Decimal("1e999999"), 1j, complex("nan")),
+    *(math.nan, math.inf, -math.inf, -0.0, 5e-324, 1.7e308, True, None, ...),
+    *(np.float16(1), np.uint64(2**64 - 1), np.bool_(True), np.longdouble(1) / 3, np.clongdouble(1)),
+    *("", "yes", np.str_("no"), "1e400", "\u00bd", "1,5", "3%", "\x00", "<b>", "x" * 10**4, b"3"),
+    *([], (), {}, {1, 2}, {"a": 1}, range(3), (1,) * 5, [1, [2, [3]]], list(range(500))),
+    *(HOLDS_ITSELF, (n for n in (1, 2)), map(str, [1]), object(), int, Hostile(), Hostile),
+    *(np.array([]), np.zeros((3, 3)), np.array([None, 10**30]), np.array(["a"]), np.array({})),
+    *(np.ma.masked_array([1, 2], [0, 1]), np.datetime64("2020-01-01"), np.zeros(1, "i4,f8")),
+    *(pd.Series([1, 2]), pd.DataFrame({"a": [1]}), pd.NA, pd.NaT, xr.DataArray([1.0, 2.0])),
+    type("Tensor", (), {"__array__": None}),
+]
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_whatever_is_answered_gets_a_message(name):
+    exercise = EXERCISES[name]
+    truth = exercise._truth
+    for odd in ODD:
+        for given in (odd, (odd,) * len(truth), [odd, *truth[1:]], (*truth[:-1], odd)):
+            outcome = exercise.check(given)
+            assert outcome or outcome.message
+            assert len(outcome._repr_html_()) < 2000
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_whatever_a_function_does_gets_a_message(name):
+    class UntoldError(Exception):
+        __str__ = Hostile._no
+
+    def raises(error):
+        def f(*arguments):
+            raise error
+
+        return f
+
+    def scribbles(*arguments):
+        for each in arguments:
+            if isinstance(each, np.ndarray):
+                each[...] = 7
+
+    exercise = EXERCISES[name]
+    returns = [lambda *_, odd=odd, n=n: (odd,) * n if n else odd for odd in ODD for n in (0, 2, 3)]
+    errors = UntoldError(), SystemExit(1), RecursionError(), ValueError("\x1b[31m\n<b>")
+    inputs = lambda *arguments: arguments[0], lambda *arguments: arguments, lambda: 1
+    for f in (
+        *ODD,
+        *returns,
+        *map(raises, errors),
+        *inputs,
+        scribbles,
+        len,
+        np.mean,
+        np.linalg.inv,
+    ):
+        outcome = exercise.check(f)
+        assert not outcome
+        assert outcome.message
+        assert len(outcome._repr_html_()) < 2000
+
+
+def test_numbers_of_any_kind_are_numbers():
+    assert checks.answer("4.1", (Decimal(5300), Fraction(400, 2)))
+    assert checks.answer("4.1", (10**400, 200)).message.startswith("Part of it is right")
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
@@ -456,6 +538,10 @@ def test_placement_takes_what_people_build():
     assert checks.placement(lambda: [model]).mistake == "not-a-model"
     assert checks.placement(lambda: keras.Sequential([k.Dense(1)])).mistake == "cannot-be-read"
     assert checks.placement(lambda: 1 / 0).mistake == "raises"
+    assert checks.placement(exit).mistake == "raises"
+    for odd in ODD:
+        assert not checks.placement(odd)
+        assert not checks.placement(lambda odd=odd: odd)
 
 
 # ---- The book -----------------------------------------------------------------------------------

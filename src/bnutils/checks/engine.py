@@ -8,12 +8,14 @@ tuple of these. Both return an `Outcome`, and neither ever shows what is right.
 import copy
 import html
 import linecache
+import math
 import re
 import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from itertools import chain, permutations, product
 from numbers import Real
@@ -95,6 +97,7 @@ def named(name: str, message: str) -> Outcome:
 # ---- Functions ----------------------------------------------------------------------------------
 
 
+RAISED = (Exception, SystemExit)  # what a learner's function may raise; an interrupt is the user's
 _RAISED = "raised"
 Results = list[np.ndarray] | str  # of a call: arrays, or _RAISED
 Fingerprint = tuple[list[Results], list[bool]]  # results on all cases, rightness on rough ones
@@ -107,13 +110,17 @@ def _call(f: Callable, case: dict) -> tuple[Any, dict]:
         warnings.simplefilter("ignore")
         try:
             return f(*given.values()), given
-        except Exception as error:  # whatever a learner's function raises is told
+        except RAISED as error:  # whatever a learner's function raises is told
             return error, given
 
 
-def raised(error: Exception, f: Any) -> str:
+def raised(error: BaseException, f: Any) -> str:
     """What a learner's function raised, and in which of its lines."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    try:
+        said = str(error)
+    except Exception:  # of a learner's own kind of error
+        said = ""
+    text = " ".join(f"{type(error).__name__}: {said}".split()).rstrip(".:")
     file = getattr(getattr(f, "__code__", None), "co_filename", None)
     frames = traceback.extract_tb(error.__traceback__)
     if numbers := [frame.lineno for frame in frames if frame.filename == file]:
@@ -135,17 +142,28 @@ def _skeleton() -> None: ...
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """A value as a float64 array; a TypeError or ValueError if it is not made of numbers."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufO" or any(each is None for each in array.flat):
-        raise TypeError
-    return array.astype(np.float64)
+    """A value as a float64 array; a TypeError if it is not made of numbers that fit one."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "biufO" and not any(each is None for each in array.flat):
+            return array.astype(np.float64)
+    except Exception as error:  # a foreign object may raise anything
+        raise TypeError from error
+    raise TypeError
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """What a library has to say for an array; None if it is none."""
+    try:
+        return np.asarray(value) if hasattr(value, "__array__") else None
+    except Exception:  # a foreign object may raise anything
+        return None
 
 
 def _is_numbers(value: Any) -> bool:
     try:
         _numbers(value)
-    except (TypeError, ValueError):
+    except TypeError:
         return False
     return True
 
@@ -156,9 +174,10 @@ def _kind(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, str):
         return "a text"
-    if hasattr(value, "__array__") and np.ndim(value):
-        return f"an array of the shape {np.shape(value)}"
-    if isinstance(value, Real) or hasattr(value, "__array__"):
+    array = _array(value)
+    if array is not None and array.ndim:
+        return f"an array of the shape {array.shape}"
+    if isinstance(value, Real) or array is not None:
         return "one number"
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
@@ -230,6 +249,7 @@ class Function:
     properties: tuple[tuple[str, Callable], ...] = ()
     cache: bool = False
 
+    @np.errstate(all="ignore")
     def check(self, f: Callable) -> Outcome:
         """Tell whether `f` is right, or what is wrong with it."""
         if not callable(f):
@@ -298,7 +318,7 @@ class Function:
         returned, _ = _call(f, case)
         try:
             return [_numbers(value) for value in self._parts(returned)]
-        except (TypeError, ValueError):
+        except TypeError:
             return _RAISED
 
     def _parts(self, returned: Any) -> Sequence:
@@ -335,7 +355,7 @@ class Function:
         """A result that is no result: an error, None, the wrong number, shape or type."""
         for case in self._examples():
             returned, _ = _call(f, case)
-            if isinstance(returned, Exception):
+            if isinstance(returned, RAISED):
                 yield named("raises", f"{raised(returned, f)} {_input(case)}")
             if returned is None:
                 yield returned_nothing(f)
@@ -467,19 +487,22 @@ class Answer:
     def check(self, value: Any) -> Outcome:
         """Tell whether `value` is right, or what it reveals."""
         given, truth = _flat(value), self._truth
-        if ... in given:
+        if any(each is ... for each in given):
             return Outcome(False, None, "Put your answer in place of the dots, and run the cell.")
         if len(given) != len(truth):
             wanted = f"({', '.join(self.names)})" if self.names else "one value"
             return named("wrong-form", f"The answer is {wanted}, and {_form(value, given)} came.")
         for one, other in zip(given, truth, strict=True):
-            if isinstance(other, str) and one not in map(str.lower, self.choices):
+            if isinstance(other, str):
+                if isinstance(one, str) and one in map(str.lower, self.choices):
+                    continue
                 return named("wrong-form", f"Choose one of: {', '.join(map(repr, self.choices))}.")
-            if not isinstance(other, str) and not isinstance(one, Real):
+            if not isinstance(one, float):
                 hint = " Did you run the cell that computes it?" if one is None else ""
                 if isinstance(one, str) and one.replace(".", "", 1).removeprefix("-").isdigit():
                     hint = " Leave out the quotes."
-                return named("wrong-form", f"A number is asked for, and {one!r} is none.{hint}")
+                what = _short(one)
+                return named("wrong-form", f"A number is asked for, and {what} is none.{hint}")
         if self._match(given, truth):
             return Outcome(True)
         if known := [
@@ -533,8 +556,8 @@ class Answer:
         if other is ANY or isinstance(other, str) or isinstance(one, str):
             return other is ANY or one == other
         tolerance = self.tolerance if tolerance is None else tolerance
-        both_nan = np.isnan(one) and np.isnan(other)
-        return bool(both_nan or abs(one - other) <= tolerance)
+        both_nan = math.isnan(one) and math.isnan(other)
+        return both_nan or one == other or abs(one - other) <= tolerance
 
     def _match(self, given: list, pattern: list, tolerance: float | None = None) -> bool:
         pairs = zip(given, pattern, strict=True)
@@ -542,31 +565,60 @@ class Answer:
 
     def _distance(self, given: list, pattern: list) -> float:
         pairs = zip(given, pattern, strict=True)
-        return sum(abs(a - b) for a, b in pairs if isinstance(b, Real) and a == a)
+        return sum(abs(a - b) for a, b in pairs if isinstance(b, float) and math.isfinite(a))
 
 
 def _value(value: Any) -> Any:
     return value() if callable(value) else value
 
 
-def _flat(value: Any) -> list:
-    """A value, sequence or array of any library as a flat list; texts lower-case, numbers plain."""
+DEEPEST = 4  # levels of lists in lists: no answer has more, and a list may hold itself
+LONGEST = 60  # characters of what is no number
+
+
+def _flat(value: Any, depth: int = 0) -> list:
+    """A value, sequence or array of any library as a flat list of what `_part` gives."""
+    array = None if isinstance(value, Real) else _array(value)
+    if array is not None:
+        value = array.ravel().tolist()
+    if isinstance(value, (tuple, list)) and depth < DEEPEST:
+        return [part for each in value for part in _flat(each, depth + 1)]
+    return [_part(value)]
+
+
+def _part(value: Any) -> Any:
+    """A text in lower case, a number as a float; None and anything else as it is."""
     if isinstance(value, str):
-        return [value.strip().lower()]
-    if isinstance(value, (tuple, list)):
-        return [part for each in value for part in _flat(each)]
-    return np.asarray(value).ravel().tolist() if hasattr(value, "__array__") else [value]
+        return value.strip().lower()
+    if not isinstance(value, (Real, Decimal)):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except ValueError:  # a Decimal that is a signaling NaN
+        return math.nan
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, if that is not long; else its type."""
+    try:
+        text = repr(value)
+    except Exception:  # as above
+        text = ""
+    return text if 0 < len(text) <= LONGEST else f"a value of type {type(value).__name__}"
 
 
 def _form(value: Any, given: list) -> str:
-    if hasattr(value, "__array__") and np.ndim(value):
-        return f"an array of the shape {np.shape(value)}"
+    array = _array(value)
+    if array is not None and array.ndim:
+        return f"an array of the shape {array.shape}"
     return "1 value" if len(given) == 1 else f"{len(given)} values"
 
 
 def _rounded(one: Real, other: Real) -> bool:
     """Whether a number is another with fewer digits, and close to it all the same."""
-    if not (np.isfinite(one) and np.isfinite(other)) or abs(one - other) > 0.02 * abs(other):
+    if not (math.isfinite(one) and math.isfinite(other)) or abs(one - other) > 0.02 * abs(other):
         return False
     digits = repr(float(one)).partition(".")[2]
     return digits.isdigit() and round(other, len(digits) * (digits != "0")) == one

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bnutils.checks.engine import Mistake, Outcome, named, raised, returned_nothing
+from bnutils.checks.engine import RAISED, Mistake, Outcome, named, raised, returned_nothing
 
 if TYPE_CHECKING:
     from bnutils._keras import keras
@@ -82,7 +82,7 @@ class Placement:
             )
         try:
             model = build()
-        except Exception as error:  # whatever a learner's function raises is told
+        except RAISED as error:  # whatever a learner's function raises is told
             return named("raises", raised(error, build))
         if model is None:
             return returned_nothing(build)
