@@ -689,3 +689,10 @@ def test_a_terminal_gets_the_report_in_colors_and_nothing_else(at):
     assert b"\x1b[" in shown
     text = re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
     assert text.startswith("sequential")
+
+
+def test_the_readme_shows_what_audit_prints(at, capfd):
+    text = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    shown = re.search(r"\nbnutils (audit model\.keras)\n```\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert run(shown[1]) == 1
+    assert capfd.readouterr().out == shown[2]

@@ -18,7 +18,6 @@ import re
 import shutil
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +30,8 @@ from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 from pypdf import PdfReader
+
+import bnutils
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -258,13 +259,12 @@ figure is left out: both are on the site and in the notebooks.</p>
 def document(chapters: list[Chapter], site: str | None) -> str:
     """The whole book as one HTML document that asks for no other file."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     connect(chapters, site)
     text = "\n".join(str(chapter.article) for chapter in chapters)
     return f"""<!DOCTYPE html>
 <html lang="en" data-theme="light" data-mode="light"><head><meta charset="utf-8">
 <title>{escape(config["title"])}</title><style>{styles(chapters)}</style></head>
-<body class="bn-pdf">{title_page(config, project["version"], site)}{table_of_contents(chapters)}
+<body class="bn-pdf">{title_page(config, bnutils.__version__, site)}{table_of_contents(chapters)}
 <div class="bd-main" id="main-content"><div class="bd-content"><div class="bd-article-container">
 {text}
 </div></div></div></body></html>"""

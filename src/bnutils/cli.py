@@ -24,7 +24,7 @@ import numpy as np
 
 import bnutils
 from bnutils import _writing
-from bnutils._extras import MissingExtraError
+from bnutils._extras import MissingExtraError, extra
 from bnutils._formats import file_kind
 from bnutils._npz import read_npz
 
@@ -463,7 +463,8 @@ def _show(outcome: Outcome, arguments: argparse.Namespace) -> int:
     if sys.stdout is None:
         return _fail("cannot print the report: stdout is closed")
     try:
-        from rich.console import Console  # here: without it, --help and --version still work
+        with extra("doctor"):  # here, so that --help and --version need nothing
+            from rich.console import Console
 
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
