@@ -196,7 +196,10 @@ def _arrays(**arrays: ArrayLike | None) -> dict[str, NDArray | None]:
             continue
         if isinstance(values, np.ma.MaskedArray):
             raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
-        values = copies[name] = np.array(np.asarray(values))
+        try:
+            values = copies[name] = np.array(np.asarray(values))
+        except ValueError:  # rows of different lengths
+            raise ValueError(f"expected {name}, an array of numbers, got {values!r}") from None
         if not np.issubdtype(values.dtype, np.floating):
             raise ValueError(f"expected floating-point numbers in {name}, got {values.dtype}")
         if values.ndim != 1 or values.shape != copies[mean].shape:
@@ -212,9 +215,14 @@ def _arrays(**arrays: ArrayLike | None) -> dict[str, NDArray | None]:
 
 
 def _setting(value: float, name: str, most: float) -> float:
-    if not isinstance(value, Real) or not 0 <= value <= most or value == math.inf:
-        raise ValueError(f"expected {name}, a number from 0 to {most}, got {value!r}")
-    return float(value)
+    try:
+        number = float(value) if isinstance(value, Real) else -1.0
+    except OverflowError:  # a whole number or a fraction
+        number = math.inf
+    if not 0 <= number <= most or number == math.inf:
+        upper = "on" if most == math.inf else f"to {most}"
+        raise ValueError(f"expected {name}, a number from 0 {upper}, got {value!r}")
+    return number
 
 
 def _count(count: int | None) -> int | None:

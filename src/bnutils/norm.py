@@ -308,11 +308,12 @@ class BatchNorm:
         self.dgamma: Floats | None = None
         self.dbeta: Floats | None = None
         self._cache: Cache | None = None
-        if 0 < momentum < 0.5:
+        if 0 < self.momentum < 0.5:
             warnings.warn(
-                f"momentum={momentum} is the weight of the past, as in Keras, so the moving "
+                f"momentum={self.momentum} is the weight of the past, as in Keras, so the moving "
                 "statistics are little more than those of the last batch. PyTorch's momentum is "
-                f"the weight of the new batch: its {momentum} is momentum={1 - momentum:g} here",
+                f"the weight of the new batch: its {self.momentum} is "
+                f"momentum={1 - self.momentum:g} here",
                 stacklevel=2,
             )
 
@@ -492,9 +493,12 @@ class _Layout:
             raise ValueError(
                 f"expected {name} in the shape of the kept axes, {self.kept}, got {values.shape}"
             )
-        values = values.astype(self.dtype, copy=False)
+        given = values
+        if values.dtype != self.dtype:
+            with np.errstate(over="ignore"):
+                values = values.astype(self.dtype)
         if not math.isfinite(np.vdot(values, values)):
-            _require_finite(values, values, name)
+            _require_finite(values, given, name)
         if least is not None and values.min() < least:
             raise ValueError(f"expected {name} to be at least {least}, got {values.min()}")
         return values.reshape(self._row)
@@ -558,7 +562,10 @@ def _layout(shape: Shape, dtype: np.dtype, axis: int | Shape, keep: bool) -> _La
 def _unmasked(x: ArrayLike, name: str) -> NDArray:
     if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
-    return np.asarray(x)
+    try:
+        return np.asarray(x)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"expected {name}, an array of numbers, got {x!r}") from None
 
 
 def _floats(x: ArrayLike, name: str) -> Floats:
@@ -570,10 +577,14 @@ def _floats(x: ArrayLike, name: str) -> Floats:
 
 
 def _number(value: float, name: str, most: float = math.inf) -> float:
-    if not (isinstance(value, (float, Real)) and 0 <= value <= most and value < math.inf):
+    try:
+        number = float(value) if isinstance(value, (float, Real)) else -1.0
+    except OverflowError:  # a whole number or a fraction
+        number = math.inf
+    if not (0 <= number <= most and number < math.inf):
         upper = "on" if most == math.inf else f"to {most}"
         raise ValueError(f"expected {name}, a number from 0 {upper}, got {value!r}")
-    return float(value)
+    return number
 
 
 _TINY = float(np.finfo(np.float32).tiny)  # smaller numbers lose digits in float32, and then vanish

@@ -12,8 +12,9 @@ Example:
 """
 
 import math
+import sys
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -168,18 +169,30 @@ def interval(
         '0.91 (one run: no interval)'
     """
     values = _finite(values, "values")
-    if values.ndim == 0 or values.shape[axis] < 1:
+    if values.ndim == 0 or values.size == 0:
         raise ValueError(f"expected values [replicates, ...], got the shape {values.shape}")
-    if not 0 < confidence < 1:
+    whole = isinstance(axis, Integral) and not isinstance(axis, bool)
+    if not whole or not -values.ndim <= axis < values.ndim:
+        raise ValueError(
+            f"expected axis, a whole number from {-values.ndim} to {values.ndim - 1} for values of "
+            f"shape {values.shape}, got {axis!r}"
+        )
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence!r}")
-    if not overlap >= 0:
+    if not isinstance(overlap, Real) or not 0 <= overlap <= sys.float_info.max:
         raise ValueError(f"expected an overlap of 0 or more, got {overlap!r}")
+    confidence, overlap = float(confidence), float(overlap)
     n = values.shape[axis]
-    mean = values.mean(axis=axis)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, sd = values.mean(axis=axis), values.std(axis=axis, ddof=min(1, n - 1))
+    if not (np.isfinite(mean).all() and np.isfinite(sd).all()):
+        raise ValueError(
+            "expected values whose sums and squares fit float64, got up to "
+            f"{np.abs(values).max():.2g}: divide them by a common factor"
+        )
     if n == 1:
         ends = np.full_like(mean, np.inf)
         return Interval(mean, -ends, ends, 1, confidence, method="one replicate: no interval")
-    sd = values.std(axis=axis, ddof=1)
     half_width = expected_half_width(sd, n, confidence, overlap)
     method = f"Student's t over {n} replicates"
     if overlap:
@@ -343,8 +356,11 @@ def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError(f"expected {name} without a mask, got one: leave out what it hides")
     try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+        if np.iscomplexobj(values):
+            raise TypeError
+        with np.errstate(over="ignore"):  # infinite is told
+            return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"expected numbers in {name}, got {values!r}") from None
 
 
