@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export CUDA_VISIBLE_DEVICES =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site pdf test lint check notebooks serve lab lock bench studies linkcheck clean
+.PHONY: help setup book site pdf test lint check notebooks serve lab lock bench conformance studies linkcheck clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ lock: $(READY)  ## resolve pyproject.toml into requirements.lock; versions that 
 bench: $(READY)  ## measure bnutils against Keras and a textbook version
 	@$(BIN)/python benchmarks/bench_norm.py
 	@$(BIN)/python benchmarks/bench_network.py
+
+conformance: $(READY)  ## compare norm with the libraries that are installed
+	@$(BIN)/python tests/conformance.py
 
 studies: $(READY)  ## compute the records that are missing or out of date (NAME=race one of them, SCHEDULER=tcp://... on a Dask cluster)
 	@$(BIN)/python -m bnutils.studies $(NAME) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
