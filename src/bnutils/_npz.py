@@ -52,6 +52,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 }
     except _NoArraysError as error:
         raise ValueError(f"{path} {error}") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
     except OSError as error:
         raise ValueError(f"{path} is not an .npz file: {error.strerror or error}") from error
     except MemoryError as error:
@@ -72,6 +74,8 @@ def _check_directory(archive: zipfile.ZipFile) -> None:
     # A flipped bit makes what follows the comment of the entry before, and entries vanish.
     if len(names) > len(set(names)) or any(info.comment for info in archive.infolist()):
         raise _NoArraysError("is damaged: its list of arrays is not as numpy.savez writes it")
+    if others := [name for name in names if not name.endswith((".npy", "/"))]:
+        raise _NoArraysError(f"is not an .npz file: it holds {others[0]!r}, which is no array")
     stored = sum(info.compress_size for info in archive.infolist())
     size = sum(info.file_size for info in archive.infolist())
     try:
