@@ -422,6 +422,8 @@ def test_a_hypothesis_is_plain_data_that_comes_back():
     hypothesis = Hypothesis(**SAID)
     assert Hypothesis(**json.loads(json.dumps(hypothesis.to_json()))) == hypothesis
     with pytest.raises(FrozenInstanceError):
+        UP.null = 0.2
+    with pytest.raises(FrozenInstanceError):
         hypothesis.margin = 1.1
 
 

@@ -177,6 +177,7 @@ BEFORE_ONLY = [
     (SERIES, lambda **k: layers.Conv1D(6, 3, padding="causal", **k)),
     (SERIES, lambda **k: layers.Conv1DTranspose(6, 3, strides=2, **k)),
     (IMAGE, lambda **k: layers.Conv2D(6, 3, padding="same", **k)),
+    (SERIES, lambda **k: layers.Conv1D(6, 2, padding="same", **k)),
     (IMAGE, lambda **k: layers.DepthwiseConv2D(3, padding="same", **k)),
     (IMAGE, lambda **k: layers.SeparableConv2D(6, 3, padding="same", **k)),
     (IMAGE, lambda **k: layers.Conv2DTranspose(6, 3, strides=2, padding="same", **k)),
@@ -608,6 +609,15 @@ def test_nested_models_are_laid_flat():
     names = [layer.name for layer in folded.layers]
     assert {"image", "first_conv", "second_conv", "first_relu", "dense"} <= set(names)
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("acts", [True, False])
+def test_a_part_that_was_told_to_train_or_not_still_does(acts):
+    part = functional((3,), layers.Dropout(0.5))
+    inputs = keras.Input((3,))
+    outputs = part(bn()(layers.Dense(3)(inputs)), training=acts)
+    folded = fold(keras.Model(inputs, outputs)).model
+    assert (folded(np.ones((64, 3))).numpy() == 0).any() == acts
 
 
 def test_shared_layers_stay_shared():

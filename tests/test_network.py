@@ -658,6 +658,15 @@ def test_dropout_drops_its_share_keeps_the_mean_and_only_in_training(dtype):
     np.testing.assert_array_equal(layer(x), x)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dropout_draws_are_those_of_its_seed_and_index_in_the_dtype_of_its_input(dtype):
+    x = np.ones((2, 3, 5), dtype)
+    y = network.Dropout(np.full(2, 0.4, dtype), seeds=[8, 6], index=3)(x, training=True)
+    for run, seed in enumerate([8, 6]):
+        draws = np.random.default_rng([seed, 2, 3]).random((3, 5), dtype)
+        np.testing.assert_array_equal(y[run] != 0, draws >= 0.4)
+
+
 def test_dropout_masks_belong_to_the_seed_and_the_layer():
     x, *_ = problem()
     net = mlp([INPUTS, 8, 8, 2], seeds=[4, 9, 4], dropout=0.5, dtype=np.float64)
@@ -794,6 +803,13 @@ def test_group_norm_is_standardize_over_units():
         layer = network.GroupNorm(groups).build(2, 8, np.dtype(float))
         expected = standardize(z.reshape(2, 5, groups, -1), axis=-1, epsilon=1e-3)[0]
         np.testing.assert_allclose(layer(z), expected.reshape(z.shape), rtol=1e-12)
+
+
+def test_a_group_of_two_is_the_smallest():
+    net = mlp([4, 8, 3], seeds=[0], norm=network.GroupNorm(4))
+    assert np.ptp(net(np.random.default_rng(0).normal(size=(5, 4))), axis=1).all()
+    pairs = net.layers[1](np.arange(8.0).reshape(1, 1, 8)).reshape(4, 2)
+    np.testing.assert_allclose(pairs, [[-1, 1]] * 4, rtol=1e-2)
 
 
 def test_ghost_batches_are_batches_in_one_step():

@@ -175,6 +175,26 @@ def test_defaults_are_those_of_keras(keras_batch_norm):
     np.testing.assert_array_equal(layer.beta, np.zeros(3))
 
 
+def test_inference_has_the_default_epsilon_of_training():
+    x, gamma, beta, _ = problem((16, 3), -1)
+    x *= 0.01  # a variance below epsilon
+    y, cache = batch_norm(x, gamma, beta)
+    assert_close(batch_norm_inference(x, gamma, beta, cache.mean, cache.variance), y, "float64")
+
+
+def test_a_new_layer_has_no_arrays():
+    arrays = ("gamma", "beta", "moving_mean", "moving_variance", "dgamma", "dbeta")
+    assert {getattr(BatchNorm(), name) for name in arrays} == {None}
+
+
+@pytest.mark.parametrize("name", ["moving_mean", "moving_variance"])
+def test_inference_needs_both_moving_statistics(name):
+    layer = BatchNorm()
+    setattr(layer, name, np.ones(3))
+    with pytest.raises(ValueError, match="expected moving statistics for inference, got none yet"):
+        layer(problem((16, 3), -1)[0])
+
+
 # ---- Against the definition ----------------------------------------------------------------------
 
 
@@ -493,7 +513,10 @@ def test_small_numbers_are_normalized_as_long_as_their_variance_is_a_normal_numb
 
 X = np.arange(12.0).reshape(4, 3) ** 2
 ONES = np.ones(3)
-CACHE = batch_norm(X, ONES, ONES)[1]
+
+
+def gradient(dy):
+    return batch_norm_grad(dy, batch_norm(X, ONES, ONES)[1])
 
 
 def spoiled(*values):
@@ -688,15 +711,15 @@ ERRORS = {
         r"shape \(4, 1, 3\), which has one value in each channel \(axis=\(0, -1\)\)",
     ),
     "dy shape": (
-        lambda: batch_norm_grad(X.T, CACHE),
+        lambda: gradient(X.T),
         r"expected dy in the shape of x, \(4, 3\), got \(3, 4\)",
     ),
     "dy integer": (
-        lambda: batch_norm_grad(X.astype(int), CACHE),
+        lambda: gradient(X.astype(int)),
         r"expected dy of float32 or float64, got int64; convert it: dy\.astype\(float\)",
     ),
     "dy nan": (
-        lambda: batch_norm_grad(spoiled(np.nan), CACHE),
+        lambda: gradient(spoiled(np.nan)),
         r"expected finite numbers in dy, got 1 of 12 that are not, the first at index \(1, 2\)",
     ),
     "momentum": (

@@ -152,8 +152,9 @@ def concrete_arguments(call: Call, values: dict[Tensor, Any]) -> tuple[tuple, di
 def _symbolic_arguments(call: Call, values: dict[Tensor, Any]) -> tuple[tuple, dict]:
     args, kwargs = concrete_arguments(call, values)
     signature = inspect.signature(call.layer.call)
-    fixed = call.training is not None and "training" in signature.parameters
-    if fixed and "training" not in signature.bind_partial(*args, **kwargs).arguments:
+    by_place = "training" in signature.bind_partial(*args).arguments
+    if call.training is not None and "training" in signature.parameters and not by_place:
+        # The part around it may have been told something else than what stands in the call.
         kwargs["training"] = call.training
     return args, kwargs
 
