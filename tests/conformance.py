@@ -275,7 +275,7 @@ def table(vectors: dict[str, np.ndarray], versions: dict[str, str]) -> dict:
             d = differences(vectors, library, dtype)
             rows.append(
                 [
-                    f"{library} {versions[packages[0]]}",
+                    f"{library} {versions[packages[0]].partition('+')[0]}",
                     dtype,
                     text(d["y"]),
                     text(d["inference"]),
