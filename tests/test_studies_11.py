@@ -77,3 +77,44 @@ def test_the_link_predicts_times_that_follow_the_model():
     measured, predicted = chapter_11.added(4, record)
     np.testing.assert_allclose(measured, predicted, rtol=1e-6)
     np.testing.assert_allclose(predicted, 20 * each, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("said", "runs"), [(["", ""], 1), (["", "ValueError: no"], 0)])
+def test_what_two_workers_return_is_compared_with_one_device(monkeypatch, said, runs):
+    parts = [two_workers.example(3, index) for index in range(2)]
+
+    def of(x, dy):
+        layer = BatchNorm(momentum=two_workers.MOMENTUM)
+        y, dx = layer(x.astype(float), training=True), layer.backward(dy.astype(float))
+        return [y, dx, layer.dgamma, layer.dbeta, layer.moving_mean, layer.moving_variance]
+
+    whole = of(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def measured(settings, index):
+        mine = slice(6 * index, 6 * index + 6)
+        shares = [total / 2 for total in whole[2:4]]  # of the gradients that both add up
+        return {
+            "bn": {
+                "synchronized": [whole[0][mine], whole[1][mine], *shares, *whole[4:]],
+                "local": of(*parts[index]),
+            },
+            "seconds": np.array([1.0, 3.0]) + index * np.array([1.0, -1.0]),
+            "step": np.full((1, 2), 5.0 + index),
+            "collectives": np.array([[1, 6]]),
+            "fit": said[index],
+        }
+
+    monkeypatch.setattr(two_workers, "measured", measured)
+    monkeypatch.setattr(
+        chapter_11.workers, "run", lambda function, timeout: [*map(function, (0, 1))]
+    )
+    found = chapter_11.workers_block({"seed": 3, "numbers": [2, 4], "layers": [1]})
+    assert found["seconds"].values.tolist() == [2, 3]  # of the worker that took longer
+    assert found["step"].values.tolist() == [[6, 6]]
+    assert found["fit_runs"].item() == runs
+    errors = found["error"]
+    pairs = {"synchronized": "all examples", "local": "own examples"}
+    for arm, like in pairs.items():
+        assert errors.sel(arm=arm, of=like).max() < 1e-12
+        others = errors.sel(arm=arm).drop_sel(of=like, quantity="dbeta")  # dbeta adds dy up
+        assert others.min() > 0.05
