@@ -193,6 +193,8 @@ def test_each_sentence_says_what_is_computed(told):
             assert f"2 numbers a channel, {total} in all" in said
             assert f"come out {apart} apart" in said
         else:
+            assert story["sent"] == 0
+            assert said.startswith("Nothing is sent")
             share = story["varianceOfMeans"] / story["variance"]
             shown = f"{100 * share:.{1 if share < 0.01 else 0}f}%"
             assert f"{shown} of the variance" in said, name

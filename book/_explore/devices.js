@@ -112,7 +112,7 @@ export const devices = {
     const moves = `Moving ${nameOf(focus)} moves ${who}.${sofar}`;
     if (n === 1) return `One device: circles and squares come out ${show(apart)} apart. ${moves}`;
     if (statistics === "synchronized") return `Each device sends 2 numbers a channel, ${sent} in all, and circles and squares come out ${show(apart)} apart, as from one device. ${moves}`;
-    return `The devices leave out what differs between them, ${shareOf(between)} of the variance. Circles and squares come out ${show(apart)} apart, from one device ${show(apartWhole)}. ${moves}`;
+    return `Nothing is sent: the devices leave out what differs between them, ${shareOf(between)} of the variance. Circles and squares come out ${show(apart)} apart, from one device ${show(apartWhole)}. ${moves}`;
   },
   table({ groups, x, used, xHat, mean, variance }) {
     const rows = groups.flatMap((group, d) => group.map((i) =>
@@ -151,6 +151,7 @@ const LEFT = 26;
 const RIGHT = 82;
 const STACK = 52; // room for normalized values, on each side of their axis
 const DOT = 12;
+const BETWEEN = "variance of local means";
 
 /** A native slider on a line of its own for each example; below, what BN makes of all. */
 function devicesPicture(place, api) {
@@ -167,12 +168,9 @@ function devicesPicture(place, api) {
     return input;
   });
   const thumbs = html("div", { class: "bn-thumbs", style: `--line: ${line}px; --right: ${RIGHT}px` }, ...inputs);
-  const term = (text, key) => {
-    const number = html("b", { "data-key": key });
-    return { number, text: html("span", {}, text), sign: key === "meanOfVariances" ? "" : key === "variance" ? "=" : "+" };
-  };
-  const terms = [term("mean of local variances", "meanOfVariances"), term("variance of local means", "varianceOfMeans"), term("variance of all sixteen", "variance")];
-  const sum = html("div", { class: "bn-sum" }, ...terms.map(({ number, text, sign }) => html("p", {}, html("span", {}, sign), number, text)));
+  const terms = [["", "meanOfVariances", "mean of local variances"], ["+", "varianceOfMeans", BETWEEN], ["=", "variance", "variance of all sixteen"]]
+    .map(([sign, key, text]) => ({ key, sign: html("span", {}, sign), number: html("b", { "data-key": key }), text: html("span", {}, text) }));
+  const sum = html("div", { class: "bn-sum" }, ...terms.map(({ sign, number, text }) => html("p", {}, sign, number, text)));
   place.append(html("div", { class: "bn-axes" }, drawing, thumbs), sum);
   let width = 0;
   let placed = "";
@@ -189,9 +187,9 @@ function devicesPicture(place, api) {
 
   function draw(state) {
     if (!state || !width) return; // not drawn where it is not shown
-    for (const { number } of terms) change(number, { "data-digits": decimals(state[number.dataset.key]) });
+    for (const { key, number } of terms) change(number, { "data-digits": decimals(state[key]) });
     const lost = state.statistics === "local" && state.devices > 1;
-    terms[1].text.textContent = lost ? "variance of local means, left out" : "variance of local means";
+    terms[1].text.textContent = lost ? `${BETWEEN}, left out` : BETWEEN;
     inputs.forEach((input, i) => {
       input.value = state.x[i];
       change(input, { "aria-valuetext": exact(state.x[i]) });
