@@ -179,6 +179,19 @@ def test_modules_keep_to_the_subset_and_the_bundles_to_their_size():
         assert len(gzip.compress(text, 6)) <= 12_000 * times, name
 
 
+def test_a_page_of_small_figures_goes_without_what_only_whole_ones_have():
+    import gzip
+
+    names = ["one-unit", "lagging", "race"]  # those of the introduction
+    small, whole = explorables.bundle(names, names), explorables.bundle(names, names[1:])
+    parts = re.findall(r"\w+: (\w+)", explorables.WHOLE)
+    assert len(parts) == 6
+    for part in parts:
+        assert f"function {part}(" in whole
+        assert part not in small
+    assert len(gzip.compress(small.encode(), 6)) <= 25_000
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -132,7 +132,7 @@ export const race = {
   ],
   actions: [{ label: "New draw", set: ({ seed }) => ({ seed: (seed % 99) + 1 }) }],
   jumps: [1, 10, 100],
-  pace: { budget: 6, most: 2 },
+  pace: { budget: 6, most: 2, every: 10 },
   autoplay: true,
   opens: 300,
   start: startRace,

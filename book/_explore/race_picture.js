@@ -50,10 +50,13 @@ export function racePicture(place, { figure, id, small }, bandsOf) {
       chart.draw(state, run, bands);
       change(shaded, { "data-empty": !bands });
     }
+    const looks = !goesOn || turn === 3;
+    // Measured before anything is changed: else each would wait for a layout of the page.
+    const sizes = looks && Object.fromEntries(Object.entries(lanes).map(([name, lane]) => [name, lane.sizeOfLayers()]));
     for (const [name, lane] of Object.entries(lanes)) {
       if (!goesOn) lane.showPoints(run.training);
       if (!goesOn || turn === (name === "with" ? 1 : 2)) paint(name);
-      if (!goesOn || turn === 3) lane.showLayers(run.history.spread[reading[name]], state.steps);
+      if (looks) lane.showLayers(run.history.spread[reading[name]], state.steps, sizes[name]);
       lane.showDivergence(state[name].diverged);
       lane.name(state.view);
     }
@@ -118,7 +121,8 @@ function laneOf(name, title) {
   return {
     element,
     name(view) {
-      mode.textContent = MODES[otherView[view]];
+      const text = MODES[otherView[view]];
+      if (mode.textContent !== text) mode.textContent = text;
     },
     showPoints(training) {
       if (points === training) return;
@@ -151,8 +155,8 @@ function laneOf(name, title) {
       }
       view.putImageData(image, 0, 0);
     },
-    showLayers(spread, steps) {
-      const { clientWidth: width, clientHeight: height } = layers;
+    sizeOfLayers: () => [layers.clientWidth, layers.clientHeight],
+    showLayers(spread, steps, [width, height]) {
       if (!width) return;
       const now = [spread[0].length, width, height].join();
       if (now !== size) rows = rowsOf(layers, spread[0].length, width, height);

@@ -2,11 +2,14 @@
 import { change, html, show } from "./draw.js";
 import { fromQuery, matches, MOST_STEPS, settled, startOf, toQuery } from "./settings.js";
 
-/** Bring to life each of these figures that the page holds. */
-export function upgrade(definitions) {
+/**
+ * Bring to life each of these figures that the page holds. `whole` holds the parts that a small
+ * figure does without.
+ */
+export function upgrade(definitions, whole) {
   for (const definition of definitions) {
     const figure = document.getElementById(definition.id);
-    if (figure) mount(definition, figure);
+    if (figure) mount(definition, figure, whole);
   }
 }
 
@@ -18,7 +21,7 @@ export function isCalm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
 
-function mount(definition, figure) {
+function mount(definition, figure, whole) {
   const small = "small" in figure.dataset;
   const live = figure.querySelector(".bn-live");
   const id = (name) => `${definition.id}-${name}`;
@@ -30,6 +33,7 @@ function mount(definition, figure) {
   let preset = null;
   let timer = 0;
   let ranBefore = false;
+  let lastTold = 0;
 
   const outcome = html("output", { class: "bn-outcome", "aria-live": "polite" });
   const picture = html("div", {
@@ -50,7 +54,12 @@ function mount(definition, figure) {
     // While a run goes on its controls stay as they are; what costs a frame is left out.
     if (!running || !ranBefore) for (const part of parts) part.update?.(figure.state);
     ranBefore = running;
-    for (const place of (running ? stage : live).querySelectorAll("[data-key]")) fillIn(place, figure.state);
+    // One changed text costs as much as a page: in a fast run, every so many steps is enough.
+    const told = Math.floor(step / (definition.pace?.every ?? 1));
+    if (!running || told !== lastTold) {
+      for (const place of (running ? stage : live).querySelectorAll("[data-key]")) fillIn(place, figure.state);
+    }
+    lastTold = told;
     // Written at once, but spoken only when a change is done, and not twice.
     change(outcome, { "aria-live": commit ? "polite" : "off" });
     const said = running ? "Running." : definition.sentence(figure.state);
@@ -150,18 +159,18 @@ function mount(definition, figure) {
 
   const shown = Object.entries(definition.settings).filter(([, spec]) => !spec.drawn);
   const controls = (wanted) =>
-    shown.filter(([, spec]) => Boolean(spec.more) === wanted).map(([key, spec]) => add(control(key, spec, api)));
+    shown.filter(([, spec]) => Boolean(spec.more) === wanted).map(([key, spec]) => add(whole.control(key, spec, api)));
 
   live.append(html("p", { class: "bn-insight", id: id("insight") }, definition.insight));
   change(figure, { "aria-labelledby": id("insight") });
-  if (!small) append(live, add(bet(definition, api, () => figure.state)));
+  if (!small) append(live, add(whole.bet(definition, api, () => figure.state)));
   append(live, add(chips(definition, api)));
   // One box, in which a row of buttons can stick to the foot of a screen while the picture is seen.
   const stage = html("div", {}, picture, small ? outcome : null);
   if (definition.step && definition.pace) append(stage, add(transport(definition, api, () => playing, hasEnded)));
   live.append(stage);
   if (!small) {
-    const actions = (definition.actions ?? []).map((one) => add(action(one, api)));
+    const actions = (definition.actions ?? []).map((one) => add(whole.action(one, api)));
     live.append(html("div", { class: "bn-controls" }, ...controls(false)));
     if (actions.length) live.append(html("div", { class: "bn-actions" }, ...actions));
     live.append(outcome); // below the controls, which so stay under a finger when its lines change
@@ -169,9 +178,9 @@ function mount(definition, figure) {
     if (more.length) {
       live.append(html("details", { class: "bn-more" }, html("summary", {}, "More settings"), html("div", { class: "bn-controls" }, ...more)));
     }
-    append(live, add(tries(definition, api)));
-    append(live, add(table(definition)));
-    live.append(tools(definition, api, outcome));
+    append(live, add(whole.tries(definition, api)));
+    append(live, add(whole.table(definition)));
+    live.append(whole.tools(definition, api, outcome));
   }
   // Shown before it is drawn, so that the picture knows its width. What fails leaves the still.
   const still = figure.querySelector(".bn-still");
@@ -268,7 +277,8 @@ function demonstrate({ seconds, at }, api) {
 
 // Controls -----------------------------------------------------------------------------------
 
-function control(key, spec, api) {
+/** The control of a setting. */
+export function settingControl(key, spec, api) {
   if (spec.kind === "choice") return choiceControl(key, spec, api);
   if (spec.kind === "flag") return flagControl(key, spec, api);
   return sliderControl(key, spec, api);
@@ -327,7 +337,8 @@ function flagControl(key, spec, api) {
   };
 }
 
-function action({ label, advance, set, possible }, api) {
+/** A button that changes settings or takes steps. */
+export function actionButton({ label, advance, set, possible }, api) {
   const button = html("button", { type: "button" });
   button.addEventListener("click", () => {
     if (button.ariaDisabled === "true") return;
@@ -367,7 +378,7 @@ function chips(definition, api) {
 }
 
 /** One question before the answer is seen. Kept in memory only; nothing is called wrong. */
-function bet(definition, api, state) {
+export function betBox(definition, api, state) {
   const bets = (current) => definition.presets?.find((one) => one.id === current?.preset)?.bet ?? definition.bet;
   const box = html("div", { class: "bn-bet" });
   let asked = null;
@@ -444,7 +455,7 @@ function transport(definition, api, isPlaying, hasEnded) {
 }
 
 /** Things to try. They count when they are done by hand: no story and no link ticks them. */
-function tries(definition, api) {
+export function triesList(definition, api) {
   if (!definition.tries?.length) return null;
   const items = definition.tries.map(({ text }) => html("li", {}, html("span", { "aria-hidden": "true" }, "○ "), text));
   const done = definition.tries.map(() => false);
@@ -463,7 +474,8 @@ function tries(definition, api) {
   };
 }
 
-function table(definition) {
+/** The numbers of the picture, as a table that opens. */
+export function numbersTable(definition) {
   if (!definition.table) return null;
   const body = html("div", { class: "bn-scroll", tabindex: "0", role: "region", "aria-label": `${definition.label} as a table` });
   const element = html("details", { class: "bn-numbers" }, html("summary", {}, "The numbers as a table"), body);
@@ -481,7 +493,8 @@ function table(definition) {
   return { element, update(current) { state = current; fill(); } };
 }
 
-function tools(definition, api, outcome) {
+/** A link to what is seen, and the way back to the start. */
+export function toolsRow(definition, api, outcome) {
   const link = html("button", { type: "button" }, "Copy link");
   link.addEventListener("click", async () => {
     const query = toQuery(definition, api.figure.state);

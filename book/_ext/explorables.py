@@ -27,6 +27,11 @@ SOURCES = Path(__file__).resolve().parents[1] / "_explore"
 IMPORT = re.compile(r'^import \{(?P<names>[^}]*)\} from "\./(?P<file>\w+\.js)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:function|const) (?P<name>\w+))", re.MULTILINE)
 TOP_LEVEL = re.compile(r"^(?:function|const|let|class) (\w+)", re.MULTILINE)
+#: The parts of book/_explore/shell.js that a small figure does without.
+WHOLE = (
+    "{ action: actionButton, bet: betBox, control: settingControl, table: numbersTable, "
+    "tools: toolsRow, tries: triesList }"
+)
 FUNCTION = re.compile(r"^function (\w+)\(.*?^\}\n", re.MULTILINE | re.DOTALL)
 PLACE = re.compile(
     r"^\*\*Figure to touch: (?P<name>[\w-]+)(?P<small>, small)?\.\*\* (?P<caption>.+?)(?=\n\n|\Z)",
@@ -113,10 +118,17 @@ FIGURES = {
 }
 
 
-def bundle(figures) -> str:
-    """One classic script that brings the figures of these names to life."""
+def bundle(figures, small=()) -> str:
+    """One classic script that brings the figures of these names to life.
+
+    Args:
+        figures: their names.
+        small: which of them are shown small. If all are, what a small figure does without is left
+            out of the script.
+    """
     files = ["shell.js", *(FIGURES[name][0] for name in figures)]
-    main = f"upgrade([{', '.join(FIGURES[name][1] for name in figures)}]);"
+    whole = "" if set(figures) <= set(small) else f", {WHOLE}"
+    main = f"upgrade([{', '.join(FIGURES[name][1] for name in figures)}]{whole});"
     return rjsmin.jsmin(joined(files, main))
 
 
@@ -200,14 +212,15 @@ class ExplorableDirective(SphinxDirective):
         if name not in FIGURES:
             raise self.error(f"expected one of {', '.join(FIGURES)}, got {name!r}")
         _, _, still, alt = FIGURES[name]
-        self.env.metadata[self.env.docname].setdefault("explorables", []).append(name)
+        small = "small" in self.options
+        self.env.metadata[self.env.docname].setdefault("explorables", {})[name] = small
         caption = ExplorableCaption()
         self.state.nested_parse(self.content, self.content_offset, caption)
         if callable(still):
             picture = nodes.raw("", still(), format="html")
         else:
             picture = nodes.image(uri=f"/book/_static/{still}.svg", alt=alt)
-        return [Explorable("", picture, caption, ids=[name], small="small" in self.options)]
+        return [Explorable("", picture, caption, ids=[name], small=small)]
 
 
 def visit_explorable(writer, node):
@@ -265,13 +278,14 @@ def with_figures(text: str, page: str) -> str:
 
 def add_script(app, page, template, context, doctree):
     """Give a page that has figures to touch their script and style sheet."""
-    names = app.env.metadata.get(page, {}).get("explorables")
-    if not names:
+    places = app.env.metadata.get(page, {}).get("explorables")
+    if not places:
         return
     name = f"explore/{page.rpartition('/')[2]}.js"
     file = Path(app.outdir) / "_static" / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(bundle(names), encoding="utf-8")
+    small = [figure for figure, is_small in places.items() if is_small]
+    file.write_text(bundle(places, small), encoding="utf-8")
     app.add_js_file(name, loading_method="defer")
     app.add_css_file("explore.css")
 
