@@ -291,9 +291,7 @@ def released(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_its_license(released):
     wheel, _ = released
-    ours = [
-        path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ]
+    ours = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".nc", ".typed")]
     expected = {f"bnutils/{path.relative_to(SOURCE).as_posix()}" for path in ours}
     assert {"bnutils/py.typed", "bnutils/records/race.nc"} <= expected
     info = f"bnutils-{bnutils.__version__}.dist-info"
