@@ -1,11 +1,6 @@
 """Rules on settings and values: every one sees sick, mended and sound models."""
 
 import functools
-import json
-import re
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -856,79 +851,6 @@ def gamma_and_beta_excluded(model, given):
     return model, given
 
 
-REPLICAS = """
-import json
-import numpy as np
-from bnutils._keras import keras, tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from bnutils.doctor.audit import audit
-from bnutils.doctor.recalibrate import recalibrate
-
-def model(synchronized):
-    layers = keras.layers
-    stack = layers.Dense(4), layers.BatchNormalization(synchronized=synchronized), layers.Dense(1)
-    made = keras.Sequential([keras.Input((3,)), *stack])
-    made.compile("sgd", "mse")
-    return made
-
-def levels(model, **given):
-    report = audit(model, **given)
-    crashed = [reason for _, reason in report.not_checked if "crashed" in reason]
-    return [d.level for d in report.diagnoses if d.rule == "replica-batch"] + crashed
-
-def trained(model):
-    # Rows that differ between the replicas; how far apart do their moving means end?
-    x = np.random.default_rng(0).normal(size=(64, 3))
-    x[1::2] += 5
-    x = np.concatenate([np.concatenate([part[::2], part[1::2]]) for part in np.split(x, 4)])
-    model.fit(x, x[:, :1], batch_size=16, epochs=3, shuffle=False, verbose=0)
-    return apart_by(model)
-
-def apart_by(model):
-    copies = [copy.numpy() for copy in model.layers[1].moving_mean.value.values]
-    return float(np.abs(copies[0] - copies[1]).max())
-
-def recalibrated(model):
-    recalibrate(model, np.random.default_rng(0).normal(size=(64, 3)))
-    return apart_by(model)
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    local, together, apart, mended = model(False), model(True), model(False), model(True)
-print(json.dumps({
-    "sick": levels(local, batch_size=8),
-    "mended": levels(together, batch_size=8),
-    "sound": levels(local, data=(np.eye(64, 3), np.zeros((64, 1))), batch_size=64),
-    "one device": levels(model(False), batch_size=8),
-    "differ": trained(apart) > 0.1,
-    "how far": [d.evidence for d in audit(apart, batch_size=64).diagnoses],
-    "mended differ": trained(mended) > 1e-6,
-    "recalibrated differ": recalibrated(apart) > 0,
-    "followed": levels(mended, batch_size=8),
-}))
-"""
-
-
-def test_replica_batch_in_a_process_with_two_devices():
-    command = [sys.executable, "-c", textwrap.dedent(REPLICAS)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
-    said = json.loads(output.splitlines()[-1])
-    evidence = next(each for each in said.pop("how far") if "replicas" in each)
-    assert re.search(r"Their moving statistics differ by up to [\d.]+ sd in the mean", evidence)
-    assert said == {
-        "sick": ["warning"],
-        "mended": [],
-        "sound": ["note"],
-        "one device": [],
-        "differ": True,
-        "mended differ": False,
-        "recalibrated differ": False,
-        "followed": [],
-    }
-
-
 def test_half_precision_stalls_where_the_evidence_says():
     """Feed a moving average a constant: it stops at the predicted distance."""
     for dtype, share in (("float16", 0.05), ("bfloat16", 0.39)):
@@ -946,6 +868,6 @@ def test_trial(each):
 
 
 def test_every_rule_has_its_trials():
-    # Replicas need a process of their own: see test_replica_batch_in_a_process_with_two_devices.
+    # Replicas need a process of their own: see test_doctor_replicas.py.
     kinds = ("followed", "mended", "note", "sick", "sound", "warning")
     trial.check_complete(elsewhere=[("replica-batch", kind) for kind in kinds])

@@ -93,15 +93,15 @@ def batches(data: Any, batch_size: int | None = None, model: keras.Model | None 
         return _from_dataset(data, model)
     if isinstance(data, keras.utils.PyDataset):
         return _from_pydataset(data, model)
-    if isinstance(data, Iterator):
-        return Batches(_Spool(data), model=model)
-    if is_of_dask(data):
-        return _from_blocks(blocks_of(data), data, batch_size or 32, model)
     if isinstance(data, tf.distribute.DistributedDataset | tf.distribute.DistributedIterator):
         raise ValueError(
             f"expected data of one process, got a {type(data).__name__}, which is dealt out to "
             "replicas: give the tf.data.Dataset that it was made from"
         )
+    if isinstance(data, Iterator):
+        return Batches(_Spool(data), model=model)
+    if is_of_dask(data):
+        return _from_blocks(blocks_of(data), data, batch_size or 32, model)
     if isinstance(data, str | bytes | set | frozenset | None):
         raise ValueError(
             "expected arrays, a tf.data.Dataset, a PyDataset, a generator or a callable, "

@@ -140,7 +140,7 @@ class _Column:
 
     def aligned(self, sizes: tuple[int, ...] | None) -> _Column:
         """The same array in blocks of so many rows."""
-        if self.whole is None or self.rows == sizes or (sizes is None and self.blocks):
+        if self.blocks and (self.whole is None or self.rows == sizes):
             return self
         if sizes is None:
             raise ValueError(

@@ -17,6 +17,7 @@ __all__ = [
     "is_convolutional",
     "is_dropout",
     "keeps_shape",
+    "masks",
     "merges",
     "normalizes",
     "parameter_axis",
@@ -51,6 +52,37 @@ def has_weights(call: Call) -> bool:
         return False
     bends = kinds.nearest(layer).role == "activation"  # PReLU has weights, but mixes nothing
     return not bends and any(len(weight.shape) > 1 for weight in layer.weights)
+
+
+def masks(graph: Graph) -> tuple[dict[Tensor, Call], dict[Tensor, tuple[Call, Call]]]:
+    """Follow masks along a graph.
+
+    Returns:
+        For each tensor that has a mask, who made it; and for each whose mask was lost on the way,
+        who made it and who lost it.
+    """
+    makers, lost = {}, {}
+    for call in graph.calls:
+        effect = kinds.mask(call.layer)
+        held = next((makers[each] for each in call.inputs if each in makers), None)
+        gone = next((lost[each] for each in call.inputs if each in lost), None)
+        for tensor in call.outputs:
+            if effect == "makes":
+                makers[tensor] = call
+            elif effect == "keeps" and held:
+                makers[tensor] = held
+            elif effect is None or len(tensor.shape) < 3:
+                continue  # nothing is known, or there are no positions any more
+            elif held and not _takes_mask(call):
+                lost[tensor] = held, call
+            elif gone:
+                lost[tensor] = gone
+    return makers, lost
+
+
+def _takes_mask(call: Call) -> bool:
+    """Whether a layer uses the mask up, as an average over positions does."""
+    return isinstance(call.layer, keras.Layer) and call.layer.supports_masking
 
 
 def merges(call: Call) -> bool:

@@ -25,6 +25,7 @@ LEAST_OF_PYTORCH = 1e-3  # no momentum of PyTorch is smaller: it would average o
 HUGE = 1e6  # a variance; its square root is 1,000, and squares of such values leave float16
 APART = 0.5  # in sd, as for stale statistics: replicas so far apart predict other things
 APART_RATIO = 2.0  # of variances
+HARDLY_APART = 0.01  # in sd, or as a share of a variance: more than rounding
 
 
 def _recalibrate(layers: Iterable[BN], case: Case) -> str:
@@ -362,8 +363,20 @@ def _values(case: Case, layer: BN, rows: int | None) -> int | None:
     positions = case.positions(layer)
     if rows is None or positions is None:
         return None
+    return max(1, rows // _shares(case, layer)) * positions
+
+
+def _shares(case: Case, layer: BN) -> int:
+    """Into how many parts a layer takes a batch, each with statistics of its own."""
     replicas = case.model.distribute_strategy.num_replicas_in_sync
-    return max(1, rows // (1 if layer.synchronized else replicas)) * positions
+    together = replicas < 2 or (layer.synchronized and layer not in _masked(case))
+    return 1 if together else replicas
+
+
+def _masked(case: Case) -> set[BN]:
+    """The layers that are given a mask: Keras never synchronizes those."""
+    held, _ = flow.masks(case.graph)
+    return {call.layer for call in case.bn_calls if len(call.inputs) > 1 or call.inputs[0] in held}
 
 
 def _few(case: Case, layers: Iterable[BN]) -> dict[BN, int]:
@@ -400,10 +413,8 @@ def batch_of_one(case: Case) -> Iterator[Finding]:
             why = "The statistics of so few values are mostly noise" + (
                 ": every output is +1 or -1 before gamma." if number == 2 else "."
             )
-        replicas = case.model.distribute_strategy.num_replicas_in_sync
-        share = (
-            f" on each of {replicas} replicas" if replicas > 1 and not layer.synchronized else ""
-        )
+        parts = _shares(case, layer)
+        share = f" on each of {parts} replicas" if parts > 1 else ""
         yield Finding(
             "error" if number == 1 else "warning",
             where,
@@ -496,6 +507,9 @@ def gradient_accumulation(case: Case) -> Iterator[Finding]:
         return
     few = _few(case, case.learners)
     size = f"{case.batch_size:,} rows" if case.batch_size else "one small batch"
+    parts = max(_shares(case, layer) for layer in case.learners)
+    if parts > 1:
+        size += f", of which each of {parts} replicas takes its part"
     total = f"{case.batch_size * steps:,} rows" if case.batch_size else f"{steps} of them"
     least = f", down to {count(min(few.values()), 'value')} per channel" if few else ""
     yield Finding(
@@ -533,34 +547,83 @@ def averaged_weights(case: Case) -> Iterator[Finding]:
     )
 
 
-@rule("replica-batch", levels="warning note", chapter="12_audit")
+@rule("replica-batch", levels="warning note", chapter="11_many_devices")
 def replica_batch(case: Case) -> Iterator[Finding]:
     """Each replica normalizes by its own part of the batch, and keeps statistics of its own."""
     replicas = case.model.distribute_strategy.num_replicas_in_sync
-    local = [layer for layer in case.learners if not layer.synchronized]
-    if replicas < 2 or not local:
+    if replicas < 2:
         return
-    few = _few(case, local)
-    share = f"{case.batch_size / replicas:g} of {case.batch_size}" if case.batch_size else "its own"
-    shift, ratio, layer = max((*_apart(layer), case.path(layer)) for layer in local)
-    evidence = (
-        f"The model trains on {replicas} replicas, and {listing(map(case.path, local))} "
-        f"{'is' if len(local) == 1 else 'are'} not synchronized: each replica normalizes by "
-        f"{share} rows."
-    )
-    if shift or ratio > 1:
-        evidence += (
-            f" Their moving statistics differ by up to {short(shift)} sd in the mean and by a "
-            f"factor of {short(ratio)} in the variance ({layer})."
+    local = [layer for layer in case.learners if _shares(case, layer) > 1]
+    if local:
+        yield _trained_apart(case, local)
+    others = [layer for layer in case.layers if layer not in local]
+    shift, ratio, where = _farthest(case, others)
+    if _differ(shift, ratio):
+        apart = [each for each in others if _differ(*_apart(each))]
+        yield Finding(
+            "warning" if shift > APART or ratio > APART_RATIO else "note",
+            where,
+            f"The model runs on {replicas} replicas.{_told(shift, ratio, where)}",
+            "Of the rows that evaluate and predict are given, each replica normalizes its part by "
+            "statistics of its own; a saved file holds those of the first.",
+            f"{_recalibrate(apart, case)} gives all replicas the same statistics.",
         )
-    yield Finding(
-        "warning" if few or shift > APART or ratio > APART_RATIO else "note",
+
+
+def _trained_apart(case: Case, local: list[BN]) -> Finding:
+    """Layers that follow the rows of their own replica alone."""
+    replicas = case.model.distribute_strategy.num_replicas_in_sync
+    plain = [layer for layer in local if not layer.synchronized]
+    masked = [layer for layer in local if layer.synchronized]
+    reasons = []
+    if plain:
+        are = "is" if len(plain) == 1 else "are"
+        reasons.append(f"{listing(map(case.path, plain))} {are} not synchronized")
+    if masked:
+        are, gets = ("is", "it gets") if len(masked) == 1 else ("are", "they get")
+        reasons.append(
+            f"{listing(map(case.path, masked))} {are} synchronized to no effect, since {gets} a "
+            f"mask, with which Keras {keras.__version__} counts on each replica by itself"
+        )
+    share = f"{case.batch_size / replicas:g} of {case.batch_size}" if case.batch_size else "its own"
+    shift, ratio, where = _farthest(case, local)
+    told = _told(shift, ratio, where) if shift or ratio > 1 else ""
+    far = shift > APART or ratio > APART_RATIO
+    mends = []
+    if plain:
+        mends.append("Build with BatchNormalization(synchronized=True)")
+    if masked:
+        mends.append(
+            "Use LayerNormalization behind the mask, which takes each position by itself"
+            if not plain
+            else "use LayerNormalization behind a mask"
+        )
+    return Finding(
+        "warning" if _few(case, local) or far else "note",
         "",
-        evidence,
+        f"The model trains on {replicas} replicas, and {' and '.join(reasons)}: each replica "
+        f"normalizes by {share} rows.{told}",
         "The batch of batch normalization is what one replica sees, not what fit is given. Each "
         "replica keeps statistics of its own; a saved file holds those of the first.",
-        "Build with BatchNormalization(synchronized=True), or give each replica more rows; "
-        "recalibrate(model, x_train) then gives all replicas the same statistics.",
+        f"{', '.join(mends)}, or give each replica more rows; recalibrate(model, x_train) then "
+        "gives all replicas the same statistics.",
+    )
+
+
+def _differ(shift: float, ratio: float) -> bool:
+    """Whether replicas are farther apart than rounding brings them."""
+    return shift > HARDLY_APART or ratio > 1 + HARDLY_APART
+
+
+def _farthest(case: Case, layers: Iterable[BN]) -> tuple[float, float, str]:
+    """How far the replicas are apart in some layers, and in which the most."""
+    return max(((*_apart(layer), case.path(layer)) for layer in layers), default=(0.0, 1.0, ""))
+
+
+def _told(shift: float, ratio: float, where: str) -> str:
+    return (
+        f" Their moving statistics differ by up to {short(shift)} sd in the mean and by a "
+        f"factor of {short(ratio)} in the variance ({where})."
     )
 
 

@@ -386,7 +386,7 @@ def _recorded_training_wins() -> bool:
 @rule("lost-mask", levels="warning note", chapter="05_inputs_and_outputs")
 def lost_mask(case: Case) -> Iterator[Finding]:
     """Padding that was masked and reaches BN unmasked, since a layer between lost the mask."""
-    lost = _masks(case)
+    _, lost = flow.masks(case.graph)
     for call in case.bn_calls:
         given = len(call.inputs) > 1  # the mask, by hand
         if call.inputs[0] not in lost or given or not case.learns(call.layer):
@@ -410,32 +410,6 @@ def lost_mask(case: Case) -> Iterator[Finding]:
 
 
 LITTLE_PADDING = 0.05  # of the positions: zeros move mean and variance by about as much
-
-
-def _masks(case: Case) -> dict[Tensor, tuple[Call, Call]]:
-    """For each tensor whose mask was lost on the way: who made the mask, and who lost it."""
-    makers, lost = {}, {}
-    for call in case.graph.calls:
-        effect = kinds.mask(call.layer)
-        held = next((makers[each] for each in call.inputs if each in makers), None)
-        gone = next((lost[each] for each in call.inputs if each in lost), None)
-        for tensor in call.outputs:
-            if effect == "makes":
-                makers[tensor] = call
-            elif effect == "keeps" and held:
-                makers[tensor] = held
-            elif effect is None or len(tensor.shape) < 3:
-                continue  # nothing is known, or there are no positions any more
-            elif held and not _takes_mask(call):
-                lost[tensor] = held, call
-            elif gone:
-                lost[tensor] = gone
-    return lost
-
-
-def _takes_mask(call: Call) -> bool:
-    """Whether a layer uses the mask up, as an average over positions does."""
-    return isinstance(call.layer, keras.Layer) and call.layer.supports_masking
 
 
 def _padded(case: Case, maker: Call) -> float | None:
