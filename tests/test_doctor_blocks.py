@@ -471,7 +471,7 @@ def test_a_killed_worker_costs_its_blocks_not_the_run(tmp_path):
     assert (done.rows, done.passes) == (ROWS, 1)
     times = [(tmp_path / str(number)).stat().st_size for number in range(10)]
     # At the beginning one is looked at; each is measured, once more if it was lost; and compared.
-    assert 3 <= times[6] <= 4
-    assert all(2 <= each <= 4 for each in times)
+    assert 3 <= times[6] <= 5
+    assert all(2 <= each <= 5 for each in times)
     for got, value in zip(statistics(model), statistics(expected), strict=True):
         np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-5 * np.abs(value).max())
