@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from explore import extension, stories
+from browser import NO_BROWSER
+from explore import ROOT, extension, stories
 
 from bnutils import norm
 from bnutils.studies.points import Random
@@ -184,7 +185,7 @@ def test_each_story_is_true(told):
 
 def test_each_sentence_says_what_is_computed(told):
     for name, story in told.items():
-        apart = f"{story['apart'] + 0:.2f}".replace("-0.00", "0.00")
+        apart = f"{abs(story['apart']):.2f}"
         said = story["sentence"]
         if story["devices"] == 1:
             assert f"come out {apart} apart." in said
@@ -199,7 +200,7 @@ def test_each_sentence_says_what_is_computed(told):
             shown = f"{100 * share:.{1 if share < 0.01 else 0}f}%"
             assert f"{shown} of the variance" in said, name
             assert f"{apart} apart, from one device {story['apartWhole']:.2f}." in said
-        others = re.search(r"moves (?:all |the )(other one|\d+)", said)[1]
+        others = re.search(r"variance with (?:all|the) (other one|\d+)", said)[1]
         assert (1 if others == "other one" else int(others)) == story["together"] - 1
     assert "4 of the 16 outputs have moved" in told["pulled"]["sentence"]
 
@@ -239,3 +240,49 @@ def test_the_still_shows_the_same_batch(told):
     assert apart == [
         abs(round(told[name]["apart"], 2)) for name in ("dealt", "sorted", "synchronized")
     ]
+
+
+@NO_BROWSER
+@pytest.mark.parametrize("finger", [False, True])
+def test_each_example_can_be_grabbed_where_it_is_seen(browser, tmp_path, finger):
+    """Lines are near each other: no thumb may lie over the point of another."""
+    css = (ROOT / "book" / "_static" / "explore.css").read_text(encoding="utf-8")
+    file = tmp_path / "devices.html"
+    file.write_text(
+        f"<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'><style>{css}</style><body>"
+        "<figure class='bn-explorable' id='devices'><div class='bn-frame'><div class='bn-still'>"
+        "</div><div class='bn-live' hidden></div></div></figure>"
+        f"<script>{extension('explorables').bundle(['devices'])}</script>",
+        encoding="utf-8",
+    )
+    viewport = {"width": 390, "height": 1600}
+    context = browser.new_context(
+        viewport=viewport, reduced_motion="reduce", is_mobile=finger, has_touch=finger
+    )
+    try:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        page.wait_for_selector("#devices[data-ready]")
+        missed = page.evaluate(
+            """() => {
+              const figure = document.getElementById("devices");
+              const inputs = [...figure.querySelectorAll(".bn-thumbs input")];
+              figure.querySelector(".bn-axes").scrollIntoView({ block: "start" });
+              const missed = [];
+              for (const order of ["dealt", "sorted"]) {
+                for (const x of [figure.state.x, new Array(16).fill(10)]) {
+                  figure.set({ order, devices: 8, x });
+                  inputs.forEach((input, i) => {
+                    const { left, top, width, height } = input.getBoundingClientRect();
+                    const at = left + 14 + (input.value / input.max) * (width - 28);
+                    const found = document.elementFromPoint(at, top + height / 2);
+                    if (found !== input) missed.push([order, i]);
+                  });
+                }
+              }
+              return missed;
+            }"""
+        )
+        assert missed == []
+    finally:
+        context.close()

@@ -107,12 +107,13 @@ export const devices = {
     };
   },
   sentence({ devices: n, statistics, between, apart, apartWhole, focus, together, moved, sent }) {
-    const who = together === COUNT ? "all 15 others" : together === 2 ? "the other one on its device and none elsewhere" : `the ${together - 1} others on its device and none elsewhere`;
-    const sofar = moved ? ` So far, ${moved} of the 16 outputs have moved.` : "";
-    const moves = `Moving ${nameOf(focus)} moves ${who}.${sofar}`;
-    if (n === 1) return `One device: circles and squares come out ${show(apart)} apart. ${moves}`;
-    if (statistics === "synchronized") return `Each device sends 2 numbers a channel, ${sent} in all, and circles and squares come out ${show(apart)} apart, as from one device. ${moves}`;
-    return `Nothing is sent: the devices leave out what differs between them, ${shareOf(between)} of the variance. Circles and squares come out ${show(apart)} apart, from one device ${show(apartWhole)}. ${moves}`;
+    const others = together === COUNT ? "all 15 others" : together === 2 ? "the other one on its device alone" : `the ${together - 1} others on its device alone`;
+    const so = moved ? ` So far, ${moved} of the 16 outputs have moved.` : "";
+    const shares = `${nameOf(focus, true)} shares mean and variance with ${others}.${so}`;
+    const far = show(Math.abs(apart));
+    if (n === 1) return `One device: circles and squares come out ${far} apart. ${shares}`;
+    if (statistics === "synchronized") return `Each device sends 2 numbers a channel, ${sent} in all, and circles and squares come out ${far} apart, as from one device. ${shares}`;
+    return `Nothing is sent: the devices leave out what differs between them, ${shareOf(between)} of the variance. Circles and squares come out ${far} apart, from one device ${show(Math.abs(apartWhole))}. ${shares}`;
   },
   table({ groups, x, used, xHat, mean, variance }) {
     const rows = groups.flatMap((group, d) => group.map((i) =>
@@ -125,8 +126,9 @@ export const devices = {
   picture: devicesPicture,
 };
 
-function nameOf(i) {
-  return `${kindOf(i)} ${(i % (COUNT / 2)) + 1}`;
+function nameOf(i, begins = false) {
+  const kind = kindOf(i);
+  return `${begins ? kind[0].toUpperCase() + kind.slice(1) : kind} ${(i % (COUNT / 2)) + 1}`;
 }
 
 function kindOf(i) {
