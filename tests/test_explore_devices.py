@@ -249,7 +249,8 @@ def test_each_example_can_be_grabbed_where_it_is_seen(browser, tmp_path, finger)
     css = (ROOT / "book" / "_static" / "explore.css").read_text(encoding="utf-8")
     file = tmp_path / "devices.html"
     file.write_text(
-        f"<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'><style>{css}</style><body>"
+        "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<style>{css}</style><body>"
         "<figure class='bn-explorable' id='devices'><div class='bn-frame'><div class='bn-still'>"
         "</div><div class='bn-live' hidden></div></div></figure>"
         f"<script>{extension('explorables').bundle(['devices'])}</script>",
