@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 VENV  := .venv
-BIN   := $(VENV)/bin
+BIN   := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 HTML  := _build/html
 SITE  := $(HTML)/index.html
@@ -20,10 +20,10 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export CUDA_VISIBLE_DEVICES =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site pdf test lint check notebooks serve lab lock bench conformance studies linkcheck clean
+.PHONY: help setup book site pdf test lint check notebooks serve lab lock bench conformance studies test-portable linkcheck clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv from requirements.lock (the other commands do this by themselves)
 
@@ -55,7 +55,7 @@ lint: $(READY)  ## ruff over code and notebooks
 	@$(BIN)/ruff format --check .
 
 # Outputs that are kept or compared hold no progress bar.
-check notebooks: export BNUTILS_PROGRESS = 0
+check notebooks test-portable: export BNUTILS_PROGRESS = 0
 
 check: $(READY)  ## tests and notebooks, without building the site again
 	@$(BIN)/python -m pytest
@@ -63,6 +63,10 @@ check: $(READY)  ## tests and notebooks, without building the site again
 notebooks: $(READY)  ## execute the notebooks in place, then compare a second run with the first
 	@$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
 	@$(BIN)/python -m pytest notebooks tests/test_notebooks.py
+
+test-portable: $(READY)  ## run the tests as other machines would, and write down what passed (ONLY=name one of them)
+	@$(BIN)/python tools/build_site.py
+	@$(BIN)/python tools/portable.py $(ONLY)
 
 serve: site  ## serve the book on this machine
 	@echo "http://127.0.0.1:8000"

@@ -2,17 +2,14 @@
 
 import functools
 import http.server
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from chromium import chromium, found
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-NO_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+NO_BROWSER = pytest.mark.skipif(found() is None, reason="no Chromium on this machine")
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -35,11 +32,8 @@ def address():
 @pytest.fixture(scope="session")
 def browser():
     """The system's Chromium."""
-    with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def watched(page):

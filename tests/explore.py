@@ -5,10 +5,11 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM
+from chromium import chromium, found
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,19 +26,18 @@ def evaluated(script: str):
     """The value of a JavaScript expression, through JSON."""
     if node := shutil.which("node"):
         code = f"process.stdout.write(JSON.stringify({script}))"  # too long for an argument
-        done = subprocess.run([node, "-"], input=code, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        done = subprocess.run([node, "-"], input=code.encode(), capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)
-    if CHROMIUM is None:
+    if found() is None:
         pytest.skip("neither node nor Chromium on this machine")
-    from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
+    def in_browser():
+        with chromium() as browser:
             return json.loads(browser.new_page().evaluate(f"JSON.stringify({script})"))
-        finally:
-            browser.close()
+
+    with ThreadPoolExecutor(1) as thread:  # Playwright runs once in each, and the test's may run
+        return thread.submit(in_browser).result()
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def test_the_pages_come_in_the_order_of_the_contents_without_the_reference(make_
 
 
 def test_without_a_browser_the_tool_says_what_it_needs(make_pdf, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(make_pdf, "BROWSERS", ("no-such-browser",))
+    monkeypatch.setattr("chromium.BROWSERS", ("no-such-browser",))
     monkeypatch.setattr("sys.argv", ["make_pdf.py", "--out", str(tmp_path / "x.pdf")])
     assert make_pdf.main() == 1
     assert "Chromium" in capsys.readouterr().err

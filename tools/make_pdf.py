@@ -15,11 +15,9 @@ import io
 import mimetypes
 import posixpath
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -27,7 +25,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
-from playwright.sync_api import Browser, sync_playwright
+from chromium import NoBrowserError, chromium
+from playwright.sync_api import Browser
 from playwright.sync_api import Page as BrowserPage
 from pypdf import PdfReader
 
@@ -36,7 +35,6 @@ import bnutils
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 STYLE = Path(__file__).with_name("make_pdf.css")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LEAST = 131  # the first Chromium that prints text in the margins of a page
 REFERENCE_PAGES = "book/api"  # with all below it
 #: Attributes that name other elements, besides `href`.
@@ -288,22 +286,6 @@ def fill(page: BrowserPage, places: dict[str, int]) -> None:
     )
 
 
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """The system's browser."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        raise PdfError(f"The PDF is made by Chromium, and there is none of {', '.join(BROWSERS)}.")
-    with sync_playwright() as playwright:
-        # The only page that it opens is our own file.
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=quiet)
-        if int(browser.version.split(".")[0]) < LEAST:
-            raise PdfError(f"Chromium {LEAST} or newer makes the PDF; this is {browser.version}.")
-        yield browser
-        browser.close()
-
-
 def printed(source: Path, browser: Browser) -> tuple[bytes, list[str]]:
     """The PDF of an HTML file whose contents name their pages, and what is too wide for it."""
     page = browser.new_page(viewport={"width": 597, "height": 900})
@@ -333,6 +315,8 @@ def site_address() -> str | None:
 
 def make(out: Path, browser: Browser, only: list[str] | None = None) -> list[str]:
     """Write the PDF; what is too wide for its pages, in words."""
+    if int(browser.version.split(".")[0]) < LEAST:
+        raise PdfError(f"Chromium {LEAST} or newer makes the PDF; this is {browser.version}.")
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     pages = [page for page in contents(toc) if not only or page[0] in only]
     chapters = [read(name, part) for name, part in pages]
@@ -355,7 +339,7 @@ def main() -> int:
     try:
         with chromium() as browser:
             wide = make(options.out.resolve(), browser, options.only)
-    except PdfError as error:
+    except (PdfError, NoBrowserError) as error:
         print(error, file=sys.stderr)
         return 1
     for one in wide:

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -116,12 +115,12 @@ def execute(path: Path) -> tuple[str, float, float]:
     )
     client.execute()
     wall = time.perf_counter() - start
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = os.times().children_user + os.times().children_system
     normalise(notebook)
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     export_figures(notebook)
-    return path.stem, wall, usage.ru_utime + usage.ru_stime
+    return path.stem, wall, cpu
 
 
 def record_times(seconds: dict[str, float], file: Path = TIMES) -> None:
@@ -147,7 +146,8 @@ def main() -> None:
     with ProcessPoolExecutor(max_workers=2, max_tasks_per_child=1) as pool:
         try:
             for name, wall, cpu in pool.map(execute, paths):
-                seconds[name] = cpu
+                if cpu:  # which Windows does not tell
+                    seconds[name] = cpu
                 print(f"  {name:24s} {wall:6.1f} s wall {cpu:6.1f} s CPU")
         except CellExecutionError as error:
             sys.exit(str(error))

@@ -10,6 +10,7 @@ import contextlib
 import json
 import mmap
 import re
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -337,7 +338,10 @@ def _suffixed(path: Path, suffix: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder, f"model{suffix}")
-        link.symlink_to(path.resolve())
+        try:
+            link.symlink_to(path.resolve())
+        except OSError:  # Windows allows links to some users only
+            shutil.copyfile(path, link)
         yield link
 
 

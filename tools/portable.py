@@ -1,0 +1,545 @@
+"""Run what stands in for other machines, and write down what passed.
+
+`python tools/portable.py [NAME ...] [--list] [--minutes 60]`
+
+A setting changes one thing of this machine, as far as this machine lets it: the instructions that
+its processor offers, the language, the fonts, the Python. The part of the tests that could notice
+then runs. book/measured/portable.json keeps the outcomes; those of settings that were not run stay.
+Environments, clones and logs lie in _build/portable. PYTEST_ADDOPTS reaches pytest.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from chromium import BROWSERS, only
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = ROOT / "requirements.lock"
+TABLE = ROOT / "book" / "measured" / "portable.json"
+WORK = ROOT / "_build" / "portable"
+HEAD = ["stands in for", "how", "what ran", "outcome", "commit"]
+
+
+class NotHereError(Exception):
+    """Why a setting can't be tried on this machine."""
+
+
+@dataclass
+class Trial:
+    """How a setting differs from a plain run of the tests."""
+
+    folder: Path
+    variables: dict[str, str | None] = field(default_factory=dict)
+    python: str = sys.executable
+    root: Path = ROOT
+    prefix: list[str] = field(default_factory=list)
+    first: list[list[str]] = field(default_factory=list)
+    leave: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        """The variables of the processes; None takes one away."""
+        merged = {**os.environ, **self.variables}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    def how(self) -> str:
+        """What was changed, for the table."""
+        pairs = [(k, v) for k, v in self.variables.items() if v != os.environ.get(k)]
+        shown = [f"`{k}={v}`".replace(str(WORK), "...") if v else f"no `{k}`" for k, v in pairs]
+        return ", ".join([*(each for each in shown if len(each) < 80), *self.words])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One machine that this one stands in for."""
+
+    stands_for: str
+    part: str
+    change: Callable[[Trial], None]
+
+
+# --- processors and threads ---
+
+#: NumPy's groups of instructions, from older to newer processors.
+SIMD = ("X86_V3", "X86_V4", "AVX512_ICL", "AVX512_SPR")
+#: What Linux calls the instructions that each level of oneDNN needs.
+FLAGS = {
+    "SSE41": "sse4_1",
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "AVX2_VNNI": "avx_vnni",
+    "AVX512_CORE": "avx512bw",
+    "AVX512_CORE_VNNI": "avx512_vnni",
+    "AVX512_CORE_BF16": "avx512_bf16",
+    "AVX512_CORE_FP16": "avx512_fp16",
+}
+
+
+def simd() -> set[str]:
+    """The groups that NumPy finds in this processor."""
+    return set(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
+
+
+@cache
+def flags() -> set[str]:
+    """The instructions that Linux finds in this processor."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next(({*line.split()} for line in file if line.startswith("flags")), set())
+    return set()
+
+
+def on_x86() -> None:
+    """Refuse another kind of processor."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise NotHereError(f"the processor is of another kind: {platform.machine()}")
+
+
+def processor(trial: Trial, core: str, known: int, isa: str, xla: str) -> None:
+    """Hold OpenBLAS, NumPy, oneDNN and XLA to what an older processor offers."""
+    on_x86()
+    if known and SIMD[known - 1] not in simd():
+        raise NotHereError(f"NumPy finds no {SIMD[known - 1]} in this processor")
+    if FLAGS[isa] not in flags():
+        raise NotHereError(f"this processor has no {FLAGS[isa]}")
+    trial.variables = {
+        "OPENBLAS_CORETYPE": core,
+        "NPY_DISABLE_CPU_FEATURES": ",".join(n for n in SIMD[known:] if n in simd()) or None,
+        "ONEDNN_MAX_CPU_ISA": isa,
+        "XLA_FLAGS": f"--xla_cpu_max_isa={xla}",
+    }
+    code = (
+        "import numpy, threadpoolctl as t;"
+        "print(*{i['architecture'] for i in t.threadpool_info() if 'architecture' in i})"
+    )
+    kernels = asked([trial.python, "-c", code], trial)
+    if not kernels:
+        raise NotHereError("NumPy does not use OpenBLAS")
+    trial.words = [f"{kernels} kernels"]
+
+
+def whole_processor(trial: Trial) -> None:
+    """Hold nothing back."""
+    on_x86()
+    held = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NPY_DISABLE_CPU_FEATURES")
+    trial.variables = dict.fromkeys((*held, "ONEDNN_MAX_CPU_ISA", "XLA_FLAGS"))
+    trial.words = ["as found: " + ", ".join(name for name in SIMD if name in simd())]
+
+
+THREADS = ("OPENBLAS", "OMP", "MKL")
+TWO = {f"{name}_NUM_THREADS": "2" for name in THREADS}
+TWO |= {"TF_NUM_INTRAOP_THREADS": "2", "TF_NUM_INTEROP_THREADS": "2"}
+
+
+# --- language, time, home ---
+
+
+def locale(trial: Trial, name: str, **more: str) -> None:
+    """A language of its own, made here if the system has the parts."""
+    source, _, charmap = name.partition(".")
+    file = trial.folder / "locales" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not shutil.which("localedef"):
+        raise NotHereError("there is no localedef")
+    if not file.exists():
+        asked(["localedef", "-i", source, "-f", charmap, str(file)], trial)
+    trial.variables = {"LC_ALL": name, "LANG": name, "LOCPATH": str(file.parent), **more}
+
+
+#: Python's own ways to UTF-8, off.
+BYTES = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def read_only_home(trial: Trial) -> None:
+    """A home that lies on a disk mounted read-only, which holds for root too."""
+    home = trial.folder / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    mount = f'mount -t tmpfs -o ro tmpfs "{home}" && exec "$@"'
+    trial.prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    caches = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "IPYTHONDIR")
+    trial.variables = {"HOME": str(home), **dict.fromkeys(caches)}
+    trial.words = ["a disk mounted read-only there"]
+    try:
+        asked([*trial.prefix, "true"], trial)
+    except NotHereError as error:
+        raise NotHereError("no disk may be mounted here") from error
+
+
+# --- fonts and browsers ---
+
+
+#: Debian's packages with the families that the style sheets name, and more.
+DEBIAN = ("cantarell", "lato", "liberation2", "noto-core", "noto-mono", "roboto-unhinted")
+
+
+def fonts(trial: Trial, own: bool = False, debian: Iterable[str] = ()) -> None:
+    """No fonts but Matplotlib's (`own`), or this system's and more, which are not installed."""
+    folder = trial.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    folders = [Path(matplotlib.get_data_path(), "fonts", "ttf")] if own else []
+    if debian:
+        if not shutil.which("dpkg-deb"):
+            raise NotHereError("the fonts come from Debian's packages")
+        if not (folder / "usr").exists():
+            asked(["apt-get", "download", *(f"fonts-{name}" for name in debian)], trial, folder)
+            for package in folder.glob("*.deb"):
+                asked(["dpkg-deb", "--extract", package.name, "."], trial, folder)
+        folders += [folder / "usr", Path("/usr/share/fonts")]
+    if not shutil.which("fc-list"):
+        raise NotHereError("there is no fontconfig")
+    file = folder / "fonts.conf"
+    file.write_text(only(*folders), encoding="utf-8")
+    trial.variables = {"FONTCONFIG_FILE": str(file)}
+    count = len(asked(["fc-list"], trial).splitlines())
+    trial.words = [f"{count} fonts" if count else "no font"]
+
+
+def hidden(trial: Trial, commands: Iterable[str]) -> None:
+    """A PATH without some commands; a folder that holds one is replaced by links to the rest."""
+    if os.name == "nt":
+        raise NotHereError("needs links to commands")
+    kept = []
+    for number, folder in enumerate(os.environ["PATH"].split(os.pathsep)):
+        if any(Path(folder, command).exists() for command in commands):
+            links = trial.folder / f"bin{number}"
+            shutil.rmtree(links, ignore_errors=True)
+            links.mkdir(parents=True)
+            for path in Path(folder).iterdir():
+                if path.name not in commands:
+                    (links / path.name).symlink_to(path)
+            folder = str(links)
+        kept.append(folder)
+    trial.variables = {"PATH": os.pathsep.join(kept)}
+    trial.words = [f"no {', no '.join(commands)}"]
+
+
+# --- Pythons and places ---
+
+
+def interpreter(version: str) -> str:
+    """A Python of a version: of the variable PYTHONS, on PATH, of uv, or of pyenv."""
+    named = os.environ.get("PYTHONS", "").split()
+    found = subprocess.run(
+        [tool("uv"), "python", "find", "--no-python-downloads", version],
+        capture_output=True,
+        text=True,
+    )
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    of_pyenv = sorted(pyenv.glob(f"{version}.*/bin/python"))
+    for path in (*named, f"python{version}", found.stdout.strip(), *map(str, of_pyenv)):
+        with suppress(OSError):
+            code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+            done = subprocess.run([path, "-c", code], capture_output=True, text=True)
+            if done.stdout.strip() == version:
+                return path
+    raise NotHereError(f"no Python {version} was found; name it in the variable PYTHONS")
+
+
+def tool(name: str) -> str:
+    """A command of the environment that runs this."""
+    return str(Path(sys.executable).parent / name)
+
+
+def python(trial: Trial, version: str, lowest: bool = False) -> None:
+    """An environment of another Python, from the lock, or with the lowest versions allowed."""
+    home = trial.folder / "env"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    trial.python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
+    requirements = lowest_versions(trial) if lowest else LOCK
+    mark, text = home / ".made-from", requirements.read_text(encoding="utf-8")
+    install = [tool("uv"), "pip", "install", "--quiet", "--python", trial.python]
+    if not mark.exists() or mark.read_text(encoding="utf-8") != text:
+        asked([tool("uv"), "venv", "--clear", "--python", interpreter(version), str(home)], trial)
+        asked([*install, "--requirements", str(requirements)], trial)
+        mark.write_text(text, encoding="utf-8")
+    asked([*install, "--no-deps", "--no-build-isolation", "--editable", "."], trial)
+    trial.words.insert(0, asked([trial.python, "--version"], trial))
+
+
+def lowest_versions(trial: Trial) -> Path:
+    """Requirements: what the package imports as old as it may be, all else as in the lock."""
+    compiler = [tool("uv"), "pip", "compile", "pyproject.toml", "--quiet", "--no-annotate"]
+    compiler += ["--no-header", "--python-version", "3.11"]
+    lowest = asked([*compiler, "--extra", "book", "--resolution", "lowest-direct"], trial)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["doctor"], *extras["book"]]
+    names = {re.match(r"[\w-]+", line)[0] for line in lines}
+    pins = [line for line in lowest.splitlines() if line.split("==")[0] in names]
+    constraints, file = trial.folder / "lowest.txt", trial.folder / "requirements.txt"
+    constraints.write_text("\n".join(pins), encoding="utf-8")
+    shutil.copy(LOCK, file)  # uv prefers the versions that it finds in its output
+    compiler += ["--all-extras", "--group", "site", "--group", "test"]
+    asked([*compiler, "--constraints", str(constraints), "--output-file", str(file)], trial)
+    trial.words = [", ".join(pin.replace("==", " ") for pin in pins)]
+    trial.leave = ["tests/test_package.py::test_what_is_installed_is_what_is_locked"]
+    return file
+
+
+def clone(trial: Trial) -> None:
+    """A clone in a folder whose name is no plain word; the book is made there from nothing."""
+    trial.root = trial.folder / "Mein Büchlein, très là (1)"
+    shutil.rmtree(trial.root, ignore_errors=True)
+    asked(["git", "clone", "--quiet", str(ROOT), str(trial.root)], trial)
+    trial.variables = dict.fromkeys(("PYTHONPATH", "VIRTUAL_ENV"))
+    trial.first = [["make", f"PYTHON={sys.executable}", "book"]]
+    trial.python = str(trial.root / ".venv" / "bin" / "python")
+    trial.words = [f"`{trial.root.name}`, `make book`"]
+
+
+def asked(command: list[str], trial: Trial, folder: Path = ROOT) -> str:
+    """What a command prints; a command that fails says why the setting can't be tried."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=trial.environment(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise NotHereError(f"`{Path(command[0]).name}` failed: {' '.join(last)[:200]}")
+    return done.stdout.strip()
+
+
+# --- what runs ---
+
+#: Modules of tests of pages, most of them in a real browser.
+PAGES = (
+    *("back_matter", "browser", "design", "explore_browser", "figures", "formulas", "introduction"),
+    *("ledger", "pdf", "preview", "reference", "search", "site", "tables", "weight"),
+)
+#: Modules of tests of words, files and signals.
+WORDS = (
+    *("claims", "data", "doctor_report", "doctor_restoring", "doctor_words", "files", "notebooks"),
+    *("package", "plots", "shell", "style"),
+)
+#: Half of the time goes to these: training runs that hold on each machine for the same reasons.
+LONG = ("studies", "studies_08", "rules_learning", "rules_settings", "rules_structure")
+
+
+def modules(*names: str) -> list[str]:
+    """The files of test modules."""
+    return [f"tests/test_{name}.py" for name in names]
+
+
+def all_but(*names: str) -> list[str]:
+    """All tests and notebooks without some modules: a new module is among them."""
+    return ["src", "tests", "notebooks", *(f"--ignore={each}" for each in modules(*names))]
+
+
+#: Parts of the tests: what pytest is told.
+PARTS = {
+    "numbers": all_but(*PAGES, *WORDS, *LONG, "doctor_freeze", "doctor_kinds"),
+    "numbers, and all records computed again": [
+        *all_but(*PAGES, *WORDS, *LONG[2:], "doctor_freeze", "doctor_kinds")
+    ],
+    "words and files": [
+        *modules(*WORDS, "ledger", "site", "search", "reference", "introduction", "tables"),
+        *("notebooks/01_motivation.ipynb", "notebooks/12_audit.ipynb"),
+    ],
+    "files and notebooks": [*modules("data", "package", "plots", "shell"), "notebooks"],
+    "pages": modules(*PAGES, "plots"),
+    "figures to touch": ["tests", "-k", "explore"],
+    "all but pages and long training": all_but(*PAGES, *LONG),
+}
+NUMBERS, RECORDS, WORDED, FILES, PAGED, TOUCHED, MOST = PARTS
+
+
+def x86(year: int, core: str, known: int, isa: str, xla: str, part: str = NUMBERS) -> Setting:
+    """An x86 processor: OpenBLAS's name for it, groups of NumPy, levels of oneDNN and of XLA."""
+    change = partial(processor, core=core, known=known, isa=isa, xla=xla)
+    return Setting(f"an x86 processor of {year}", part, change)
+
+
+def given(stands_for: str, part: str, **variables: str) -> Setting:
+    """Variables that are set."""
+    return Setting(stands_for, part, lambda trial: trial.variables.update(variables))
+
+
+def made(stands_for: str, part: str, change: Callable[..., None], **options: Any) -> Setting:
+    """Something that has to be made."""
+    return Setting(stands_for, part, partial(change, **options))
+
+
+SETTINGS = {
+    "prescott": x86(2004, "Prescott", 0, "SSE41", "SSE4_2", RECORDS),
+    "sandybridge": x86(2011, "Sandybridge", 0, "AVX", "AVX"),
+    "haswell": x86(2013, "Haswell", 1, "AVX2", "AVX2"),
+    "zen": x86(2017, "Zen", 1, "AVX2_VNNI", "AVX2"),
+    "skylakex": x86(2017, "SkylakeX", 2, "AVX512_CORE", "AVX512"),
+    "icelake": x86(2019, "SkylakeX", 3, "AVX512_CORE_VNNI", "AVX512_VNNI"),
+    "cooperlake": x86(2020, "Cooperlake", 2, "AVX512_CORE_BF16", "AVX512_BF16"),
+    "sapphirerapids": x86(2023, "SapphireRapids", 4, "AVX512_CORE_FP16", "AMX"),
+    "unheld": made("this processor, nothing held back", RECORDS, whole_processor),
+    "no-onednn": given("TensorFlow without oneDNN", NUMBERS, TF_ENABLE_ONEDNN_OPTS="0"),
+    "two-threads": given("sums split in two", NUMBERS, **TWO),
+    "python-3.11": made("another Python", MOST, python, version="3.11"),
+    "python-3.12": made("another Python", MOST, python, version="3.12"),
+    "python-3.13": made("another Python", MOST, python, version="3.13"),
+    "lowest": made("the oldest packages allowed", MOST, python, version="3.11", lowest=True),
+    "kiritimati": given("the earliest time zone", WORDED, TZ="Pacific/Kiritimati"),
+    "ascii": given("a system without a language", WORDED, LC_ALL="C", **BYTES),
+    "latin-1": made("no UTF-8, as on Windows", WORDED, locale, name="en_US.ISO-8859-1", **BYTES),
+    "turkish": made("a Turkish desk", WORDED, locale, name="tr_TR.UTF-8"),
+    "read-only-home": made("a home nobody may write to", FILES, read_only_home),
+    "odd-path": made("a folder with spaces and accents", WORDED, clone),
+    "no-fonts": made("a server without fonts", PAGED, fonts),
+    "one-font": made("one family of wide fonts", PAGED, fonts, own=True),
+    "many-fonts": made("a desk with many fonts", PAGED, fonts, debian=DEBIAN),
+    "no-browser": made("neither browser nor node", PAGED, hidden, commands=(*BROWSERS, "node")),
+    "no-node": made("a browser, no node", TOUCHED, hidden, commands=("node",)),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a setting."""
+
+    words: str
+    good: bool = True
+
+
+def finished(command: list[str], trial: Trial, log: Path, seconds: float) -> int | None:
+    """The exit code of a command, whose words go to a file; None if it took too long."""
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [*trial.prefix, *command],
+            cwd=trial.root,
+            env=trial.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:  # also when this is interrupted: nothing that was begun stays
+            if process.poll() is None:
+                end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and what it has started."""
+    if os.name == "nt":
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def tried(setting: Setting, trial: Trial, minutes: float) -> Outcome:
+    """Run one setting."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    log, report = trial.folder / "log.txt", trial.folder / "report.xml"
+    log.unlink(missing_ok=True)
+    report.unlink(missing_ok=True)
+    try:
+        setting.change(trial)
+    except NotHereError as reason:
+        return Outcome(f"not possible here: {reason}")
+    tests = [trial.python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+    # Half of the time without an answer is a hang: the log then says where.
+    tests += ["-o", f"faulthandler_timeout={minutes * 30}", f"--junitxml={report}"]
+    tests += [f"--deselect={name}" for name in trial.leave]
+    last = time.monotonic() + 60 * minutes
+    for command in [*trial.first, [*tests, *PARTS[setting.part]]]:
+        code = finished(command, trial, log, max(1, last - time.monotonic()))
+        words = Path(command[0]).name if command in trial.first else "the tests"
+        if code is None:
+            return Outcome(f"**stopped**: {words} took more than {minutes:.0f} minutes", False)
+        if code and not report.exists():
+            return Outcome(f"**failed**: {words} ended with {code}", False)
+    return counted(report)
+
+
+def counted(report: Path) -> Outcome:
+    """What pytest's report says."""
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    bad = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
+    passed = f"{len(cases) - len(bad) - skipped:,} passed"
+    passed += f", {skipped:,} skipped" if skipped else ""
+    if not bad:
+        return Outcome(passed, bool(cases))
+    names = [f"`{case.get('classname')}.{case.get('name')}`" for case in bad]
+    more = [f"and {len(bad) - 5} more"] if len(bad) > 5 else []
+    return Outcome(f"**{len(bad)} failed**: {', '.join([*names[:5], *more])}; {passed}", False)
+
+
+def commit() -> str:
+    """The commit that is tried, with a + where files differ from it."""
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+    paths = ["--", "src", "tests", "tools", "notebooks", "book", ":!book/measured"]
+    return name + ("+" if git(["git", "status", "--porcelain", *paths]).stdout else "")
+
+
+def written(rows: dict[str, list[str]]) -> None:
+    """Write the table; rows of settings that did not run now stay as they were."""
+    known = {}
+    if TABLE.exists():
+        table = json.loads(TABLE.read_text(encoding="utf-8"))
+        known = {re.findall(r"`([\w.-]+)`", row[0])[-1]: row for row in table["rows"]}
+    known |= rows
+    system = f"{platform.system()}, {os.cpu_count()} processor cores"
+    when = f"Written by `make test-portable`, last on {date.today()}"
+    note = f"{when}, on {system}, with NumPy {np.__version__}."
+    table = {"head": HEAD, "rows": [known[n] for n in SETTINGS if n in known], "note": note}
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Run the settings that are named, or all; 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="only name the settings")
+    parser.add_argument("--minutes", type=float, default=60, help="the most that a setting takes")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(SETTINGS):
+        parser.error(f"expected settings among {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+    failed = []
+    for name in options.names or SETTINGS:
+        setting = SETTINGS[name]
+        print(f"{name}: {setting.stands_for}, {setting.part}", flush=True)
+        if options.list:
+            continue
+        begun = time.monotonic()
+        trial = Trial(WORK / name)
+        outcome = tried(setting, trial, options.minutes)
+        print(f"  {outcome.words} ({time.monotonic() - begun:.0f} s)", flush=True)
+        if not outcome.good:
+            failed.append(name)
+            print(f"  the log is {trial.folder.relative_to(ROOT) / 'log.txt'}", flush=True)
+        row = [f"{setting.stands_for} (`{name}`)", trial.how(), setting.part, outcome.words]
+        written({name: [*row, commit()]})
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
