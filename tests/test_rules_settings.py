@@ -287,6 +287,28 @@ def momentum_of_renorm_that_never_updates():
     return classifier(renorm=True, renorm_momentum=1.0), {}
 
 
+@pytest.mark.parametrize("momentum", ["0.9", None, 10**400, float("nan"), float("inf"), -3.0, 1.5])
+def test_a_momentum_from_an_edited_config_is_told_and_no_share_is_made_of_it(momentum):
+    model = classifier()
+    model.optimizer.iterations.assign(1000)
+    model.get_layer("bn").momentum = momentum
+    for data in (None, rows(mean=3)):
+        report = audit(model, data)
+        [found] = [each for each in report.diagnoses if each.rule == "bad-momentum"]
+        assert found.evidence.startswith("bn has momentum=")
+        assert "weigh" not in "".join(e.evidence for e in report.diagnoses if e is not found)
+        assert "crashed" not in str(report)
+        assert not re.search(r"\d{9}|\d{3,}%|nan%|inf%", str(report).replace(",", ""))
+
+
+@pytest.mark.parametrize("epsilon", [-1e-3, -1.0, float("nan"), float("inf"), 10**400])
+def test_an_epsilon_that_cannot_be_added_to_a_variance_is_told(epsilon):
+    model = classifier()
+    model.get_layer("bn").epsilon = epsilon
+    [found] = [each for each in audit(model).diagnoses if each.rule == "bad-variance"]
+    assert found.evidence.startswith("bn has epsilon=")
+
+
 @trial("bad-momentum", "mended")
 def momentum_in_between():
     return classifier(momentum=0.9), {}

@@ -20,13 +20,13 @@ _NODES = re.compile(
 
 
 def short(number: float) -> str:
-    """A number with two digits; from a hundred up, a whole one.
+    """A number with two digits; from a hundred up, a whole one, as long as it can be read.
 
     Example:
-        >>> short(0.1234), short(1234.5)
-        ('0.12', '1,234')
+        >>> short(0.1234), short(1234.5), short(1.2e38)
+        ('0.12', '1,234', '1.2e+38')
     """
-    return f"{number:.2g}" if abs(number) < 100 else f"{number:,.0f}"
+    return f"{number:,.0f}" if 100 <= abs(number) < 1e9 else f"{number:.2g}"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -187,7 +189,8 @@ class Case:
 
         By the optimizer's counter; 0 if that tells nothing.
         """
-        return layer.momentum**self.updates if self.updates else 0.0
+        momentum = momentum_of(layer)
+        return momentum**self.updates if self.updates and 0 <= momentum <= 1 else 0.0
 
     @property
     def averages_weights(self) -> bool:
@@ -379,3 +382,17 @@ def _obeys_recorded_training() -> bool:
         return keras.Sequential([keras.Input((1,), name="asked_input"), bn], name="asked_inner")
 
     return not any(moved(build) for build in (lambda bn: bn, functional, sequential))
+
+
+def setting(given: Any) -> float:
+    """A setting of a layer as a number; NaN if it is none, as after a config was edited."""
+    try:
+        return float(given) if isinstance(given, Real) else math.nan
+    except OverflowError:  # a whole number
+        return math.inf
+
+
+def momentum_of(layer: BN) -> float:
+    """The weight of the past in a layer's moving statistics; NaN where it is no such weight."""
+    momentum = setting(layer.momentum)
+    return momentum if 0 <= momentum <= 1 else math.nan

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnutils._keras import keras
 from bnutils.doctor.probe import Moments
-from bnutils.doctor.rules.case import BN, Case, values
+from bnutils.doctor.rules.case import BN, Case, momentum_of, values
 from bnutils.doctor.rules.gaps import moving_gaps
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import pooled
@@ -149,7 +149,7 @@ def large_offset(case: Case) -> Iterator[Finding]:
         dtype = _dtype(case, layer)
         noise = offset * ROUNDING.get(dtype, ROUNDING["float32"])
         # The moving mean stands still when its steps are lost to rounding.
-        lost = offset * ROUNDING["float32"] / max(1 - layer.momentum, 1e-9)
+        lost = offset * ROUNDING["float32"] / max(1 - momentum_of(layer), 1e-9)
         stuck = (lost > SHORT) & (np.abs(moving_gaps(layer, moments).shift) > SHORT)
         stuck &= case.learns(layer) and not case.fresh(layer)
         noisy = noise > NOISY

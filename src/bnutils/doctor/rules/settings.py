@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from bnutils._keras import decays, keras, replicas, tf
 from bnutils.doctor.rules import flow
 from bnutils.doctor.rules.alone import own_call
-from bnutils.doctor.rules.case import BN, LEAST_ROWS, Case, values
+from bnutils.doctor.rules.case import BN, LEAST_ROWS, Case, momentum_of, setting, values
 from bnutils.doctor.rules.gaps import moving_gaps
 from bnutils.doctor.rules.registry import Finding, rule
 from bnutils.doctor.rules.runs import pooled
@@ -45,21 +47,22 @@ def bad_momentum(case: Case) -> Iterator[Finding]:
     for layer in case.learners:
         names = ["momentum", *(["renorm_momentum"] if layer.renorm else [])]
         for name in names:
-            momentum = getattr(layer, name)
-            stuck = np.float32(momentum) == 1
+            momentum = setting(getattr(layer, name))
+            stuck = 0.9 < momentum < 1.1 and np.float32(momentum) == 1
             if not stuck and 0 <= momentum < 1:
                 continue
             where = case.path(layer)
+            if stuck:
+                does = "its moving statistics never change"
+            elif math.isfinite(momentum):
+                does = f"each update weighs the batch by {1 - momentum:g} and the old value by "
+                does += f"{momentum:g}"
+            else:
+                does = "no update can weigh old and new by it"
             yield Finding(
                 "error",
                 where,
-                f"{where} has {name}={momentum:g}: "
-                + (
-                    "its moving statistics never change."
-                    if stuck
-                    else f"each update weighs the batch by {1 - momentum:g} and the old value by "
-                    f"{momentum:g}."
-                ),
+                f"{where} has {name}={_shown(getattr(layer, name))}: {does}.",
                 "Training normalizes by the batch, inference by what the layer started with."
                 if stuck
                 else "A moving average needs weights from 0 to 1; with others it overshoots, and "
@@ -74,12 +77,18 @@ def bad_momentum(case: Case) -> Iterator[Finding]:
             )
 
 
+def _shown(given: Any) -> str:
+    """A setting as a number, or whatever else it is, in few characters."""
+    value = setting(given)
+    return textwrap.shorten(repr(given), 40) if math.isnan(value) else f"{value:g}"
+
+
 @rule("pytorch-momentum", levels="warning", chapter="04_keras")
 def pytorch_momentum(case: Case) -> Iterator[Finding]:
     """A momentum that would be usual in PyTorch, where it weighs the new batch, not the old."""
     for layer in case.learners:
-        momentum = layer.momentum
-        if not 0 <= momentum < FEW_BATCHES:
+        momentum = momentum_of(layer)
+        if not momentum < FEW_BATCHES:
             continue
         where = case.path(layer)
         if momentum < LEAST_OF_PYTORCH:
@@ -166,6 +175,16 @@ def bad_variance(case: Case) -> Iterator[Finding]:
     for layer in case.layers:
         where = case.path(layer)
         again = f"Call {_recalibrate([layer], case)}"
+        epsilon = setting(layer.epsilon)
+        if not 0 <= epsilon < math.inf:
+            yield Finding(
+                "error",
+                where,
+                f"{where} has epsilon={_shown(layer.epsilon)}.",
+                "It is added to the variance before the square root is taken: the root of what is "
+                "negative then is NaN, and by infinity or NaN no output tells anything.",
+                "Set layer.epsilon to that of the training; the default of Keras is 0.001.",
+            )
         if where in broken:
             yield Finding(
                 "error",
@@ -182,7 +201,7 @@ def bad_variance(case: Case) -> Iterator[Finding]:
         variance = variance[np.isfinite(variance)]
         if np.any(variance < 0):
             # A rounding error below zero does nothing next to epsilon.
-            matters = variance.min() < -0.01 * layer.epsilon
+            matters = variance.min() < -0.01 * epsilon
             yield Finding(
                 "error" if matters else "warning",
                 where,
@@ -334,7 +353,7 @@ def few_updates(case: Case) -> Iterator[Finding]:
 
 def _share_of_the_start(case: Case, layer: BN) -> float:
     """How much the initial values can still weigh in the moving statistics of a layer."""
-    if not 0 <= layer.momentum < 1:
+    if not momentum_of(layer) < 1:
         return 0.0
     share = case.old_share(layer) ** max(1, len(case.graph.of(layer)))
     # No batch lowers a variance faster: one below that share did not begin with a 1.
@@ -439,7 +458,7 @@ def partial_batch(case: Case) -> Iterator[Finding]:
     steps = -(-case.train_size // case.batch_size)
     for layer in case.learners:
         number, full = (_values(case, layer, rows) for rows in (rest, case.batch_size))
-        if number is None or number >= min(SMALL, full / 4) or not 0 <= layer.momentum < 1:
+        if number is None or number >= min(SMALL, full / 4) or not momentum_of(layer) < 1:
             continue
         where = case.path(layer)
         weight = (1 - layer.momentum) / (1 - layer.momentum**steps)
@@ -469,7 +488,7 @@ def half_precision_variables(case: Case) -> Iterator[Finding]:
         for layer in case.layers
         if layer.moving_mean.dtype in ("float16", "bfloat16")
         and layer.trainable
-        and 0 <= layer.momentum < 1
+        and momentum_of(layer) < 1
     ]
     for parent, layers in case.by_parent(half).items():
         dtype = layers[0].moving_mean.dtype
