@@ -1,6 +1,7 @@
 """Rules on settings and values: every one sees sick, mended and sound models."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
