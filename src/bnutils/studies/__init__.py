@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["claim", "claims", "get", "hypothesis", "load", "names"]
 
 RECORDS = Path(__file__).parents[1] / "records"
-CHAPTERS = tuple(f"chapter_{number:02d}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13))
+CHAPTERS = tuple(f"chapter_{number:02d}" for number in range(1, 14))
 MODULES = (*CHAPTERS, "explore")
 
 

@@ -825,7 +825,6 @@ def sync_cost_model() -> Claim:
             effect,
             "within",
             margin=2.0,
-            scale="log",
             reason="a factor of two",
             spec=".2f",
         )
