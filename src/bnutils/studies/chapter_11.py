@@ -198,8 +198,8 @@ def digits_block(settings: Settings) -> xr.Dataset:
                 momentum=0.0, synchronized=arm == "synchronized"
             )
             layer(x, training=True)
-            found, true = np.array(layer.moving_variance), x.astype(float).var(axis=0)
-            errors.append(np.abs(found / true - 1).max())
+            found = layer.moving_variance.numpy()
+            errors.append(np.abs(found / x.astype(float).var(axis=0) - 1).max())
     shape = len(settings["offset"]), len(two_workers.ARMS)
     return xr.Dataset(
         {"error": (("offset", "arm"), np.reshape(errors, shape))},
@@ -427,8 +427,8 @@ HYPOTHESES = {
             claimed="within",
             margin=2.0,
             scale="log",
-            reason="a factor of two: what the model is for, eight devices against thousands and "
-            "one link against another, differs by tens",
+            reason="what the model is for, eight devices against thousands and one link against "
+            "another, differs by tens",
             spec=".2f",
             setting=f"{_WORKERS}, shortest time of 10 rounds that take turns; dense layers of 256 "
             "units with BN, 32 examples on each worker; latency and bandwidth from messages of 2 "
@@ -778,7 +778,8 @@ def links(record: xr.Dataset | None = None) -> list[Link]:
     """
     record = load("synchronizing") if record is None else record
     measured = record["seconds"].sel(numbers=[SHORT, LONG]).transpose("seed", "numbers")
-    return [Link.between([BYTES * SHORT, BYTES * LONG], pair) for pair in measured.values]
+    sizes = [BYTES * SHORT, BYTES * LONG]
+    return [Link.between(sizes, pair) for pair in measured.values.tolist()]
 
 
 def message(numbers: int, record: xr.Dataset | None = None) -> Interval:
@@ -838,7 +839,6 @@ def sync_cost_model() -> Claim:
                 for numbers in (4096, 65536, 4194304)
             ),
         ],
-        draws=10,
         record="synchronizing",
     )
 

@@ -77,6 +77,7 @@ def _layer(arm: str, width: int) -> Any:
 
 def _normalized(strategy: Any, arm: str, x: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
     """Output, gradients of the input, gamma and beta, and both moving statistics after a step."""
+    import keras
     import tensorflow as tf
 
     with strategy.scope():
@@ -90,7 +91,8 @@ def _normalized(strategy: Any, arm: str, x: np.ndarray, dy: np.ndarray) -> list[
         return y, *tape.gradient(y, sources, output_gradients=dy)
 
     found = tf.function(lambda *parts: strategy.run(replica, args=parts))(x, dy)
-    return [np.array(each) for each in (*found, layer.moving_mean, layer.moving_variance)]
+    moving = layer.moving_mean, layer.moving_variance
+    return [keras.ops.convert_to_numpy(each) for each in (*found, *moving)]
 
 
 def _message(strategy: Any, size: int) -> Callable[[], Any]:
