@@ -17,7 +17,6 @@ other claims, so a sentence is added to it here where the correction changes its
 also gets `claims.json`, the ledger as data.
 """
 
-import html
 import json
 import re
 import subprocess
@@ -31,6 +30,7 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from bnutils._markup import escaped
 from bnutils.evidence import CLAIM_MIME, Claim, cards, holm
 
 logger = logging.getLogger(__name__)
@@ -276,15 +276,15 @@ def article(ledger: Ledger) -> str:
         tests = [name for name in row["claims"] if name in ledger.claims]
         found = [f"{_outcome(ledger, name)}: {_link(*ledger.claims[name])}" for name in tests]
         if not found:
-            found = [html.escape(row.get("reason", ""))]
+            found = [escaped(row.get("reason", ""))]
         counts = Counter(ledger.outcomes[name] for name in tests)
         told = _listed(
             [_counted(key, counts[key]) for key in WORDS if counts[key]] or ["Not tested"]
         )
         items = "".join(f"<li>{line}</li>" for line in found)
-        note = f" {html.escape(row['note'])}" if "note" in row else ""
+        note = f" {escaped(row['note'])}" if "note" in row else ""
         rows.append(
-            f'<details class="bn-ledger-row"><summary>{html.escape(row["says"])} '
+            f'<details class="bn-ledger-row"><summary>{escaped(row["says"])} '
             f"<span>{told}{note}</span></summary><ul>{items}</ul></details>"
         )
     return f'<div class="bn-ledger-article">{"".join(rows)}</div>'
@@ -344,7 +344,7 @@ def entry(ledger: Ledger, name: str) -> str:
             [
                 f'<details class="bn-ledger-row bn-ledger-claim" data-kind="{claim.kind}"'
                 f' data-outcome="{_slug(ledger.outcomes[name])}">',
-                f"<summary>{_outcome(ledger, name)} {html.escape(in_signs(claim.claim))}"
+                f"<summary>{_outcome(ledger, name)} {escaped(in_signs(claim.claim))}"
                 f"{cards.kind_html(claim)}</summary>",
                 interval_bars.bar(claim.primary),
                 f'<p class="bn-claim-primary">{cards.finding_html(claim.primary)}.'
@@ -379,7 +379,7 @@ def in_signs(text: str) -> str:
 def _link(claim: Claim, chapter: str, words: str = "") -> str:
     """A link to the claim's card. The card is HTML, whose anchors MyST does not know."""
     address = f"../{NOTEBOOKS}/{chapter}.html#{claim.anchor}"
-    return f'<a href="{address}">{html.escape(words or in_signs(claim.claim))}</a>'
+    return f'<a href="{address}">{escaped(words or in_signs(claim.claim))}</a>'
 
 
 def _outcome(ledger: Ledger, name: str) -> str:
@@ -458,7 +458,7 @@ def mark_cards(app, page, template, context, doctree) -> None:
         effect = '<p class="bn-claim-primary">'
         rest = rest.replace(effect, interval_bars.bar(claim.primary) + effect, 1)
         card, end, rest = rest.partition("</section>")
-        card = card.replace(html.escape(claim.claim), html.escape(in_signs(claim.claim)), 1)
+        card = card.replace(escaped(claim.claim), escaped(in_signs(claim.claim)), 1)
         card = with_minus(card).replace(MORE, app.env.bn_marks[name] + MORE, 1)
         context["body"] = body[:start] + head + card + end + rest
 

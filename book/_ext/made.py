@@ -18,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from bnutils import studies
+from bnutils._markup import as_myst
 from bnutils.evidence import provenance
 
 TIMES = "book/run_times.json"
@@ -73,16 +74,17 @@ class Records(_Made):
                 f"{package} {history['versions'][package]}" for package in ("numpy", "bnutils")
             )
             ran = (
-                f"{history['date']}, commit `{history['commit']}`, {history['processor']}, "
-                f"{versions}, {history['cpu_seconds']:,.0f} CPU seconds"
+                f"{as_myst(history['date'])}, commit {as_myst(str(history['commit']))}, "
+                f"{as_myst(history['processor'])}, {as_myst(versions)}, "
+                f"{history['cpu_seconds']:,.0f} CPU seconds"
             )
             yield f"{name}"
-            yield f": {study.question}"
+            yield f": {as_myst(study.question)}"
             yield ""
-            yield f"  {grids}."
+            yield f"  {as_myst(grids)}."
             yield ""
             yield f"  {ran}."
-            yield from (f"\n  *Changed:* {change}" for change in history["changes"])
+            yield from (f"\n  *Changed:* {_told(change)}" for change in history["changes"])
             yield ""
 
 
@@ -92,6 +94,11 @@ def _shown(values) -> str:
     if whole and len(values) > 5 and values == tuple(range(values[0], values[0] + len(values))):
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))
+
+
+def _told(text: str) -> str:
+    """A text from a record, in which names of studies between backticks stay code."""
+    return re.sub(r"\\`([a-z]+)\\`", r"`\1`", as_myst(text))
 
 
 class Versions(_Made):

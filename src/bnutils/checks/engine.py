@@ -6,7 +6,6 @@ tuple of these. Both return an `Outcome`, and neither ever shows what is right.
 """
 
 import copy
-import html
 import linecache
 import math
 import re
@@ -22,6 +21,8 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+
+from bnutils._markup import escaped
 
 __all__ = ["ANY", "Answer", "Function", "Mistake", "Outcome"]
 
@@ -64,8 +65,8 @@ class Outcome:
 
     def _repr_html_(self) -> str:
         text, *example = self.message.split("\n", 1)
-        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-        lines = "".join(f"<pre>{html.escape(part)}</pre>" for part in example)
+        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped(text))
+        lines = "".join(f"<pre>{escaped(part)}</pre>" for part in example)
         return f"<p><strong>{self._verdict}</strong> {text}</p>{lines}"
 
 

@@ -3,7 +3,6 @@
 Nothing here needs TensorFlow.
 """
 
-import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bnutils._markup import escaped
 from bnutils.doctor.results import Result, Skipped, html_table, plain_text, printable, skipped_lines
 from bnutils.doctor.words import count
 
@@ -219,7 +219,7 @@ class Report(Result):
         yield from (Text(printable(line)) for line in self._footnotes)
 
     def _repr_html_(self) -> str:
-        text = html.escape
+        text = escaped
         rows = [
             [
                 f'<strong style="border-left:0.35rem solid {COLORS[group[0].level]};'

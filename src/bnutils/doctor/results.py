@@ -5,7 +5,6 @@ Nothing here needs TensorFlow.
 
 from __future__ import annotations
 
-import html
 import io
 import json
 import math
@@ -20,6 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 import bnutils
+from bnutils._markup import escaped
 
 __all__ = ["Result", "Skipped", "Table", "html_table", "plain_text", "printable", "skipped_lines"]
 
@@ -87,8 +87,8 @@ class Table:
     def _repr_html_(self) -> str:
         """Everything escaped, in colors that suit light and dark pages."""
         return html_table(
-            [html.escape(head) for head in self.heads],
-            [[html.escape(cell) for cell in row] for row in self.rows],
+            [escaped(head) for head in self.heads],
+            [[escaped(cell) for cell in row] for row in self.rows],
         )
 
 
@@ -136,7 +136,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         parts = [
-            part._repr_html_() if isinstance(part, Table) else f"<p>{html.escape(part)}</p>"
+            part._repr_html_() if isinstance(part, Table) else f"<p>{escaped(part)}</p>"
             for part in self._shown()
             if not isinstance(part, Table) or part.rows
         ]

@@ -1,10 +1,10 @@
 """A claim as a card: the outcome first, then the effect, then how it was measured."""
 
-import html
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from bnutils._markup import escaped
 from bnutils.evidence.claims import KINDS, Claim, Finding
 
 __all__ = [
@@ -45,7 +45,7 @@ def as_text(claim: Claim) -> str:
 
 def as_html(claim: Claim) -> str:
     """The card as HTML: one column, whatever the width; the details are folded."""
-    text = html.escape
+    text = escaped
     kind = kind_html(claim)
     return "\n".join(
         [
@@ -68,7 +68,7 @@ def details(claim: Claim, more_rows: Sequence[tuple[str, str]] = ()) -> str:
         claim: the claim.
         more_rows: names and texts that the ledger knows and the card does not.
     """
-    text = html.escape
+    text = escaped
     rows = "".join(
         f"<dt>{text(name.capitalize())}</dt><dd>{text(value)}</dd>"
         for name, value in [*_rows(claim), *more_rows]
@@ -93,8 +93,8 @@ def edges_html(claim: Claim) -> str:
     for arm, setting in claim.edges:
         arms.setdefault(setting.replace("_", " "), []).append(arm)
     return "".join(
-        f'<p class="bn-claim-edge">For {html.escape(_listed(those))}, the choice of '
-        f"{html.escape(setting)} was often the smallest or the largest of those tried: a wider "
+        f'<p class="bn-claim-edge">For {escaped(_listed(those))}, the choice of '
+        f"{escaped(setting)} was often the smallest or the largest of those tried: a wider "
         "range might hold a better one.</p>"
         for setting, those in arms.items()
     )
@@ -102,7 +102,7 @@ def edges_html(claim: Claim) -> str:
 
 def finding_html(finding: Finding) -> str:
     """What was measured, how large it was, and where it was claimed to be."""
-    text = html.escape
+    text = escaped
     return (
         f"{text(finding.label)}: <strong>{text(finding.effect_text)}</strong>, "
         f"claimed {text(finding.claim_text)}"
@@ -119,7 +119,7 @@ def kind_html(claim: Claim) -> str:
 def source_html(claim: Claim) -> str:
     """Who said so, as "Said by ...". The site makes the work a link to the bibliography."""
     opening, said_by = _source(claim)
-    return f'{opening} <cite data-key="{html.escape(claim.source)}">{html.escape(said_by)}</cite>'
+    return f'{opening} <cite data-key="{escaped(claim.source)}">{escaped(said_by)}</cite>'
 
 
 def _source(claim: Claim) -> tuple[str, str]:
