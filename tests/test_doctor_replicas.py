@@ -82,6 +82,20 @@ told = {
     "masked": [(d.level, d.evidence, d.repair) for d in said(masked, batch_size=64)],
     "accumulated": accumulating(local),
 }
+def ends_in_nan(model, rows):
+    x = rng.normal(size=(rows, 3)).astype("float32")
+    model.fit(x, x[:, :1], batch_size=8, shuffle=False, verbose=0)
+    return bool(np.isnan(model.get_layer("bn").gamma).any())
+
+with strategy.scope():
+    empty, full = model(), model()
+told["rests"] = {
+    name: [ends_in_nan(made, rows), [
+        d.evidence for d in said(made, batch_size=8, train_size=rows) if d.level == "error"]]
+    for name, made, rows in (("full", full, 12), ("synchronized", together, 9), ("empty", empty, 9))
+}
+told["each batch"] = [d.evidence for d in said(local, batch_size=1) if d.level == "error"]
+
 apart.get_layer("bn").trainable = False
 told["frozen"] = [(d.level, d.evidence, d.repair) for d in said(apart, batch_size=64)]
 apart.get_layer("bn").trainable = True
@@ -162,6 +176,20 @@ def test_frozen_replicas_that_differ_are_told_with_the_call_that_mends_them(told
     assert level == "warning"
     assert evidence.startswith("The model runs on 2 replicas. Their moving statistics differ by")
     assert "recalibrate(model, x_train, layers=['bn'])" in repair
+
+
+def test_a_replica_without_rows_makes_gamma_nan(told):
+    evidence = (
+        "9 rows in batches of 8: of the last 1, 1 of 2 replicas gets none, and bn is not "
+        "synchronized."
+    )
+    assert told["rests"] == {
+        "full": [False, []],
+        "synchronized": [False, []],
+        "empty": [True, [evidence]],
+    }
+    (each,) = told["each batch"]
+    assert each.startswith("Of each batch of 1 row, 1 of 2 replicas gets none")
 
 
 def test_accumulated_gradients_of_replicas(told):

@@ -892,5 +892,5 @@ def test_trial(each):
 
 def test_every_rule_has_its_trials():
     # Replicas need a process of their own: see test_doctor_replicas.py.
-    kinds = ("followed", "mended", "note", "sick", "sound", "warning")
+    kinds = ("error", "followed", "mended", "note", "sick", "sound", "warning")
     trial.check_complete(elsewhere=[("replica-batch", kind) for kind in kinds])

@@ -211,6 +211,16 @@ def recalibrate(
     RNN), no order puts each after all that it depends on: such layers are measured together,
     with the statistics of the batch flowing between them.
 
+    A model under `tf.distribute` gets the same statistics on all replicas, those that one process
+    measures on all rows, whether its layers are synchronized or not.
+
+    Data of Dask need to fit into no one machine. Without a cluster one block at a time is computed
+    here. With a current `distributed.Client` each worker gets a copy of the model, measures its
+    blocks, and sends back a count, a mean and a variance for each channel; they are merged exactly,
+    in the order of the blocks, so that the result does not depend on who measured what. A worker
+    that dies costs the blocks it held; others measure them again. Keras must be able to save the
+    model and to load it, and the workers need `bnutils` and the modules of your own layers.
+
     Args:
         model: a Keras model. If it is not built yet, it is built by a call on the first batch.
         data: what the model takes, and the targets if you have them, in any form that
@@ -224,7 +234,9 @@ def recalibrate(
         method: "layerwise" or "one-pass".
         keep: "unless-worse", "always", or "never", which only measures and compares.
         memory: bytes of activations that are kept in memory; what is beyond goes to temporary
-            files, which are gone in the end.
+            files, which are gone in the end. On a cluster, bytes for each worker: if that is not
+            enough, or if the rows of the blocks are not known yet, each level of layers starts
+            from the blocks again.
         progress: whether to show a progress bar; by default on a terminal only.
 
     Returns:

@@ -566,7 +566,7 @@ def averaged_weights(case: Case) -> Iterator[Finding]:
     )
 
 
-@rule("replica-batch", levels="warning note", chapter="11_many_devices")
+@rule("replica-batch", levels="error warning note", chapter="11_many_devices")
 def replica_batch(case: Case) -> Iterator[Finding]:
     """Each replica normalizes by its own part of the batch, and keeps statistics of its own."""
     replicas = case.model.distribute_strategy.num_replicas_in_sync
@@ -574,6 +574,7 @@ def replica_batch(case: Case) -> Iterator[Finding]:
         return
     local = [layer for layer in case.learners if _shares(case, layer) > 1]
     if local:
+        yield from _without_rows(case, replicas, local)
         yield _trained_apart(case, local)
     others = [layer for layer in case.layers if layer not in local]
     shift, ratio, where = _farthest(case, others)
@@ -587,6 +588,32 @@ def replica_batch(case: Case) -> Iterator[Finding]:
             "statistics of its own; a saved file holds those of the first.",
             f"{_recalibrate(apart, case)} gives all replicas the same statistics.",
         )
+
+
+def _without_rows(case: Case, replicas: int, local: list[BN]) -> Iterator[Finding]:
+    """Batches of which a replica gets no row, and takes the mean of nothing."""
+    masked = _masked(case)  # there Keras divides by a little more than the number of values
+    plain = [case.path(layer) for layer in local if layer not in masked]
+    if not plain or not case.batch_size:
+        return
+    rest = (case.train_size or 0) % case.batch_size
+    whole = f"Of each batch of {count(case.batch_size, 'row')}"
+    last = f"{case.train_size or 0:,} rows in batches of {case.batch_size:,}: of the last {rest}"
+    for rows, which in ((case.batch_size, whole), (rest, last)):
+        # TensorFlow deals a batch out in pieces of equal size; the last ones may be empty.
+        empty = rows and replicas - math.ceil(rows / math.ceil(rows / replicas))
+        if empty:
+            yield Finding(
+                "error",
+                "",
+                f"{which}, {empty} of {replicas} replicas {'gets' if empty == 1 else 'get'} none, "
+                f"and {listing(plain)} {'is' if len(plain) == 1 else 'are'} not synchronized.",
+                "The mean of no rows is NaN. Gradients are summed over the replicas: that step "
+                "makes gamma NaN on all of them, the next one every weight.",
+                "Choose a batch_size that leaves no such rest, or drop the rest "
+                "(drop_remainder=True), or build with BatchNormalization(synchronized=True).",
+            )
+            return
 
 
 def _trained_apart(case: Case, local: list[BN]) -> Finding:
