@@ -18,6 +18,8 @@ export TF_NUM_INTEROP_THREADS = 1
 # TensorFlow's start-up messages would land in the notebooks' outputs.
 export TF_CPP_MIN_LOG_LEVEL = 3
 export CUDA_VISIBLE_DEVICES =
+# Windows, too, reads and prints UTF-8.
+export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book site pdf test lint check notebooks serve lab lock bench conformance studies test-portable linkcheck clean
@@ -55,18 +57,18 @@ lint: $(READY)  ## ruff over code and notebooks
 	@$(BIN)/ruff format --check .
 
 # Outputs that are kept or compared hold no progress bar.
-check notebooks test-portable: export BNUTILS_PROGRESS = 0
+KEPT := BNUTILS_PROGRESS=0 $(BIN)/python
 
 check: $(READY)  ## tests and notebooks, without building the site again
-	@$(BIN)/python -m pytest
+	@$(KEPT) -m pytest
 
 notebooks: $(READY)  ## execute the notebooks in place, then compare a second run with the first
-	@$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
-	@$(BIN)/python -m pytest notebooks tests/test_notebooks.py
+	@$(KEPT) tools/notebooks.py $(NOTEBOOKS)
+	@$(KEPT) -m pytest notebooks tests/test_notebooks.py
 
 test-portable: $(READY)  ## run the tests as other machines would, and write down what passed (ONLY=name one of them)
 	@$(BIN)/python tools/build_site.py
-	@$(BIN)/python tools/portable.py $(ONLY)
+	@$(KEPT) tools/portable.py $(ONLY)
 
 serve: site  ## serve the book on this machine
 	@echo "http://127.0.0.1:8000"

@@ -35,8 +35,8 @@ def ledger_of(ledger, tmp_path):
         for stem, claims in notebooks.items():
             outputs = [{"data": {CLAIM_MIME: claim}} for claim in claims]
             notebook = {"cells": [{"outputs": outputs}, {"source": "no outputs"}]}
-            (tmp_path / "notebooks" / f"{stem}.ipynb").write_text(json.dumps(notebook))
-        (tmp_path / "book" / "article.yml").write_text(article)
+            (tmp_path / "notebooks" / f"{stem}.ipynb").write_text(json.dumps(notebook), "utf-8")
+        (tmp_path / "book" / "article.yml").write_text(article, "utf-8")
         return ledger.Ledger(tmp_path)
 
     return build

@@ -68,7 +68,8 @@ def files(tmp_path_factory, keras):
             layers.BatchNormalization(name="bn"),
             layers.ReLU(),
             layers.Dense(1, activation="sigmoid"),
-        ]
+        ],
+        name="sequential",  # whatever other tests have named before
     )
     model.compile(loss="binary_crossentropy")
     model.fit(x, y, batch_size=32, verbose=0)
@@ -565,7 +566,7 @@ def test_a_log_has_no_colors_and_a_terminal_has(at, capfd, monkeypatch):
 def test_streams_are_written_to_and_stay(at, capfd):
     os.mkfifo(at / "fifo")
     read = []
-    reader = threading.Thread(target=lambda: read.append((at / "fifo").read_text()))
+    reader = threading.Thread(target=lambda: read.append((at / "fifo").read_text("utf-8")))
     reader.start()
     status = run("audit model.keras --output fifo")
     reader.join(timeout=10)
@@ -595,8 +596,8 @@ def test_what_stands_in_a_file_behind_stdout_stays(at, tmp_path):
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-    assert log.read_text().startswith("old\n")
-    assert "model" in log.read_text()
+    assert log.read_text("utf-8").startswith("old\n")
+    assert "model" in log.read_text("utf-8")
 
 
 @LINUX
@@ -623,7 +624,7 @@ def test_a_closed_stdout_is_said(at, capfd, monkeypatch):
     assert run("fold model.keras --output out.keras") == 2
     assert (at / "out.keras").exists()
     run("audit model.keras --output report.txt")
-    assert (at / "report.txt").read_text()
+    assert (at / "report.txt").read_text("utf-8")
 
 
 @LINUX

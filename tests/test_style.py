@@ -61,7 +61,10 @@ def test_what_counts_as_a_fault(message, fault):
 
 
 def test_there_are_messages_to_read():
-    assert sum(len(list(messages(ast.parse(path.read_text())))) for path in FILES) > 100
+    assert (
+        sum(len(list(messages(ast.parse(path.read_text(encoding="utf-8"))))) for path in FILES)
+        > 100
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -302,7 +302,7 @@ def clone(trial: Trial) -> None:
     trial.variables = dict.fromkeys(("PYTHONPATH", "VIRTUAL_ENV"))
     trial.first = [["make", f"PYTHON={sys.executable}", "book"]]
     trial.python = str(trial.root / ".venv" / "bin" / "python")
-    trial.words = [f"`{trial.root.name}`, `make book`"]
+    trial.words = [f"`{trial.root.name}`, made there by `make book`"]
 
 
 def asked(command: list[str], trial: Trial, folder: Path = ROOT) -> str:
@@ -354,7 +354,7 @@ PARTS = {
     "numbers, and all records computed again": [
         *all_but(*PAGES, *WORDS, *LONG[2:], "doctor_freeze", "doctor_kinds")
     ],
-    "words and files": [
+    "the site made anew, words and files": [
         *modules(*WORDS, "ledger", "site", "search", "reference", "introduction", "tables"),
         *("notebooks/01_motivation.ipynb", "notebooks/12_audit.ipynb"),
     ],
@@ -464,13 +464,15 @@ def tried(setting: Setting, trial: Trial, minutes: float) -> Outcome:
     # Half of the time without an answer is a hang: the log then says where.
     tests += ["-o", f"faulthandler_timeout={minutes * 30}", f"--junitxml={report}"]
     tests += [f"--deselect={name}" for name in trial.leave]
+    if setting.part == WORDED and not trial.first:
+        trial.first = [[trial.python, "tools/build_site.py", "--all"]]
     last = time.monotonic() + 60 * minutes
     for command in [*trial.first, [*tests, *PARTS[setting.part]]]:
         code = finished(command, trial, log, max(1, last - time.monotonic()))
-        words = Path(command[0]).name if command in trial.first else "the tests"
+        words = "making the site" if command in trial.first else "the tests"
         if code is None:
             return Outcome(f"**stopped**: {words} took more than {minutes:.0f} minutes", False)
-        if code and not report.exists():
+        if code and (command in trial.first or not report.exists()):
             return Outcome(f"**failed**: {words} ended with {code}", False)
     return counted(report)
 

@@ -117,7 +117,7 @@ def _descriptor(path: Path) -> int | None:
     for _ in range(40):  # as many links as Linux follows
         folder = os.path.realpath(os.path.dirname(name))
         name = os.path.join(folder, os.path.basename(name))
-        own = re.fullmatch(rf"/proc/{os.getpid()}(?:/task/\d+)?/fd/(\d+)", name)
+        own = re.fullmatch(rf"(?:/proc/{os.getpid()}(?:/task/\d+)?|/dev)/fd/(\d+)", name)
         if own:
             return int(own[1])
         if not os.path.islink(name):
