@@ -1,9 +1,13 @@
 """Chapter 11's studies: replicas in one array program, shards, and what two workers measured."""
 
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import xarray as xr
 
+from bnutils.evidence import Study, Tolerance, provenance
 from bnutils.norm import BatchNorm
 from bnutils.replicas import Link
 from bnutils.studies import chapter_11, two_workers
@@ -118,3 +122,21 @@ def test_what_two_workers_return_is_compared_with_one_device(monkeypatch, said, 
         assert errors.sel(arm=arm, of=like).max() < 1e-12
         others = errors.sel(arm=arm).drop_sel(of=like, quantity="dbeta")  # dbeta adds dy up
         assert others.min() > 0.05
+
+
+def test_the_seconds_of_processes_that_a_block_starts_count(monkeypatch):
+    ended = iter([(1.0, 0.5), (4.0, 1.5)])  # user and system, before the block and after it
+
+    def times():
+        user, system = next(ended)
+        return SimpleNamespace(children_user=user, children_system=system)
+
+    study = Study(
+        name="busy",
+        question="How long?",
+        block=lambda settings: xr.Dataset({"done": ((), 1.0)}),
+        dims={"seed": [0]},
+        tolerances={"done": Tolerance(0.0)},
+    )
+    monkeypatch.setattr(os, "times", times)
+    assert provenance(study.run(workers=1))["cpu_seconds"] >= 4
