@@ -57,7 +57,7 @@ from bnutils._keras.optimizers import (  # noqa: E402
     optimizer_attributes,
     rebuild_optimizer,
 )
-from bnutils._keras.process import global_seeds, random_state, scopes  # noqa: E402
+from bnutils._keras.process import global_seeds, random_state, same_draws, scopes  # noqa: E402
 from bnutils._keras.training import (  # noqa: E402
     STEP_FUNCTIONS,
     accepts,
@@ -111,6 +111,7 @@ __all__ = [
     "recorded_graph",
     "recorded_inputs",
     "replicas",
+    "same_draws",
     "scopes",
     "shorten_records",
     "takes_training",

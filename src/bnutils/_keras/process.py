@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import random
+from collections.abc import Callable, Iterator
 
+import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from tensorflow.python.eager import context
@@ -11,7 +14,7 @@ from tensorflow.python.framework import ops
 
 from bnutils._keras import keras
 
-__all__ = ["global_seeds", "random_state", "scopes"]
+__all__ = ["global_seeds", "random_state", "same_draws", "scopes"]
 
 
 def scopes() -> Callable[[], None]:
@@ -62,3 +65,22 @@ def random_state() -> Callable[[], None]:
             eager.setstate(drawn)
 
     return put_back
+
+
+@contextlib.contextmanager
+def same_draws() -> Iterator[None]:
+    """A context in which models may be built and loaded: who draws after it draws the same.
+
+    Layers without a seed draw one from Python's generator or from the global one of Keras.
+    """
+    put_back, seeds = random_state(), global_seeds()
+    drawn = None if seeds is None else seeds.state.numpy()
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        put_back()
+        if seeds is not None:
+            seeds.state.assign(drawn)
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002

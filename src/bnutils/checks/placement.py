@@ -72,14 +72,20 @@ class Placement:
 
     def check(self, build: Callable) -> Outcome:
         """Tell whether the model that `build()` returns is right, or what is wrong with it."""
-        from bnutils._keras import keras
-        from bnutils.doctor.graph import walk
+        from bnutils._keras import keras, same_draws
 
         if not callable(build) or isinstance(build, keras.Model):
             return named(
                 "not-a-function",
                 "A function that builds the model is asked for. Give its name without calling it.",
             )
+        with same_draws():
+            return self._checked(build)
+
+    def _checked(self, build: Callable) -> Outcome:
+        from bnutils._keras import keras
+        from bnutils.doctor.graph import walk
+
         try:
             model = build()
         except RAISED as error:  # whatever a learner's function raises is told

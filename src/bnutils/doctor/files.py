@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import h5py
 
 from bnutils._formats import WEIGHTS_ONLY, file_kind
-from bnutils._keras import keras
+from bnutils._keras import keras, same_draws
 from bnutils.doctor.graph import layer_paths
 from bnutils.doctor.keras2 import (
     Translation,
@@ -100,7 +100,8 @@ def open_model(
     kind = file_kind(path)
     try:
         read = _read_zip if kind == "zip" else _read_hdf5
-        return read(path, trust, tuple(modules))
+        with same_draws():
+            return read(path, trust, tuple(modules))
     # Damaged bytes reach the parsers of HDF5 and Keras, which raise almost anything.
     except Exception as error:
         raise ValueError(f"{path} {_why_not(error)}") from error
