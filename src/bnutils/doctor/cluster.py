@@ -191,10 +191,8 @@ class Crew:
             futures = self._begun(turn, known, held, keep)
             parts = [self._client.submit(itemgetter(0), each, pure=False) for each in futures]
             merged = Found()
-            for number, part in enumerate(parts):
-                merged = _merged(merged, self._result(part, number))
-                parts[number] = None
-                progress.update()
+            for each in self._results(parts, range(len(parts)), progress):
+                merged = _merged(merged, each)
             found.moments.update(merged.moments)
             found.calls.update(merged.calls)
             found = Found(found.moments, found.calls, merged.rows, merged.weighted)
@@ -229,8 +227,8 @@ class Crew:
             )
             tasks.append(task)
             numbers.append(number)
-        for number, future in zip(numbers, self._client.compute(tasks), strict=True):
-            yield from self._result(future, number)
+        for pieces in self._results(self._client.compute(tasks), numbers):
+            yield from pieces
 
     def _has_room(self, memory: int, sizes: Sequence[int]) -> bool:
         """Whether the workers can keep what the next levels need."""
@@ -258,21 +256,35 @@ class Crew:
             for name, each in zip(names, held, strict=True)
         ]
 
-    def _result(self, future: Future, number: int) -> Any:
-        from distributed import KilledWorker
+    def _results(
+        self, futures: list[Future], numbers: Sequence[int], progress: Any = None
+    ) -> list[Any]:
+        """Wait for what blocks of these numbers give, in their order whichever is done first."""
+        from distributed import KilledWorker, as_completed
 
-        name = self._blocks.name(number)
-        try:
-            return future.result()
-        except KilledWorker as error:
-            raise ValueError(
-                f"expected workers that live through a block, got several that ended at {name}: "
-                "give smaller blocks, or workers with more memory"
-            ) from error
-        except Exception as error:
-            if name not in str(error):
-                error.add_note(f"while {name} was computed")
-            raise
+        number_of = {future.key: number for future, number in zip(futures, numbers, strict=True)}
+        results = {}
+        for done in as_completed(futures, with_results=True, raise_errors=False).batches():
+            for future, result in done:
+                number = number_of[future.key]
+                if future.status == "finished":
+                    results[number] = result
+                    if progress is not None:
+                        progress.update()
+                    continue
+                name = self._blocks.name(number)
+                try:
+                    future.result()
+                except KilledWorker as error:
+                    raise ValueError(
+                        "expected workers that live through a block, got several that ended at "
+                        f"{name}: give smaller blocks, or workers with more memory"
+                    ) from error
+                except Exception as error:
+                    if name not in str(error):
+                        error.add_note(f"while {name} was computed")
+                    raise
+        return [results[number] for number in numbers]
 
 
 def _spread(total: int, wanted: int) -> np.ndarray:
