@@ -252,12 +252,6 @@ EXERCISES = {
         truth=(_ALL, _BETWEEN / _ALL, "between"),
         choices=("within", "between", "both"),
         names=("variance", "share", "choice"),
-        hints={
-            "variance": "Add what lies within the devices, on average, and what lies between them.",
-            "share": "Divide the variance of the devices' means by that of all rows.",
-            "choice": "Each device subtracts its own mean. Ask what is equal on all devices "
-            "afterwards.",
-        },
         tolerance=0.005,
         mistakes={
             "between-forgotten": Mistake(
@@ -300,7 +294,8 @@ EXERCISES = {
                 "mean does not touch that.",
             ),
         },
-        hint="The variance of all is the mean of the variances plus the variance of the means.",
+        hint="The variance of all is the mean of the variances plus the variance of the means. "
+        "Then ask what is equal on all devices, once each has subtracted its own mean.",
     ),
     "11.3": _MERGE,
     "11.4": _BACKWARD,
