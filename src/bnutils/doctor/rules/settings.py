@@ -518,7 +518,9 @@ def _spacing(dtype: str) -> float:
 # The optimizer and the strategy
 
 
-@rule("gradient-accumulation", levels="warning note", chapter="11_many_devices", needs=("compiled",))
+@rule(
+    "gradient-accumulation", levels="warning note", chapter="11_many_devices", needs=("compiled",)
+)
 def gradient_accumulation(case: Case) -> Iterator[Finding]:
     """Gradients of several small batches are put together, their statistics are not."""
     steps = case.optimizer.gradient_accumulation_steps
