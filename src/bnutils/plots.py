@@ -62,7 +62,7 @@ ARMS: dict[str, dict[str, str]] = {
     "scaler": {"color": _LIGHT["scaler"], "linestyle": ":"},
     "layer norm": {"color": _LIGHT["layer-norm"], "linestyle": ":"},
     "group norm": {"color": _LIGHT["group-norm"], "linestyle": "-."},
-    "synchronized": {"color": _LIGHT["with"], "linestyle": "-"},
+    "synchronized": {"color": _LIGHT["with"], "linestyle": "-."},
     "local": {"color": _LIGHT["other"], "linestyle": "--"},
     "other": {"color": _LIGHT["other"], "linestyle": "-."},
     "theory": {"color": INK, "linestyle": ":"},
