@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image  # Matplotlib brings it along: it writes its PNG files
 
+from bnutils._writing import replace
 from bnutils.plots import COLORS, without_ground
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +98,7 @@ def export_figures(notebook: nbformat.NotebookNode) -> None:
             svg = next(o.data[SVG] for o in cell.outputs if SVG in o.get("data", {}))
             svg = without_ground(svg)
             svg = darkened(svg) if name.endswith("-dark") else svg
-            (STATIC / f"{name}.svg").write_text(svg, encoding="utf-8")
+            _write(STATIC / f"{name}.svg", svg)
 
 
 def execute(path: Path) -> tuple[str, float, float]:
@@ -118,7 +119,7 @@ def execute(path: Path) -> tuple[str, float, float]:
     cpu = os.times().children_user + os.times().children_system
     normalise(notebook)
     nbformat.validate(notebook)
-    nbformat.write(notebook, path)
+    _write(path, nbformat.writes(notebook) + "\n")
     export_figures(notebook)
     return path.stem, wall, cpu
 
@@ -135,7 +136,12 @@ def record_times(seconds: dict[str, float], file: Path = TIMES) -> None:
         if name not in known or abs(new - known[name]) > max(2, known[name] / 4):
             known[name] = round(new)
     kept = {name: known[name] for name in sorted(known) if name in there}
-    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    _write(file, json.dumps(kept, indent=2) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
+    """Whoever reads meanwhile, or runs the same, sees the old file or the new one, whole."""
+    replace(file, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 def main() -> None:
