@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+from bnutils.doctor.rules import RULES
 
 SCRIPT = """
 import json
@@ -205,3 +208,8 @@ def test_all_replicas_get_the_statistics_of_one_process_and_undo_gives_each_its_
 def test_data_dealt_out_to_replicas_are_refused(told):
     assert len(told["dealt"]) == 2
     assert all("give the tf.data.Dataset that it was made from" in each for each in told["dealt"])
+
+
+def test_the_chapter_that_each_rule_names_is_there():
+    notebooks = {path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
+    assert {rule.chapter for rule in RULES} <= notebooks
