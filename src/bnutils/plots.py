@@ -62,8 +62,6 @@ ARMS: dict[str, dict[str, str]] = {
     "scaler": {"color": _LIGHT["scaler"], "linestyle": ":"},
     "layer norm": {"color": _LIGHT["layer-norm"], "linestyle": ":"},
     "group norm": {"color": _LIGHT["group-norm"], "linestyle": "-."},
-    "synchronized": {"color": _LIGHT["with"], "linestyle": "-."},
-    "local": {"color": _LIGHT["other"], "linestyle": "--"},
     "other": {"color": _LIGHT["other"], "linestyle": "-."},
     "theory": {"color": INK, "linestyle": ":"},
 }
@@ -144,18 +142,24 @@ def halo() -> list[AbstractPathEffect]:
     return [withStroke(linewidth=3, foreground=GROUND)]
 
 
+# Arms of one chapter that look like others: synchronized BN is BN of one batch.
+_LIKE = {"synchronized": "BN", "local": "other"}
+
+
 def arm_style(arm: str) -> dict[str, str]:
     """Colour and line style of an arm, as keyword arguments of `Axes.plot`.
 
     Args:
-        arm: one of the names in `ARMS`.
+        arm: one of the names in `ARMS`; or "synchronized" or "local", which look like "BN" and
+            "other".
 
     Raises:
         KeyError: if the arm has no color of its own.
     """
-    if arm not in ARMS:
+    like = _LIKE.get(arm, arm)
+    if like not in ARMS:
         raise KeyError(f"expected an arm, one of {', '.join(sorted(ARMS))}, got {arm!r}")
-    return dict(ARMS[arm])
+    return dict(ARMS[like])
 
 
 def band(
