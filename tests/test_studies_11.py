@@ -63,8 +63,8 @@ def test_on_one_replica_there_is_nothing_to_synchronize():
 def test_the_link_predicts_times_that_follow_the_model():
     links = [Link(1e-4, 1e9), Link(2e-4, 5e8)]
     numbers, collectives = [2, 4096, 1048576], np.array([[1, 6], [1, 21]])
-    seconds = [[link.all_reduce(4 * size, devices=2) for link in links] for size in numbers]
-    each = np.array([link.all_reduce(4 * 256, devices=2) for link in links])
+    seconds = [[link.all_reduce(4 * size, 2, "ring") for link in links] for size in numbers]
+    each = np.array([link.all_reduce(4 * 256, 2, "ring") for link in links])
     record = xr.Dataset(
         {
             "seconds": (("numbers", "seed"), seconds),

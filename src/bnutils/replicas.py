@@ -17,16 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["WAYS", "Link", "merge"]
+__all__ = ["ALGORITHMS", "Link", "merge"]
 
 #: How an all-reduce can go about it.
-WAYS = ("ring", "doubling")
-Way = Literal["ring", "doubling"]
+ALGORITHMS = ("ring", "doubling", "halving")
+Algorithm = Literal["ring", "doubling", "halving"]
 
 
 def merge(
@@ -36,10 +37,12 @@ def merge(
 
     The variance of all is the mean of the variances plus the variance of the means, where each
     part counts with its share of the values. Exact: T. F. Chan, G. H. Golub and R. J. LeVeque,
-    "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", COMPSTAT 1982.
+    "Algorithms for Computing the Sample Variance: Analysis and Recommendations", The American
+    Statistician, 1983.
 
     Args:
-        counts: how many values each part has, [parts] or [parts, features].
+        counts: how many values each part has, [parts] or [parts, features]. Where it is 0, mean and
+            variance don't matter and may be NaN, as those of no values are.
         means: [parts, features].
         variances: biased, as `numpy.var` gives them, [parts, features].
 
@@ -47,7 +50,7 @@ def merge(
         Three arrays [features] float64: the sum of the counts, the mean, the biased variance.
 
     Raises:
-        ValueError: the shapes differ, a count or a variance is negative, a value is not finite, or
+        ValueError: the shapes differ, a count or a variance is negative, a number is not finite, or
             a feature has no values at all.
 
     Example:
@@ -70,6 +73,7 @@ def merge(
             "each part, or one for each feature of each part"
         )
     counts = np.broadcast_to(counts, means.shape)
+    means, variances = (np.where(counts == 0, 0, each) for each in (means, variances))
     for name, values in (("counts", counts), ("means", means), ("variances", variances)):
         if not np.isfinite(values).all():
             raise ValueError(f"expected finite {name}, got {values[~np.isfinite(values)][0]}")
@@ -103,9 +107,12 @@ class Link:
 
     Example:
         >>> link = Link(latency=1e-5, bandwidth=1e9)
-        >>> round(link.all_reduce(4096, devices=8) * 1e6)  # microseconds
-        147
-        >>> round(link.all_reduce(4096, devices=8, way="doubling") * 1e6)
+        >>> for algorithm in ALGORITHMS:  # microseconds
+        ...     print(algorithm, round(link.all_reduce(4096, devices=8, algorithm=algorithm) * 1e6))
+        ring 147
+        doubling 42
+        halving 67
+        >>> round(link.all_reduce(4096, devices=8) * 1e6)
         42
     """
 
@@ -121,66 +128,96 @@ class Link:
                 f"expected bandwidth in bytes a second, above 0, got {self.bandwidth!r}"
             )
 
-    def all_reduce(self, size: float, devices: int, way: Way = "ring") -> float:
+    def all_reduce(
+        self, size: float, devices: int, algorithm: Algorithm | Literal["best"] = "best"
+    ) -> float:
         """Seconds until every device has the sum of what all had.
 
         Args:
             size: bytes on each device.
             devices: how many.
-            way: "ring": parts of the numbers travel around a ring, once to be summed and once to
-                be handed out. Nothing is sent twice, but the messages are many. "doubling": in
-                each round a device swaps all its numbers with one that is twice as far away.
+            algorithm: "ring": parts of the numbers travel around a ring, once to be summed and
+                once to be handed out. Nothing is sent twice, but the messages are many.
+                "doubling": in each round a device swaps all its numbers with one that is twice as
+                far away. The messages are few, but long. "halving" (Rabenseifner's algorithm): in
+                each round it swaps half of what it still sums, then the sums come back in as many
+                rounds. "best": the fastest of the three.
 
         Returns:
             The seconds; 0 for one device.
 
         Raises:
-            ValueError: a size below 0, a number of devices below 1, or an unknown way.
+            ValueError: a size below 0, a number of devices below 1, or an unknown algorithm.
         """
-        if not size >= 0:
+        if not 0 <= size < math.inf:
             raise ValueError(f"expected size in bytes, 0 or more, got {size!r}")
-        if devices != int(devices) or devices < 1:
-            raise ValueError(f"expected devices as a whole number from 1, got {devices!r}")
-        if way not in WAYS:
-            raise ValueError(f"expected way as one of {', '.join(WAYS)}, got {way!r}")
-        devices = int(devices)
-        if way == "ring":
-            rounds, sent = 2 * (devices - 1), 2 * (devices - 1) / devices * size
-        else:
-            rounds = devices.bit_length() - 1
-            if devices > 1 << rounds:  # the others send theirs first, and get the sum in the end
-                rounds += 2
-            sent = rounds * size
-        return rounds * self.latency + sent / self.bandwidth
+        known = [*ALGORITHMS, "best"]
+        if algorithm not in known:
+            raise ValueError(f"expected algorithm as one of {', '.join(known)}, got {algorithm!r}")
+        if algorithm == "best":
+            return min(self.all_reduce(size, devices, each) for each in ALGORITHMS)
+        rounds, times = _rounds(algorithm, devices)
+        return rounds * self.latency + times * size / self.bandwidth
 
     @classmethod
-    def between(cls, sizes: Sequence[float], seconds: Sequence[float]) -> Link:
-        """The link between two devices, from two all-reduces that were measured.
-
-        Both ways are one between two devices but for how often a number is sent; TensorFlow goes
-        around the ring.
+    def fitted(
+        cls, sizes: Sequence[float], seconds: Sequence[float], devices: int, algorithm: Algorithm
+    ) -> Link:
+        """The link that explains the times of two all-reduces.
 
         Args:
             sizes: bytes of a short and of a long message.
             seconds: what each took.
+            devices: how many shared them.
+            algorithm: how they did.
 
         Returns:
             The link.
 
         Raises:
-            ValueError: not two sizes and two times, or the longer message took no longer.
+            ValueError: the longer message took no longer, or so much longer that the short one
+                would have a latency below 0; a single device; or an unknown algorithm.
 
         Example:
             >>> link = Link(latency=1e-4, bandwidth=1e9)
-            >>> times = [link.all_reduce(size, devices=2) for size in (8, 4e6)]
-            >>> Link.between([8, 4e6], times)
-            Link(latency=0.0001, bandwidth=1000000000.0)
+            >>> times = [link.all_reduce(size, devices=4, algorithm="ring") for size in (8, 4e6)]
+            >>> found = Link.fitted([8, 4e6], times, devices=4, algorithm="ring")
+            >>> print(f"{found.latency:.1e} {found.bandwidth:.1e}")
+            1.0e-04 1.0e+09
         """
+        if algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"expected algorithm as one of {', '.join(ALGORITHMS)}, got {algorithm!r}"
+            )
+        rounds, times = _rounds(algorithm, devices)
+        if not rounds:
+            raise ValueError("expected two devices or more, got 1, which has nothing to send")
         (short, long), (soon, late) = sizes, seconds
+        given = f"{short:g} and {long:g} bytes in {soon:g} and {late:g} s"
         if not (long > short and late > soon):
             raise ValueError(
-                "expected a short message and a longer one that took longer, got "
-                f"{short:g} and {long:g} bytes in {soon:g} and {late:g} s"
+                f"expected a short message and a longer one that took longer, got {given}"
             )
-        bandwidth = (long - short) / (late - soon)
-        return cls(max(0.0, (soon - short / bandwidth) / 2), bandwidth)
+        slope = (late - soon) / (long - short)
+        start = soon - slope * short
+        if start < -1e-9 * late:  # else it is what rounding leaves of 0
+            raise ValueError(
+                f"expected times that grow no faster than the sizes, got {given}: the latency "
+                "would be below 0; measure a shorter message"
+            )
+        return cls(max(0.0, start / rounds), times / slope)
+
+
+def _rounds(algorithm: Algorithm, devices: int) -> tuple[int, float]:
+    """Messages in a row of an all-reduce, and how many times its size they have together."""
+    if not isinstance(devices, Integral) or devices < 1:
+        raise ValueError(f"expected devices as a whole number from 1, got {devices!r}")
+    devices = int(devices)
+    if algorithm == "ring":
+        return 2 * (devices - 1), 2 * (devices - 1) / devices
+    doublings = devices.bit_length() - 1
+    paired = 1 << doublings
+    more = 2 * (devices > paired)  # the others send theirs first, and get the sum in the end
+    if algorithm == "doubling":
+        return doublings + more, doublings + more
+    return 2 * doublings + more, 2 * (paired - 1) / paired + more
