@@ -324,46 +324,54 @@ def asked(command: list[str], trial: Trial, folder: Path = ROOT) -> str:
 
 # --- what runs ---
 
-#: Modules of tests of pages, most of them in a real browser.
-PAGES = (
-    *("back_matter", "browser", "design", "explore_browser", "figures", "formulas", "introduction"),
-    *("ledger", "pdf", "preview", "reference", "search", "site", "tables", "weight"),
-)
-#: Modules of tests of words, files and signals.
-WORDS = (
-    *("claims", "data", "doctor_report", "doctor_restoring", "doctor_words", "files", "notebooks"),
-    *("package", "plots", "shell", "style"),
-)
-#: Half of the time goes to these: training runs that hold on each machine for the same reasons.
-LONG = ("studies", "studies_08", "rules_learning", "rules_settings", "rules_structure")
+TESTS = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").glob("test_*.py")}
 
 
-def modules(*names: str) -> list[str]:
-    """The files of test modules."""
+def using(pattern: str) -> list[str]:
+    """The modules of tests with a word in their text."""
+    texts = {name: path.read_text(encoding="utf-8") for name, path in TESTS.items()}
+    return sorted(name for name, text in texts.items() if re.search(rf"\b({pattern})\b", text))
+
+
+def files(names: Iterable[str]) -> list[str]:
+    """The files of modules."""
     return [f"tests/test_{name}.py" for name in names]
 
 
 def all_but(*names: str) -> list[str]:
-    """All tests and notebooks without some modules: a new module is among them."""
-    return ["src", "tests", "notebooks", *(f"--ignore={each}" for each in modules(*names))]
+    """All tests and notebooks without some modules: a new one is among them."""
+    return ["src", "tests", "notebooks", *(f"--ignore={each}" for each in files(names))]
 
+
+#: Tests of pages: of how they look in a browser, and of what they hold.
+BROWSED = using("NO_BROWSER")
+READ = ("back_matter", "design", "introduction", "ledger", "site", "tables")
+#: Tests of words, files, signals and processes.
+WORDS = (
+    *("claims", "data", "doctor_report", "doctor_restoring", "doctor_words", "files", "notebooks"),
+    *("package", "plots", "shell", "style"),
+)
+PROCESSES = ("doctor_blocks", "faults", "portable", "workers")
+#: Half of the time goes to these: training runs that hold everywhere for the same reasons.
+RECORDED = [name for name in TESTS if name.startswith("studies")]
+TRIALS = ("doctor_freeze", "rules_learning", "rules_settings", "rules_structure")
+NO_NUMBERS = (*BROWSED, *READ, *WORDS, *PROCESSES, *TRIALS)
 
 #: Parts of the tests: what pytest is told.
 PARTS = {
-    "numbers": all_but(*PAGES, *WORDS, *LONG, "doctor_freeze", "doctor_kinds"),
-    "numbers, and all records computed again": [
-        *all_but(*PAGES, *WORDS, *LONG[2:], "doctor_freeze", "doctor_kinds")
-    ],
+    "numbers": all_but(*NO_NUMBERS, *RECORDED),
+    "numbers, and the records computed again": all_but(*NO_NUMBERS),
     "the site made anew, words and files": [
-        *modules(*WORDS, "ledger", "site", "search", "reference", "introduction", "tables"),
+        *files((*WORDS, *READ, "search", "reference")),
         *("notebooks/01_motivation.ipynb", "notebooks/12_audit.ipynb"),
     ],
-    "files and notebooks": [*modules("data", "package", "plots", "shell"), "notebooks"],
-    "pages": modules(*PAGES, "plots"),
-    "figures to touch": ["tests", "-k", "explore"],
-    "all but pages and long training": all_but(*PAGES, *LONG),
+    "files and notebooks": [*files(("data", "package", "plots", "shell")), "notebooks"],
+    "pages in a browser": files(BROWSED),
+    "pages and figures to touch": files(using("NO_BROWSER|from explore import")),
+    "figures to touch": files(using("from explore import")),
+    "all but pages and long training": all_but(*BROWSED, *READ, *RECORDED, *TRIALS),
 }
-NUMBERS, RECORDS, WORDED, FILES, PAGED, TOUCHED, MOST = PARTS
+NUMBERS, RECORDS, WORDED, FILES, PAGED, SHOWN, TOUCHED, MOST = PARTS
 
 
 def x86(year: int, core: str, known: int, isa: str, xla: str, part: str = NUMBERS) -> Setting:
@@ -407,7 +415,7 @@ SETTINGS = {
     "no-fonts": made("a server without fonts", PAGED, fonts),
     "one-font": made("one family of wide fonts", PAGED, fonts, own=True),
     "many-fonts": made("a desk with many fonts", PAGED, fonts, debian=DEBIAN),
-    "no-browser": made("neither browser nor node", PAGED, hidden, commands=(*BROWSERS, "node")),
+    "no-browser": made("neither browser nor node", SHOWN, hidden, commands=(*BROWSERS, "node")),
     "no-node": made("a browser, no node", TOUCHED, hidden, commands=("node",)),
 }
 
