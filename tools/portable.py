@@ -354,7 +354,9 @@ WORDS = (
 PROCESSES = ("doctor_blocks", "faults", "portable", "workers")
 #: Half of the time goes to these: training runs that hold everywhere for the same reasons.
 RECORDED = [name for name in TESTS if name.startswith("studies")]
-TRIALS = ("doctor_freeze", "rules_learning", "rules_settings", "rules_structure")
+TRIALS = (
+    *("doctor_freeze", "rules_learning", "rules_measured", "rules_settings", "rules_structure"),
+)
 NO_NUMBERS = (*BROWSED, *READ, *WORDS, *PROCESSES, *TRIALS)
 
 #: Parts of the tests: what pytest is told.
