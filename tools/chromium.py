@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -53,5 +54,11 @@ def chromium() -> Iterator[Browser]:
 
 
 def only(*folders: Path) -> str:
-    """A configuration of fontconfig with the fonts of some folders."""
-    return f"<fontconfig>{''.join(f'<dir>{folder}</dir>' for folder in folders)}</fontconfig>\n"
+    """A configuration of fontconfig with the fonts of some folders, DejaVu before others."""
+    names = {"sans-serif": "DejaVu Sans", "serif": "DejaVu Serif", "monospace": "DejaVu Sans Mono"}
+    aliases = (
+        f"<alias><family>{kind}</family><prefer><family>{name}</family></prefer></alias>"
+        for kind, name in names.items()
+    )
+    there = (f"<dir>{escape(str(folder))}</dir>" for folder in folders)
+    return f"<fontconfig>{''.join([*there, *aliases])}</fontconfig>\n"

@@ -53,7 +53,7 @@ class Trial:
     root: Path = ROOT
     prefix: list[str] = field(default_factory=list)
     first: list[list[str]] = field(default_factory=list)
-    leave: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
@@ -274,6 +274,10 @@ def python(trial: Trial, version: str, lowest: bool = False) -> None:
     trial.words.insert(0, asked([trial.python, "--version"], trial))
 
 
+#: A test that the installed versions are those of the lock.
+OF_THE_LOCK = "tests/test_package.py::test_what_is_installed_is_what_is_locked"
+
+
 def lowest_versions(trial: Trial) -> Path:
     """Requirements: what the package imports as old as it may be, all else as in the lock."""
     compiler = [tool("uv"), "pip", "compile", "pyproject.toml", "--quiet", "--no-annotate"]
@@ -290,7 +294,9 @@ def lowest_versions(trial: Trial) -> Path:
     compiler += ["--all-extras", "--group", "site", "--group", "test"]
     asked([*compiler, "--constraints", str(constraints), "--output-file", str(file)], trial)
     trial.words = [", ".join(pin.replace("==", " ") for pin in pins)]
-    trial.leave = ["tests/test_package.py::test_what_is_installed_is_what_is_locked"]
+    # Old packages use what new ones advise against.
+    trial.options = [f"-Wignore::{kind}Warning" for kind in ("Deprecation", "Future")]
+    trial.options += [f"--deselect={OF_THE_LOCK}"]
     return file
 
 
@@ -473,7 +479,7 @@ def tried(setting: Setting, trial: Trial, minutes: float) -> Outcome:
     tests = [trial.python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
     # Half of the time without an answer is a hang: the log then says where.
     tests += ["-o", f"faulthandler_timeout={minutes * 30}", f"--junitxml={report}"]
-    tests += [f"--deselect={name}" for name in trial.leave]
+    tests += trial.options
     if setting.part == WORDED and not trial.first:
         trial.first = [[trial.python, "tools/build_site.py", "--all"]]
     last = time.monotonic() + 60 * minutes
