@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,9 @@ def assert_gone(found):
 
 def writes_its_number(folder, then):
     def function(index):
-        (folder / str(index)).write_text(str(os.getpid()))
+        unfinished = folder.with_name(f"{folder.name}-{index}")
+        unfinished.write_text(str(os.getpid()))
+        unfinished.replace(folder / str(index))
         return then(index)
 
     return function
@@ -70,10 +74,27 @@ def test_each_worker_knows_its_number_and_where_the_others_are():
 def test_a_worker_runs_on_one_thread_of_the_processor_and_keeps_proxies_out(monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "16")
     monkeypatch.setenv("http_proxy", "http://nowhere.example:3128")
+    monkeypatch.setenv("no_proxy", "intranet.example")
     (found,) = workers.run(lambda index: dict(os.environ), count=1)
     assert found["TF_NUM_INTRAOP_THREADS"] == "1"
     assert found["CUDA_VISIBLE_DEVICES"] == ""
-    assert found["no_proxy"] == "127.0.0.1"
+    assert found["no_proxy"] == found["no_grpc_proxy"] == "intranet.example,127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("given", "http", "grpc"),
+    [
+        ({}, "127.0.0.1", "127.0.0.1"),
+        ({"NO_PROXY": "a"}, "a,127.0.0.1", "a,127.0.0.1"),
+        ({"no_proxy": "a", "no_grpc_proxy": "b"}, "a,127.0.0.1", "b,127.0.0.1"),
+    ],
+)
+def test_hosts_that_need_no_proxy_are_kept(monkeypatch, given, http, grpc):
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, hosts in given.items():
+        monkeypatch.setenv(name, hosts)
+    assert workers._past_proxies() == {"no_proxy": http, "no_grpc_proxy": grpc}
 
 
 def test_no_worker_is_left_after_a_result(tmp_path):
@@ -92,6 +113,62 @@ def test_no_worker_is_left_after_an_error_and_the_error_is_told(tmp_path):
     with pytest.raises(RuntimeError, match=r"worker 1 ended with status 1[^$]*no such batch$"):
         workers.run(writes_its_number(tmp_path, then))
     assert_gone(pids(tmp_path))
+
+
+def test_all_that_ended_at_the_same_time_are_told(tmp_path, monkeypatch):
+    def fails(index):
+        while index == 2 or not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        print("lost" if index else "found no batch", flush=True)
+        os._exit(3 + index)
+
+    start, started = workers._start, []
+    monkeypatch.setattr(
+        workers, "_start", lambda *where: started.append(start(*where)) or started[-1]
+    )
+
+    def until_two_ended(seconds):
+        (tmp_path / "go").touch()
+        for process in started[:2]:
+            process.wait()
+
+    monkeypatch.setattr(workers.time, "sleep", until_two_ended)
+    with pytest.raises(RuntimeError) as failure:
+        workers.run(fails, count=3)
+    said = str(failure.value)
+    assert "worker 0 ended with status 3 and worker 1 ended with status 4" in said
+    assert "Worker 0 said last:\nfound no batch\nWorker 1 said last:\nlost" in said
+    assert "orker 2" not in said
+
+
+def test_a_worker_that_raises_does_not_wait_for_its_threads_to_end():
+    """It is the first to end, so that it is named, and not those that then miss it."""
+
+    def raises(index):
+        import threading
+
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        raise LookupError("no such batch")
+
+    with pytest.raises(RuntimeError, match=r"no such batch$"):
+        workers.run(raises, count=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups on this system")
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_worker_started_ends_with_it(tmp_path, fails):
+    def starts(index):
+        program = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", program])
+        (tmp_path / str(index)).write_text(str(child.pid))
+        return 1 // (not fails)
+
+    if fails:
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            workers.run(starts, count=1)
+    else:
+        assert workers.run(starts, count=1) == [1]
+    assert_gone(pids(tmp_path, count=1))
 
 
 def test_no_worker_is_left_after_the_time_is_up(tmp_path, monkeypatch):
@@ -179,6 +256,20 @@ def test_a_port_that_another_program_took_is_replaced(monkeypatch):
         with pytest.raises(RuntimeError, match="worker 0 ended with status 1"):
             workers.run(listens, count=1)
         assert len(handed_out) == workers.TRIES
+
+
+def test_what_cannot_be_sent_to_a_worker_is_named(monkeypatch):
+    monkeypatch.setattr(workers, "_start", None)
+    lock, number = threading.Lock(), 2
+
+    def locks(index):
+        with lock:
+            return index + number
+
+    with pytest.raises(TypeError, match=r"TypeError: .* inside of it what it uses as lock\.$"):
+        workers.run(locks)
+    with pytest.raises(TypeError, match="expected a function that can be sent to another process"):
+        workers.run(partial(print, lock))
 
 
 def test_a_call_that_cannot_work_is_refused_before_anything_starts(monkeypatch):

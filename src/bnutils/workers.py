@@ -2,7 +2,8 @@
 
 `run` starts the processes, tells each where the others are, calls a function in each of them, and
 gives back what they return. None of them outlives the call, whatever happens: also when it is
-interrupted, and when the process that made it is killed.
+interrupted, and when the process that made it is killed. What a worker has started ends with it,
+except on Windows.
 
 Example:
     >>> run(lambda index: f"worker {index}", count=2)
@@ -11,9 +12,12 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -40,9 +44,6 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # A proxy for the rest of the world is none for this machine.
-    "no_proxy": HOST,
-    "no_grpc_proxy": HOST,
 }
 
 
@@ -54,8 +55,16 @@ def run(function: Callable[[int], Any], count: int = 2, *, timeout: float = 120)
     """Call a function in several new processes at once, and wait for what they return.
 
     Each process finds `TF_CONFIG` in its environment, so that in the function
-    `tf.distribute.MultiWorkerMirroredStrategy()` joins all of them, over the loopback address. It
-    runs on the processor, with one thread.
+    `tf.distribute.MultiWorkerMirroredStrategy()` joins all of them. It runs on the processor, with
+    one thread, whatever the environment says to OpenMP, OpenBLAS, MKL and TensorFlow.
+
+    The workers call each other at the loopback address. TensorFlow's server nevertheless listens on
+    every interface of the machine while they run, without a password, and can't be told otherwise:
+    don't start it on a network that you don't trust.
+
+    The ports are free when they are chosen. When another program takes one of them before the
+    worker does, all workers are started again with other ports, up to three times in all: what the
+    function did until then, such as writing a file, is done again.
 
     Args:
         function: called with the number of the worker, from 0. Also one of a notebook: it is sent
@@ -67,9 +76,10 @@ def run(function: Callable[[int], Any], count: int = 2, *, timeout: float = 120)
         What each worker returned, in their order. It has to be picklable.
 
     Raises:
-        TypeError: the function is none.
+        TypeError: the function is none, or it uses something that can't be sent to a process.
         ValueError: count is no number of workers, or the time is not positive.
-        RuntimeError: a worker failed; the message ends with the last lines of what it said.
+        RuntimeError: a worker failed; the message ends with the last lines of what it said, and
+            of what others said that ended at the same time.
         TimeoutError: they were not all done in time.
 
     Example:
@@ -78,16 +88,13 @@ def run(function: Callable[[int], Any], count: int = 2, *, timeout: float = 120)
         >>> first == second
         False
     """
-    with extra("book"):
-        import cloudpickle
-
     if not callable(function):
         raise TypeError(f"expected a function of the worker's number, got {function!r}")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"expected count as a whole number from 1, got {count!r}")
     if not timeout > 0:
         raise ValueError(f"expected timeout in seconds, above 0, got {timeout!r}")
-    sent, end = cloudpickle.dumps(function), time.monotonic() + timeout
+    sent, end = _packed(function), time.monotonic() + timeout
     for left in reversed(range(TRIES)):
         with TemporaryDirectory(prefix="bnutils-workers-", ignore_cleanup_errors=True) as folder:
             (Path(folder) / "function").write_bytes(sent)
@@ -99,6 +106,30 @@ def run(function: Callable[[int], Any], count: int = 2, *, timeout: float = 120)
     raise AssertionError("unreachable")
 
 
+def _packed(function: Callable) -> bytes:
+    """The function as bytes, with what it uses."""
+    with extra("book"):
+        import cloudpickle
+
+    try:
+        return cloudpickle.dumps(function)
+    except Exception as error:  # whatever a foreign object raises here
+        cause = error
+    guilty = []
+    with contextlib.suppress(TypeError):  # not every callable is a Python function
+        used = inspect.getclosurevars(function)
+        for name, value in {**used.globals, **used.nonlocals}.items():
+            try:
+                cloudpickle.dumps(value)
+            except Exception:
+                guilty.append(name)
+    raise TypeError(
+        "expected a function that can be sent to another process, got one that can't: "
+        f"{type(cause).__name__}: {cause}."
+        + (f" Make inside of it what it uses as {', '.join(guilty)}." if guilty else "")
+    ) from cause
+
+
 def _run_once(folder: Path, count: int, end: float, timeout: float) -> list[Any]:
     ports, processes = _free_ports(count), []
     try:
@@ -106,9 +137,9 @@ def _run_once(folder: Path, count: int, end: float, timeout: float) -> list[Any]
             processes.append(_start(folder, index, ports))
         results = [folder / str(index) for index in range(count)]
         while not all(map(Path.exists, results)):
-            for index, process in enumerate(processes):
-                if process.poll() is not None:
-                    raise RuntimeError(_failure(folder, index, count, process.returncode))
+            ended = [process.poll() for process in processes]
+            if any(status is not None for status in ended):
+                raise RuntimeError(_failure(folder, ended))
             if time.monotonic() > end:
                 raise TimeoutError(_unfinished(folder, results, timeout))
             time.sleep(0.02)
@@ -148,6 +179,7 @@ def _start(folder: Path, index: int, ports: list[int]) -> subprocess.Popen:
     environment = {
         **os.environ,
         **ENVIRONMENT,
+        **_past_proxies(),
         "PYTHONPATH": os.pathsep.join(place or os.getcwd() for place in sys.path),
         "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
     }
@@ -158,12 +190,23 @@ def _start(folder: Path, index: int, ports: list[int]) -> subprocess.Popen:
             stdout=said,
             stderr=subprocess.STDOUT,
             env=environment,
+            start_new_session=True,  # a group of its own, to be ended as a whole
         )
+
+
+def _past_proxies() -> dict[str, str]:
+    """What keeps calls within this machine from the proxies for the rest of the world."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    kept = {name: os.environ.get(name) or given for name in ("no_proxy", "no_grpc_proxy")}
+    return {name: f"{hosts},{HOST}" if hosts else HOST for name, hosts in kept.items()}
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
     for process in processes:
         process.kill()
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):  # nobody is left of it
+                os.killpg(process.pid, signal.SIGKILL)
     for process in processes:
         process.wait()
         process.stdin.close()
@@ -174,11 +217,14 @@ def _said(folder: Path, index: int) -> str:
     return "\n".join(text.rstrip().splitlines()[-LINES:])
 
 
-def _failure(folder: Path, index: int, count: int, status: int) -> str:
-    said = _said(folder, index) or "It said nothing."
+def _failure(folder: Path, ended: list[int | None]) -> str:
+    """Of all that ended: a worker that fails takes others along, which complain as loudly."""
+    statuses = {index: status for index, status in enumerate(ended) if status is not None}
+    told = " and ".join(f"worker {i} ended with status {it}" for i, it in statuses.items())
+    said = (f"Worker {i} said last:\n{_said(folder, i) or 'nothing'}" for i in statuses)
     return (
-        f"expected {count} workers to return, but worker {index} ended with status {status}, and "
-        f"the others were stopped. It said last:\n{said}"
+        f"expected {len(ended)} workers to return, but {told}, and what was left was stopped. "
+        + "\n".join(said)
     )
 
 
