@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV  := .venv
 BIN   := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
+MUTMUT := $(VENV)/mutmut
 HTML  := _build/html
 SITE  := $(HTML)/index.html
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -22,7 +23,7 @@ export CUDA_VISIBLE_DEVICES =
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site pdf test lint check notebooks serve lab lock bench conformance studies test-portable linkcheck clean
+.PHONY: help setup book site pdf test lint check notebooks serve lab lock mutate bench conformance studies test-portable linkcheck clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +80,16 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 
 lock: $(READY)  ## resolve pyproject.toml into requirements.lock; versions that fit stay (UPGRADE=1: the newest)
 	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+mutate: $(MUTMUT)/.ready  ## change the package in small ways, and ask whether a test notices (ONLY=norm one part, N=200 of its changes)
+	@PYTHONPATH=$(MUTMUT) $(KEPT) -u tools/mutate.py $(if $(ONLY),--only $(ONLY)) $(if $(N),--sample $(N))
+
+# Beside the packages of .venv, which nothing else may change.
+$(MUTMUT)/.ready: $(READY) tools/mutate.txt
+	@rm -rf $(MUTMUT)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --require-hashes --target $(MUTMUT) --requirement tools/mutate.txt
+	@touch $@
 
 bench: $(READY)  ## measure bnutils against Keras and a textbook version
 	@$(BIN)/python benchmarks/bench_norm.py

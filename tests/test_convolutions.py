@@ -264,6 +264,16 @@ def test_a_tie_sends_the_gradient_to_the_first():
     np.testing.assert_array_equal(layer.backward(np.ones((1, 1, 1, 1, 1))).ravel(), [0, 0, 1, 0])
 
 
+def test_a_convolution_keeps_the_size_of_the_image_by_default():
+    kernel, bias = np.ones((2, 3, 3, 1, 4)), np.zeros((2, 1, 4))
+    layer = network.Conv2D(kernel, bias)
+    y = layer(np.ones((5, 6, 7, 1)), training=True)
+    assert y.shape == (2, 5, 6, 7, 4)
+    assert (y[0, 0, 0, 0, 0], y[0, 0, 1, 1, 0]) == (4, 9)
+    layer.backward(np.ones_like(y))
+    np.testing.assert_array_equal(layer.dbias, np.full_like(bias, 5 * 6 * 7))
+
+
 def test_average_pooling_leaves_padding_out_and_maximum_never_takes_it():
     x = np.full((1, 1, 3, 3, 1), -2.0)
     for layer in (network.AveragePool2D(2, padding="same"), network.MaxPool2D(2, padding="same")):

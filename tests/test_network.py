@@ -805,6 +805,38 @@ def test_group_norm_is_standardize_over_units():
         np.testing.assert_allclose(layer(z), expected.reshape(z.shape), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1e10), (np.float64, 1e90)])
+def test_inputs_may_be_as_large_as_their_squares_allow(dtype, scale):
+    net = mlp([3, 2], seeds=[0], dtype=dtype)
+    assert np.isfinite(net(np.full((2, 3), scale, dtype))).all()
+    with pytest.raises(ValueError, match="a size that can be squared"):
+        net(np.full((2, 3), 1000 * scale, dtype))
+
+
+def test_a_dense_layer_of_its_own_has_both_gradients():
+    rng = np.random.default_rng(0)
+    layer = Dense(rng.normal(size=(2, 3, 4)), np.zeros((2, 1, 4)))
+    x, dy = rng.normal(size=(5, 3)), rng.normal(size=(2, 5, 4))
+    layer(x, training=True)
+    layer.backward(dy)
+    np.testing.assert_allclose(layer.dkernel, x.T @ dy, rtol=1e-12)
+    np.testing.assert_allclose(layer.dbias, dy.sum(axis=1, keepdims=True), rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [network.GroupNorm(2), network.GhostBatchNorm(3)])
+def test_a_normalization_has_no_gradients_before_it_goes_backward(norm):
+    layer = norm.build(2, 4, np.dtype(float))
+    assert layer.dgamma is layer.dbeta is None
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.5])
+def test_ghost_batches_have_the_epsilon_that_was_given(epsilon):
+    z = np.random.default_rng(0).normal(size=(1, 6, 4))
+    layer = network.GhostBatchNorm(3, epsilon=epsilon).build(1, 4, np.dtype(float))
+    expected = standardize(z.reshape(2, 3, 4), axis=1, epsilon=epsilon)[0]
+    np.testing.assert_allclose(layer(z, training=True), expected.reshape(z.shape), rtol=1e-12)
+
+
 def test_a_group_of_two_is_the_smallest():
     net = mlp([4, 8, 3], seeds=[0], norm=network.GroupNorm(4))
     assert np.ptp(net(np.random.default_rng(0).normal(size=(5, 4))), axis=1).all()
@@ -939,6 +971,11 @@ def test_history_and_record_times():
         history["acc"]
 
 
+def test_a_grid_names_what_it_has():
+    with pytest.raises(AttributeError, match=r"the names of the grid, .*seed.*, got 'rate'"):
+        grid(seed=[3, 4]).rate  # noqa: B018
+
+
 def test_grid():
     runs = grid(seed=[3, 4], learning_rate=[0.1, 1.0, 10.0])
     assert (runs.names, runs.shape, len(runs)) == (("seed", "learning_rate"), (2, 3), 6)
@@ -1053,6 +1090,10 @@ MLP_ERRORS = [
     ({"output_norm": network.BatchNorm}, r"output_norm .* pass BatchNorm\(\.\.\.\), with parenth"),
     ({"input_norm": BatchNormLayer()}, r"input_norm .* pass network.BatchNorm\(momentum"),
     ({"norm": network.GroupNorm(3)}, r"divide the 8 units of dense_1, got .*: 1, 2, 4 would fit"),
+    (
+        {"norm": network.GroupNorm(3), "norm_position": "after"},
+        "divide the 8 units of dense_1, got",
+    ),
     ({"norm": network.GroupNorm(8)}, r"groups of two or more values, got .* dense_1 of .*\(8,\)"),
     ({"input_norm": network.GroupNorm(2)}, "the 5 units of the input, got .*: 1 would fit"),
     ({"output_norm": network.GroupNorm(2)}, "the 3 units of dense_2, got .*: 1 would fit"),
@@ -1073,6 +1114,7 @@ def test_mlp_errors(change, message):
 X, Y, _, _ = problem()
 FIT_ERRORS = [
     ({"loss": "mse"}, r"to be a function, got 'mse': pass network.squared_error$"),
+    ({"loss": "Mean squared-error"}, r"pass network.squared_error$"),
     ({"loss": "sparse_categorical_crossentropy"}, r"network.softmax_cross_entropy, which takes"),
     ({"loss": "Binary_Crossentropy"}, "pass network.sigmoid_cross_entropy"),
     ({"loss": "hinge"}, "network.softmax_cross_entropy, .* or network.squared_error"),
@@ -1129,7 +1171,7 @@ def test_fit_errors_come_before_any_change(change, message):
 OTHER_ERRORS = [
     (lambda net: net.backward(np.ones((2, 9, 3))), "call with training=True before backward"),
     (lambda net: net(X[:1], training=True), "one value in each channel"),
-    (lambda net: accuracy(net, X, Y[:9]), r"got \(9,\)"),
+    (lambda net: accuracy(net, X, Y[:9]), r"shape \(100,\) or \(2, 100\), got \(9,\)"),
     (lambda net: SGD(0.0), "positive learning rate"),
     (lambda net: SGD([[0.1]]), "positive learning rate"),
     (lambda net: SGD(0.1, momentum=1.0), "momentum from 0 to below 1, got 1.0"),
@@ -1235,6 +1277,7 @@ def test_a_norm_of_your_own():
     assert net.names == ["dense_1", "half_1", "relu_1", "dense_2"]
     plain = mlp([INPUTS, 4, outputs], seeds=[0, 1], dtype=np.float64)
     plain.layers[0].kernel /= 2
+    assert network.Norm.prefix == "norm"  # of one that says none
     np.testing.assert_allclose(net(x), plain(x), rtol=1e-12)
     fit(net, x, y, loss=loss, optimizer=SGD(0.1), steps=2, batch_size=20)
 

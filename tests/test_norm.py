@@ -182,6 +182,15 @@ def test_inference_has_the_default_epsilon_of_training():
     assert_close(batch_norm_inference(x, gamma, beta, cache.mean, cache.variance), y, "float64")
 
 
+def test_the_last_axis_is_kept_by_default():
+    x, _, _, _ = problem((4, 5, 3), -1)
+    zeros, ones = np.zeros(3), np.ones(3)
+    np.testing.assert_array_equal(batch_norm(x, ones, zeros)[0], batch_norm(x, ones, zeros, 2)[0])
+    y = batch_norm_inference(x, ones, zeros, zeros, ones)
+    np.testing.assert_array_equal(y, batch_norm_inference(x, ones, zeros, zeros, ones, 2))
+    np.testing.assert_array_equal(BatchNorm()(x, training=True), batch_norm(x, ones, zeros)[0])
+
+
 def test_a_new_layer_has_no_arrays():
     arrays = ("gamma", "beta", "moving_mean", "moving_variance", "dgamma", "dbeta")
     assert {getattr(BatchNorm(), name) for name in arrays} == {None}
@@ -509,6 +518,13 @@ def test_small_numbers_are_normalized_as_long_as_their_variance_is_a_normal_numb
         batch_norm((scale**1.3 * x).astype(dtype), None, None, epsilon=0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_smallest_normal_number_is_a_variance(dtype):
+    x, tiny = np.ones((2, 1), dtype), np.finfo(dtype).tiny
+    y = batch_norm_inference(x, None, None, [0.0], [tiny], epsilon=0)
+    np.testing.assert_allclose(y, tiny**-0.5, rtol=1e-6)
+
+
 # ---- Errors --------------------------------------------------------------------------------------
 
 X = np.arange(12.0).reshape(4, 3) ** 2
@@ -636,6 +652,10 @@ ERRORS = {
         lambda: batch_norm_inference(X, [1, np.nan, 1], ONES, ONES, ONES),
         "expected finite numbers in gamma, got 1 of 3",
     ),
+    "beta, inference": (
+        lambda: batch_norm_inference(X, ONES, np.ones(4), ONES, ONES),
+        r"expected beta in the shape of the kept axes, \(3,\), got \(4,\)",
+    ),
     "gamma text": (
         lambda: batch_norm(X, ["1", "2", "3"], ONES),
         "expected real numbers in gamma, got <U1",
@@ -660,6 +680,10 @@ ERRORS = {
     "gamma too large, inference": (
         lambda: batch_norm_inference(X.astype("f4"), np.full(3, 3e37), None, ONES, ONES),
         r"got an overflow, with x up to 1\.2e\+02: x or a parameter is too large",
+    ),
+    "gamma too large for float32": (
+        lambda: batch_norm(X.astype("f4"), np.full(3, 1e300), None),
+        r"got an overflow, with gamma up to 1e\+300",
     ),
     "gamma, broadcastable": (
         lambda: batch_norm(X, np.ones(1), ONES),
@@ -776,7 +800,7 @@ def test_a_failed_call_changes_nothing(x, attributes):
         setattr(layer, name, value)
     before = dict(vars(layer))
     copies = {k: np.copy(v) for k, v in before.items() if isinstance(v, np.ndarray)}
-    with pytest.raises(ValueError, match=r"expected .*got"):
+    with pytest.raises(ValueError, match=rf"expected .*{''.join(attributes)}.*got"):
         layer(x, training=True)
     with pytest.raises(ValueError, match="expected dy in the shape of x"):
         layer.backward(X[:1])

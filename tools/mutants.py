@@ -64,7 +64,10 @@ def mutants(root: Path, file: str) -> list[Mutant]:
             continue
         if code != original and mutated not in found:
             where, reach = _around(tree, lines[node].start.line)
-            found[mutated] = Mutant(file, where, *_difference(source, mutated), reach, mutated)
+            was, now = _difference(source, mutated)
+            again = sum((m.where, m.was, m.now) == (where, was, now) for m in found.values())
+            now += f" [{again + 1}]" if again else ""  # the same change of the same line below
+            found[mutated] = Mutant(file, where, was, now, reach, mutated)
     return list(found.values())
 
 
