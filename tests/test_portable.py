@@ -59,7 +59,7 @@ def test_what_cannot_be_tried_here_says_why_and_is_no_failure(tmp_path):
     setting = portable.Setting("nothing", portable.NUMBERS, change)
     outcome = portable.tried(setting, portable.Trial(tmp_path), minutes=1)
     assert outcome.good
-    assert re.match("not possible here: `git` failed: ", outcome.words)
+    assert re.match("not here: `git` failed: ", outcome.words)
 
 
 def test_a_path_without_a_command_keeps_the_others(tmp_path, monkeypatch):

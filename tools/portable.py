@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 from chromium import BROWSERS, only
 
@@ -164,6 +163,8 @@ def locale(trial: Trial, name: str, **more: str) -> None:
     trial.variables = {"LC_ALL": name, "LANG": name, "LOCPATH": str(file.parent), **more}
 
 
+#: The earliest time zone.
+EARLIEST = "Pacific/Kiritimati"
 #: Python's own ways to UTF-8, off.
 BYTES = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -190,11 +191,11 @@ def read_only_home(trial: Trial) -> None:
 DEBIAN = ("cantarell", "lato", "liberation2", "noto-core", "noto-mono", "roboto-unhinted")
 
 
-def fonts(trial: Trial, own: bool = False, debian: Iterable[str] = ()) -> None:
-    """No fonts but Matplotlib's (`own`), or this system's and more, which are not installed."""
+def fonts(trial: Trial, debian: Iterable[str] = ()) -> None:
+    """No fonts, or this system's and those of packages, which are not installed."""
     folder = trial.folder
     folder.mkdir(parents=True, exist_ok=True)
-    folders = [Path(matplotlib.get_data_path(), "fonts", "ttf")] if own else []
+    folders = []
     if debian:
         if not shutil.which("dpkg-deb"):
             raise NotHereError("the fonts come from Debian's packages")
@@ -260,6 +261,8 @@ def tool(name: str) -> str:
 
 def python(trial: Trial, version: str, lowest: bool = False) -> None:
     """An environment of another Python, from the lock, or with the lowest versions allowed."""
+    if version == "{}.{}".format(*sys.version_info) and not lowest:
+        raise NotHereError(f"`make test` itself runs on Python {version}")
     home = trial.folder / "env"
     home.parent.mkdir(parents=True, exist_ok=True)
     trial.python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
@@ -365,21 +368,31 @@ TRIALS = (
 )
 NO_NUMBERS = (*BROWSED, *READ, *WORDS, *PROCESSES, *TRIALS)
 
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+OF_KERAS = re.compile(r'"(import|from) keras|keras_nets|doctor')
+KERAS = [
+    f"notebooks/{path.name}"
+    for path in NOTEBOOKS
+    if OF_KERAS.search(path.read_text(encoding="utf-8"))
+]
+SOME = [f"notebooks/{path.name}" for path in NOTEBOOKS if path.name[:2] in ("01", "02", "04", "12")]
+
 #: Parts of the tests: what pytest is told.
 PARTS = {
     "numbers": all_but(*NO_NUMBERS, *RECORDED),
     "numbers, and the records computed again": all_but(*NO_NUMBERS),
+    "numbers of TensorFlow": [*files(("doctor_fold", "doctor_layerwise")), *KERAS],
     "the site made anew, words and files": [
         *files((*WORDS, *READ, "search", "reference")),
-        *("notebooks/01_motivation.ipynb", "notebooks/12_audit.ipynb"),
+        "notebooks/01_motivation.ipynb",
     ],
-    "files and notebooks": [*files(("data", "package", "plots", "shell")), "notebooks"],
+    "files and notebooks": [*files(("data", "faults", "package", "plots", "shell")), *SOME],
     "pages in a browser": files(BROWSED),
     "pages and figures to touch": files(using("NO_BROWSER|from explore import")),
     "figures to touch": files(using("from explore import")),
     "all but pages and long training": all_but(*BROWSED, *READ, *RECORDED, *TRIALS),
 }
-NUMBERS, RECORDS, WORDED, FILES, PAGED, SHOWN, TOUCHED, MOST = PARTS
+NUMBERS, RECORDS, TENSORS, WORDED, FILES, PAGED, SHOWN, TOUCHED, MOST = PARTS
 
 
 def x86(year: int, core: str, known: int, isa: str, xla: str, part: str = NUMBERS) -> Setting:
@@ -402,26 +415,24 @@ SETTINGS = {
     "prescott": x86(2004, "Prescott", 0, "SSE41", "SSE4_2", RECORDS),
     "sandybridge": x86(2011, "Sandybridge", 0, "AVX", "AVX"),
     "haswell": x86(2013, "Haswell", 1, "AVX2", "AVX2"),
-    "zen": x86(2017, "Zen", 1, "AVX2_VNNI", "AVX2"),
+    "zen": x86(2017, "Zen", 1, "AVX2_VNNI", "AVX2", TENSORS),
     "skylakex": x86(2017, "SkylakeX", 2, "AVX512_CORE", "AVX512"),
-    "icelake": x86(2019, "SkylakeX", 3, "AVX512_CORE_VNNI", "AVX512_VNNI"),
-    "cooperlake": x86(2020, "Cooperlake", 2, "AVX512_CORE_BF16", "AVX512_BF16"),
+    "icelake": x86(2019, "SkylakeX", 3, "AVX512_CORE_VNNI", "AVX512_VNNI", TENSORS),
+    "cooperlake": x86(2020, "Cooperlake", 2, "AVX512_CORE_BF16", "AVX512_BF16", TENSORS),
     "sapphirerapids": x86(2023, "SapphireRapids", 4, "AVX512_CORE_FP16", "AMX"),
     "unheld": made("this processor, nothing held back", RECORDS, whole_processor),
-    "no-onednn": given("TensorFlow without oneDNN", NUMBERS, TF_ENABLE_ONEDNN_OPTS="0"),
+    "no-onednn": given("TensorFlow without oneDNN", TENSORS, TF_ENABLE_ONEDNN_OPTS="0"),
     "two-threads": given("sums split in two", NUMBERS, **TWO),
     "python-3.11": made("another Python", MOST, python, version="3.11"),
     "python-3.12": made("another Python", MOST, python, version="3.12"),
     "python-3.13": made("another Python", MOST, python, version="3.13"),
     "lowest": made("the oldest packages allowed", MOST, python, version="3.11", lowest=True),
-    "kiritimati": given("the earliest time zone", WORDED, TZ="Pacific/Kiritimati"),
     "ascii": given("a system without a language", WORDED, LC_ALL="C", **BYTES),
     "latin-1": made("no UTF-8, as on Windows", WORDED, locale, name="en_US.ISO-8859-1", **BYTES),
-    "turkish": made("a Turkish desk", WORDED, locale, name="tr_TR.UTF-8"),
+    "turkish": made("a Turkish desk", WORDED, locale, name="tr_TR.UTF-8", TZ=EARLIEST),
     "read-only-home": made("a home nobody may write to", FILES, read_only_home),
     "odd-path": made("a folder with spaces and accents", WORDED, clone),
     "no-fonts": made("a server without fonts", PAGED, fonts),
-    "one-font": made("one family of wide fonts", PAGED, fonts, own=True),
     "many-fonts": made("a desk with many fonts", PAGED, fonts, debian=DEBIAN),
     "no-browser": made("neither browser nor node", SHOWN, hidden, commands=(*BROWSERS, "node")),
     "no-node": made("a browser, no node", TOUCHED, hidden, commands=("node",)),
@@ -475,7 +486,7 @@ def tried(setting: Setting, trial: Trial, minutes: float) -> Outcome:
     try:
         setting.change(trial)
     except NotHereError as reason:
-        return Outcome(f"not possible here: {reason}")
+        return Outcome(f"not here: {reason}")
     tests = [trial.python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
     # Half of the time without an answer is a hang: the log then says where.
     tests += ["-o", f"faulthandler_timeout={minutes * 30}", f"--junitxml={report}"]
