@@ -550,6 +550,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(SETTINGS):
         parser.error(f"expected settings among {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and end what was begun
     failed = []
     for name in options.names or SETTINGS:
         setting = SETTINGS[name]
