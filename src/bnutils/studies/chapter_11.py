@@ -297,7 +297,8 @@ HYPOTHESES = {
             "each device do to BN.",
             kind="measured",
             source="peng2018",
-            said_by="Peng and others 2018, section 3, of detectors with two images on each device",
+            said_by="Peng and others 2018, section 3, of detectors with two images on each device, "
+            "synchronized over groups of devices",
             label="accuracy with 2 examples on each of 8 replicas, synchronized − local",
             margin=0.02,
             reason=_TWO_POINTS,
@@ -309,7 +310,8 @@ HYPOTHESES = {
             "synchronized ones.",
             kind="measured",
             source="goyal2017",
-            said_by="Goyal and others 2017, section 2.3, as advice, of 32 images on each device",
+            said_by="this book, prompted by Goyal and others 2017, section 2.3, who keep each "
+            "device's own statistics, of 32 images",
             label="accuracy with 8 examples on each of 8 replicas, synchronized − local",
             claimed="within",
             margin=0.02,
@@ -322,7 +324,8 @@ HYPOTHESES = {
             "examples of few classes.",
             kind="measured",
             source="ioffe2017",
-            said_by="Ioffe 2017, abstract, of batches whose examples are not independent",
+            said_by="this book, after Ioffe 2017, abstract, of batches whose examples are not "
+            "independent",
             label="accuracy of local statistics with 8 examples on each of 8 replicas, dealt − "
             "sorted",
             margin=0.02,
@@ -335,7 +338,7 @@ HYPOTHESES = {
             "each device's own statistics.",
             kind="measured",
             source="wu2018",
-            said_by="Wu and He 2018, abstract, of two images on each of eight devices",
+            said_by="Wu and He 2018, abstract, of batches of two images, on each of eight devices",
             label="accuracy with 2 examples on each of 8 replicas, group norm − local",
             margin=0.02,
             reason=_TWO_POINTS,
@@ -379,7 +382,8 @@ HYPOTHESES = {
             "its own examples.",
             kind="version",
             source="keras",
-            said_by="Keras's documentation of BatchNormalization",
+            said_by="this book; Keras's documentation says that each replica uses its own batch's "
+            "statistics, and not which are saved",
             label="largest difference of the first worker's moving statistics from those of its "
             "own examples, relative",
             claimed="below",

@@ -221,36 +221,35 @@ EXERCISES = {
         truth=(64 / 16, 64, 64 * 4),
         names=("local", "synchronized", "gradient"),
         hints={
-            "local": "`batch_size` is that of all devices together; see how many rows are left "
-            "for one of them.",
+            "local": "The batch is shared out among the devices; see how many rows one of them "
+            "gets.",
             "synchronized": "Synchronizing joins what the devices have at one time, and nothing "
             "of other times.",
             "gradient": "Count the rows of all the batches between two changes of the weights.",
         },
         tolerance=0,
         mistakes={
-            "batch-size-of-a-device": Mistake(
+            "batch-of-a-device": Mistake(
                 [(64, ANY, ANY), (ANY, 64 * 16, ANY), (ANY, ANY, 64 * 16 * 4)],
-                "You took `batch_size` as that of one device. `fit` shares it out among all of "
-                "them.",
+                "You gave every device a whole batch. It is shared out among all of them.",
             ),
             "accumulation-joins-statistics": Mistake(
                 [(64 / 16 * 4, ANY, ANY), (ANY, 64 * 4, ANY)],
-                "You counted the micro-batches as one batch. Gradients add up over them, "
-                "statistics do not.",
+                "You counted the four batches as one. Gradients add up over them, statistics do "
+                "not.",
             ),
             "accumulation-splits-the-batch": Mistake(
                 [(64 / 16 / 4, ANY, ANY), (ANY, 64 / 4, ANY), (ANY, ANY, 64)],
-                "You cut the batch of `fit` into micro-batches. In Keras each batch of `fit` is a "
-                "micro-batch, and the step sees several of them.",
+                "You cut a batch into micro-batches. Each batch is one, and the step sees several "
+                "of them.",
             ),
         },
         hint="First how many rows one device has, then what is joined over the devices, then what "
         "is joined over time.",
     ),
     "11.2": Answer(
-        truth=(_ALL, _BETWEEN / _ALL, "between"),
-        choices=("within", "between", "both"),
+        truth=(_ALL, _BETWEEN / _ALL, "the same"),
+        choices=("larger", "smaller", "the same"),
         names=("variance", "share", "choice"),
         tolerance=0.005,
         mistakes={
@@ -283,19 +282,19 @@ EXERCISES = {
                 (ANY, _BETWEEN / _WITHIN, ANY),
                 "You divided by what lies within. A share is of the whole.",
             ),
-            "within-is-lost": Mistake(
-                (ANY, ANY, "within"),
-                "Within a device, rows keep their order and their distances but for one scale. "
-                "Look for what subtracting the device's own mean makes equal everywhere.",
+            "rows-mend-it": Mistake(
+                (ANY, ANY, "smaller"),
+                "More rows make each device surer of its mean. They bring it no nearer to the "
+                "means of the others, which are those of other classes.",
             ),
-            "both-are-lost": Mistake(
-                (ANY, ANY, "both"),
-                "Something is left: within a device, the outputs still differ. Subtracting its "
-                "mean does not touch that.",
+            "rows-harm": Mistake(
+                (ANY, ANY, "larger"),
+                "Neither the variance within a class nor the distance between the classes "
+                "depends on how many rows there are. So what lies between the devices stays too.",
             ),
         },
-        hint="The variance of all is the mean of the variances plus the variance of the means. "
-        "Then ask what is equal on all devices, once each has subtracted its own mean.",
+        hint="Rows differ within a device, and devices differ from each other: put a number on "
+        "each. Then ask which of the two subtracting a device's own mean removes.",
     ),
     "11.3": _MERGE,
     "11.4": _BACKWARD,
