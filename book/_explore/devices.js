@@ -44,22 +44,22 @@ function handOn(x, groups, statistics, epsilon) {
 export const devices = {
   id: "devices",
   label: "What is the batch?",
-  insight: "Devices that take their own means lose what differs between them. Two numbers a channel from each bring it back: the mean of their variances plus the variance of their means is the variance of all.",
-  describe: "Sixteen lines, one for each example, in bands, one for each device, with the mean and the standard deviation that it uses. Below, all sixteen normalized values on one axis: circles above it, squares below.",
+  insight: "Devices that take their own means lose what differs between them. Two numbers a channel from each bring it back: with equally many examples on each, the mean of their variances plus the variance of their means is the variance of all.",
+  describe: "Sixteen lines, one for each example, in bands, one for each device, with the mean and the standard deviation that it uses, and its own. Below, all sixteen normalized values on one axis: circles above it, squares below.",
   settings: {
     devices: { kind: "choice", label: "Devices", start: 2, values: [1, 2, 4, 8] },
-    order: { kind: "choice", label: "The examples are", start: "dealt", values: ["dealt", "shuffled", "sorted"], words: { dealt: "dealt in turn", shuffled: "shuffled", sorted: "sorted" } },
+    order: { kind: "choice", label: "The examples are", start: "dealt", values: ["dealt", "shuffled", "sorted"], words: { dealt: "dealt in turn", shuffled: "dealt at random", sorted: "sorted" } },
     statistics: { kind: "choice", label: "Statistics", start: "local", values: ["local", "synchronized"] },
     x: { kind: "numbers", drawn: true, label: "Examples", start: START, min: 0, max: FAR, least: COUNT, most: COUNT },
     focus: { kind: "range", drawn: true, apart: true, label: "Chosen example", start: 0, min: 0, max: COUNT - 1, step: 1 },
     epsilon: { kind: "list", label: "ε (epsilon)", start: EPSILON, values: [0, 1e-5, EPSILON, 0.1, 1], more: true },
-    seed: { kind: "range", label: "Another shuffle", start: 1, min: 1, max: 99, step: 1, more: true },
+    seed: { kind: "range", label: "Another random deal", start: 1, min: 1, max: 99, step: 1, more: true },
   },
   presets: [
-    { id: "dealt", label: "Dealt to two", set: {},
-      says: "Each device gets four circles and four squares, and so nearly the mean and the variance of all. No output is 0.13 away from that of the whole batch: here nothing needs to be synchronized." },
+    { id: "dealt", label: "Dealt in turn", set: {},
+      says: "Each of two devices gets four circles and four squares, and so nearly the mean and the variance of all. No output is 0.13 away from that of the whole batch: here nothing needs to be synchronized." },
     { id: "sorted", label: "Sorted on two", set: { order: "sorted" },
-      says: "All circles are on the first device, all squares on the second. Each subtracts the mean of its class: circles and squares land on each other, and no later layer can tell them apart." },
+      says: "All circles are on the first device, all squares on the second. Each subtracts the mean of its class, so both means land on 0: no threshold tells circles from squares any more." },
     { id: "synchronized", label: "Sorted, synchronized", set: { order: "sorted", statistics: "synchronized" },
       says: "Each device sends its mean and its variance, two numbers. The classes are apart again: all outputs are those of the whole batch." },
     { id: "one", label: "One device", set: { devices: 1 },
@@ -67,16 +67,16 @@ export const devices = {
     { id: "ghost", label: "Parts of four", set: { devices: 4 },
       says: "Four devices with four each. One device alone does the same sums if it splits its batch into ghost batches, or takes it part by part and accumulates gradients: the batch that BN sees is the part." },
     { id: "pairs", label: "Two on each", set: { devices: 8, order: "shuffled" },
-      says: "Of two values only the order is left: each output is −1 or +1 within 0.01, whatever the value was. Where a circle lands is up to its company." },
+      says: "Of two values only the order is left: each output is −1 or +1 within 0.01, whatever the two values were, as long as they differ. Where a circle lands is up to the other example on its device." },
     { id: "pulled", label: "One is pulled", set: { devices: 4, x: [FAR, ...START.slice(1)], focus: 0 },
-      says: "Only circle 1 was moved, from 4 to 20. The other three on its device moved away from it; the twelve elsewhere stay where they were. Synchronized, all sixteen move." },
+      says: "Only circle 1 was moved, from 4 to 20. The other three on its device moved away from it, since their mean and variance moved. The twelve elsewhere stay where they were." },
   ],
   bet: {
-    question: "One device hands on circles and squares 1.79 apart, from mean to mean. Now one device gets all circles and another all squares, each with statistics of its own. How far apart do they come out?",
+    question: "After BN on one device, the means of circles and squares are 1.79 standard deviations apart. Now one device gets all circles and another all squares, each with statistics of its own. How far apart are the means now?",
     choices: ["1.79, as before", "About half of it", "0"],
     right: [2],
     show: "sorted",
-    says: ({ apart }) => `They come out ${show(apart)} apart: each device subtracted the mean of its class.`,
+    says: ({ apart }) => `They are ${show(apart)} apart: each device subtracted the mean of its class.`,
   },
   tries: [
     { text: "Sort the examples, and lose the classes.", done: ({ devices: n, order, statistics }) => n > 1 && order === "sorted" && statistics === "local" },
@@ -111,13 +111,13 @@ export const devices = {
     const so = moved ? ` So far, ${moved} of the 16 outputs have moved.` : "";
     const shares = `${nameOf(focus, true)} shares mean and variance with ${others}.${so}`;
     const far = show(Math.abs(apart));
-    if (n === 1) return `One device: circles and squares come out ${far} apart. ${shares}`;
-    if (statistics === "synchronized") return `Each device sends 2 numbers a channel, ${sent} in all, and circles and squares come out ${far} apart, as from one device. ${shares}`;
-    return `Nothing is sent: the devices leave out what differs between them, ${shareOf(between)} of the variance. Circles and squares come out ${far} apart, from one device ${show(Math.abs(apartWhole))}. ${shares}`;
+    if (n === 1) return `One device: the class means end ${far} apart, in standard deviations. ${shares}`;
+    if (statistics === "synchronized") return `Each device sends 2 numbers a channel, ${sent} in all. The class means end ${far} apart, as from one device. ${shares}`;
+    return `Nothing is sent: the devices leave out what differs between them, ${shareOf(between)} of the variance. The class means end ${far} apart, from one device ${show(Math.abs(apartWhole))}. ${shares}`;
   },
   table({ groups, x, used, xHat, mean, variance }) {
     const rows = groups.flatMap((group, d) => group.map((i) =>
-      [nameOf(i), String(d + 1), exact(x[i]), used[d].mean, used[d].variance, xHat[i]]));
+      [nameOf(i), String(d + 1), brief(x[i]), used[d].mean, used[d].variance, xHat[i]]));
     return {
       head: ["example", "device", "x", "mean used", "variance used", "normalized"],
       rows: [...rows, ["all sixteen", "", "", mean, variance, ""]],
@@ -139,13 +139,17 @@ function shareOf(share) {
   return `${show(100 * share, share < 0.01 ? 1 : 0)}%`;
 }
 
-/** All decimals of a number: of means and variances of halves these are few. */
+/** The decimals of a number that are shown: two at most. */
 function decimals(value) {
-  return Math.min((String(value).split(".")[1] ?? "").length, 10);
+  return Math.min((String(value).split(".")[1] ?? "").length, 2);
 }
 
-function exact(value) {
+function brief(value) {
   return show(value, decimals(value));
+}
+
+function isRounded(value) {
+  return Math.abs(100 * value - Math.round(100 * value)) > 1e-6;
 }
 
 const TOP = 22; // of the first line
@@ -154,6 +158,7 @@ const RIGHT = 82;
 const STACK = 52; // room for normalized values, on each side of their axis
 const DOT = 12;
 const BETWEEN = "variance of local means";
+const KEY = "Line: the mean in use; gray: one standard deviation to each side of it. Dashed: a device’s own mean, where another is in use. Rings: the chosen example.";
 
 /** A native slider on a line of its own for each example; below, what BN makes of all. */
 function devicesPicture(place, api) {
@@ -173,7 +178,7 @@ function devicesPicture(place, api) {
   const terms = [["", "meanOfVariances", "mean of local variances"], ["+", "varianceOfMeans", BETWEEN], ["=", "variance", "variance of all sixteen"]]
     .map(([sign, key, text]) => ({ key, sign: html("span", {}, sign), number: html("b", { "data-key": key }), text: html("span", {}, text) }));
   const sum = html("div", { class: "bn-sum" }, ...terms.map(({ sign, number, text }) => html("p", {}, sign, number, text)));
-  place.append(html("div", { class: "bn-axes" }, drawing, thumbs), sum);
+  place.append(html("div", { class: "bn-axes" }, drawing, thumbs), html("p", { class: "bn-read" }, KEY), sum);
   let width = 0;
   let placed = "";
 
@@ -190,11 +195,12 @@ function devicesPicture(place, api) {
   function draw(state) {
     if (!state || !width) return; // not drawn where it is not shown
     for (const { key, number } of terms) change(number, { "data-digits": decimals(state[key]) });
+    terms[2].sign.textContent = terms.some(({ key }) => isRounded(state[key])) ? "≈" : "=";
     const lost = state.statistics === "local" && state.devices > 1;
     terms[1].text.textContent = lost ? `${BETWEEN}, left out` : BETWEEN;
     inputs.forEach((input, i) => {
       input.value = state.x[i];
-      change(input, { "aria-valuetext": exact(state.x[i]) });
+      change(input, { "aria-valuetext": brief(state.x[i]) });
     });
     const now = state.groups.join("; ");
     if (now !== placed) arrange(state.groups);
@@ -216,6 +222,7 @@ function bands(state, width, line) {
   const size = (COUNT / state.devices) * line;
   const foot = TOP + COUNT * line;
   return [
+    state.devices === 1 ? svg("g") : svg("text", { x: width - 5, y: 12, "text-anchor": "end" }, state.statistics === "local" ? "each uses its own" : "each sends its own"),
     svg("text", { class: "bn-name", x: 0, y: 12 }, state.devices === 1 ? "x on one device" : `x, ${COUNT / state.devices} on each of ${state.devices} devices`),
     ...state.groups.flatMap((_, d) => {
       const { mean, variance } = state.used[d];
@@ -259,8 +266,8 @@ function handedOn(state, width, line) {
       places,
       element: svg("g", { "data-kind": kind },
         svg("line", { class: "bn-mean", x1: mean, x2: mean, y1: level, y2: level + side * STACK }),
-        ...places.flatMap(([at, y], i) => (Math.abs(at - old[i]) > 0.5 && old[i] >= 0 && old[i] <= width ? [shape([old[i], y], "bn-ghost")] : [])),
-        ...places.map((one) => shape(one, "bn-dot"))),
+        ...places.map((one) => shape(one, "bn-dot")),
+        ...places.flatMap(([at, y], i) => (Math.abs(at - old[i]) > 0.5 && old[i] >= 0 && old[i] <= width ? [shape([old[i], y], "bn-ghost")] : []))),
     };
   });
   const start = [linear([0, FAR], [LEFT, width - RIGHT])(x[focus]), TOP + (groups.flat().indexOf(focus) + 0.5) * line];

@@ -44,7 +44,7 @@ def devices_still() -> str:
     x = np.array(SIXTEEN, float)
     dealt = np.arange(16).reshape(8, 2).T
     panels = [
-        ("Dealt, local statistics", dealt),
+        ("Dealt in turn, local statistics", dealt),
         ("Sorted, local statistics", np.arange(16).reshape(2, 8)),
         ("Sorted, synchronized", np.arange(16).reshape(1, 16)),
     ]
