@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe_core_python.sync_playwright import Axe
-from browser import HTML, NO_BROWSER
+from browser import HTML, NO_BROWSER, watched
 from bs4 import BeautifulSoup
 
 pytestmark = NO_BROWSER
@@ -29,12 +29,35 @@ SHIFTS = """new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });"""
 
 
+@pytest.fixture(scope="module")
+def window(browser):
+    """A window for each set of a context's options, empty: it is kept, which makes it fast."""
+    kept = {}
+
+    def empty(width=1280, **options):
+        key = tuple(sorted(options.items()))
+        if key not in kept:
+            context = browser.new_context(**{"reduced_motion": "reduce", **options})
+            kept[key] = watched(context.new_page())
+        page = kept[key]
+        page.goto("about:blank")  # a link into the page that is open would not load it again
+        page.set_viewport_size({"width": width, "height": 900})
+        page.asked.clear()
+        page.troubles.clear()
+        return page
+
+    yield empty
+    for page in kept.values():
+        page.context.close()
+
+
 @pytest.fixture
-def touch(visit):
+def touch(window, address):
     """A page with one of its figures, ready: `page` and a function that reads its state."""
 
     def go(path, name, **options):
-        page = visit(path, **options)
+        page = window(**options)
+        page.goto(path if "://" in path else address + path)
         page.locator(f"#{name}[data-ready=true]").wait_for(state="attached")
         page.locator(f"#{name} .bn-picture").scroll_into_view_if_needed()
         return page, lambda: page.evaluate(f"document.getElementById('{name}').state")
@@ -68,8 +91,9 @@ def test_it_is_ready_and_what_is_shown_is_what_is_computed(touch, path, name, sm
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _, _ in PLACES}))
-def test_they_work_from_a_file(visit, path):
-    page = visit((HTML / path).as_uri())
+def test_they_work_from_a_file(window, path):
+    page = window()
+    page.goto((HTML / path).as_uri())
     for name in [name for place, name, _ in PLACES if place == path]:
         page.locator(f"#{name}[data-ready=true]").wait_for(state="attached")
     assert not page.troubles
@@ -109,7 +133,7 @@ def test_every_control_answers_to_keys(touch, path, name):
 
 
 @pytest.mark.parametrize(("path", "name"), WHOLE)
-def test_a_link_brings_its_state_back_and_a_broken_one_the_start(touch, visit, path, name):
+def test_a_link_brings_its_state_back_and_a_broken_one_the_start(touch, path, name):
     page, state = touch(path, name)
     start = state()
     radios = page.locator(f"#{name} .bn-chips input")
@@ -157,42 +181,44 @@ def test_the_same_steps_give_the_same_state(touch, path, name):
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _, _ in PLACES}))
-def test_without_javascript_the_stills_are_there(browser, address, path):
-    context = browser.new_context(java_script_enabled=False)
-    try:
-        page = context.new_page()
-        page.goto(address + path)
-        for name in [name for place, name, _ in PLACES if place == path]:
-            still = page.locator(f"#{name} .bn-still")
-            assert still.is_visible()
-            assert still.bounding_box()["height"] > 80
-            assert page.locator(f"#{name} .bn-live").is_hidden()
-            assert page.locator(f"#{name} figcaption").text_content().strip()
-    finally:
-        context.close()
+def test_without_javascript_the_stills_are_there(window, address, path):
+    page = window(java_script_enabled=False)
+    page.goto(address + path)
+    for name in [name for place, name, _ in PLACES if place == path]:
+        still = page.locator(f"#{name} .bn-still")
+        assert still.is_visible()
+        assert still.bounding_box()["height"] > 80
+        assert page.locator(f"#{name} .bn-live").is_hidden()
+        assert page.locator(f"#{name} figcaption").text_content().strip()
+
+
+@pytest.fixture(scope="module")
+def late(browser):
+    """A window where the figures' scripts are held back in a list; it keeps nothing of a page."""
+    context, held = browser.new_context(reduced_motion="reduce"), []
+    page = context.new_page()
+    page.add_init_script(SHIFTS)
+    page.route("**/explore/*.js*", lambda route: held.append(route))
+    yield page, held
+    context.close()
 
 
 @pytest.mark.parametrize(("path", "name", "small"), PLACES)
 @pytest.mark.parametrize("width", [390, 1280])
-def test_little_moves_when_it_comes_to_life_late(browser, address, path, name, small, width):
+def test_little_moves_when_it_comes_to_life_late(late, address, path, name, small, width):
     """Where a link leads to a figure, and its script comes after the page has been painted."""
-    viewport = {"width": width, "height": 900}
-    context = browser.new_context(viewport=viewport, reduced_motion="reduce")
-    try:
-        page = context.new_page()
-        page.add_init_script(SHIFTS)
-        held = []
-        page.route("**/explore/*.js*", lambda route: held.append(route))
-        page.goto(f"{address}{path}#{name}", wait_until="commit")
-        page.locator(f"#{name} figcaption").wait_for()
-        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
-        assert page.locator(f"#{name} .bn-live").is_hidden()
-        held.pop().continue_()
-        page.locator(f"#{name}[data-ready=true]").wait_for(state="attached")
-        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
-        assert page.evaluate("window.shift ?? 0") < 0.05  # other fonts: a line more or less
-    finally:
-        context.close()
+    page, held = late
+    page.goto("about:blank")
+    held.clear()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{address}{path}#{name}", wait_until="commit")
+    page.locator(f"#{name} figcaption").wait_for()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert page.locator(f"#{name} .bn-live").is_hidden()
+    held.pop().continue_()
+    page.locator(f"#{name}[data-ready=true]").wait_for(state="attached")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert page.evaluate("window.shift ?? 0") < 0.05  # other fonts: a line more or less
 
 
 @pytest.mark.parametrize(("path", "name", "small"), PLACES)
