@@ -1,34 +1,33 @@
-"""How fast is `bnutils.norm`, compared with a textbook version and with Keras?
+"""How fast is `bnutils.norm`, beside a textbook version, Keras, XLA, PyTorch and a copy?
 
-    python benchmarks/bench_norm.py [--rounds 30]
+    python benchmarks/bench_norm.py [--rounds 20] [--quick]
 
 Times the forward pass and the gradient with respect to x, gamma and beta together, in float32 on
-one thread, and prints the least CPU time over interleaved rounds. Times depend on the machine;
-ratios much less.
+one thread: call after call, and with other work between the calls, as in a network. PyTorch takes
+part where it is installed.
 """
 
-import os
-
-# NumPy and TensorFlow read these once, when they are imported.
-os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow's greeting is not part of the table
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-import argparse
+import importlib.util
+import itertools
 import math
-import sys
-from time import process_time
+from functools import partial
 
-import keras
+import common  # before NumPy: it sets the number of threads
 import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
+from bnutils._keras import keras, tf
 from bnutils.norm import batch_norm, batch_norm_grad
 
 SHAPES = [(64, 100), (256, 1024), (4096, 1024), (32, 28, 28, 64)]
 EPSILON = 1e-3
+HEAD = ["shape", "calls", "ours, ms", "textbook", "Keras", "XLA", "PyTorch", "a copy"]
+HOW = (
+    "Forward pass and gradient in float32 on one thread. Milliseconds of ours; the others in "
+    "multiples of that, so above 1 they are slower. In a row: a tight loop. Between other work: "
+    "each call comes after a product of matrices and a pass over 8 MB. Keras: the layer in a "
+    "`tf.function`, XLA: the same with `jit_compile=True`; both also move their statistics. "
+    "A copy: of the array, `np.copyto`, once. Least CPU time"
+)
 
 
 def ours(x, gamma, beta, dy):
@@ -57,20 +56,40 @@ def textbook(x, gamma, beta, dy):
     return y, dx, dgamma, dbeta
 
 
-def keras_layer(shape, gamma, beta):
-    """The Keras layer in a compiled `tf.function`, as a function of tensors."""
+def keras_layer(jit_compile, x, gamma, beta, dy):
+    """The Keras layer in a compiled `tf.function`, as a call without arguments."""
     layer = keras.layers.BatchNormalization(epsilon=EPSILON)
-    layer.build(shape)
+    layer.build(x.shape)
     layer.gamma.assign(gamma)
     layer.beta.assign(beta)
     parameters = [v.value for v in layer.trainable_variables]
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def step(x, dy):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
         return y, *tape.gradient(y, [x, *parameters], output_gradients=dy)
+
+    return partial(step, tf.constant(x), tf.constant(dy))
+
+
+def pytorch(x, gamma, beta, dy):
+    """PyTorch's function, on arrays whose channels come last in memory, as a call."""
+    import torch
+
+    torch.set_num_threads(1)
+    channels_second = (0, x.ndim - 1, *range(1, x.ndim - 1))
+    x, dy = (torch.from_numpy(a).permute(channels_second) for a in (x, dy))
+    arguments = [x, *map(torch.from_numpy, (gamma, beta))]
+    for each in arguments:
+        each.requires_grad_()
+
+    def step():
+        y = torch.nn.functional.batch_norm(
+            x, None, None, *arguments[1:], training=True, eps=EPSILON
+        )
+        return y, *torch.autograd.grad(y, arguments, dy)
 
     return step
 
@@ -89,69 +108,66 @@ def problem(shape):
 
 def contestants(shape):
     """Calls to be timed, by name, after a check that all compute the same."""
-    x, gamma, beta, dy = problem(shape)
-    step = keras_layer(shape, gamma, beta)
-    x_tf, dy_tf = tf.constant(x), tf.constant(dy)
+    arrays = problem(shape)
     calls = {
-        "ours": lambda: ours(x, gamma, beta, dy),
-        "textbook": lambda: textbook(x, gamma, beta, dy),
-        "Keras": lambda: step(x_tf, dy_tf),
+        "ours": partial(ours, *arrays),
+        "textbook": partial(textbook, *arrays),
+        "Keras": keras_layer(False, *arrays),
+        "XLA": keras_layer(True, *arrays),
     }
-    exact = textbook(*(a.astype(np.float64) for a in (x, gamma, beta, dy)))
+    if importlib.util.find_spec("torch"):
+        calls["PyTorch"] = pytorch(*map(np.copy, arrays))
+    exact = textbook(*(a.astype(np.float64) for a in arrays))
     for name, call in calls.items():
         for actual, desired in zip(call(), exact, strict=True):
+            actual = actual.detach().numpy() if name == "PyTorch" else np.asarray(actual)
+            if name == "PyTorch" and actual.ndim > 1:
+                actual = np.moveaxis(actual, 1, -1)
             error = np.abs(actual - desired).max() / np.abs(desired).max()
             if error > 1e-3:
                 raise AssertionError(f"{name} is off by {error:.1e} at {shape}")
-    return calls
+    return calls | {"a copy": partial(np.copyto, np.empty_like(arrays[0]), arrays[0])}
 
 
-def race(calls, rounds, repeats, bar):
-    """Least CPU time of each call over interleaved rounds, in milliseconds."""
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = process_time()
-            for _ in range(repeats):
-                call()
-            least[name] = min(least[name], (process_time() - start) / repeats)
-        bar.update()
-    return {name: 1000 * seconds for name, seconds in least.items()}
+def other_work():
+    """What stands between two calls: a product of matrices, and a pass over 8 MB."""
+    square, long = np.ones((256, 256), np.float32), np.ones(2**21, np.float32)
+
+    def work():
+        np.matmul(square, square)
+        np.add(long, 1, out=long)
+
+    return work
 
 
 def main():
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=30,
-        help="rounds for the largest shape; others get up to four times as many (default: 30)",
-    )
-    least_rounds = parser.parse_args().rounds
-    if least_rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {least_rounds}")
-    sizes = [math.prod(shape) for shape in SHAPES]
-    rounds = [least_rounds * min(4, max(sizes) // size) for size in sizes]
-    # Many calls in a row where they are short: what ran before leaves the processor's caches cold.
-    repeats = [max(1, min(100, 2**21 // size)) for size in sizes]
-
+    """Print the table, and keep it."""
+    options = common.options(__doc__, rounds=20).parse_args()
+    shapes = SHAPES[:2] if options.quick else SHAPES
     rows = []
-    with tqdm(total=sum(rounds), disable=not sys.stderr.isatty(), leave=False) as bar:
-        for shape, n, k in zip(SHAPES, rounds, repeats, strict=True):
-            bar.set_description(str(shape))
-            rows.append((shape, race(contestants(shape), n, k, bar)))
-
-    print("forward + gradient, float32, one thread, least CPU time, milliseconds")
-    print(
-        f"{'shape':18}{'ours':>8}{'textbook':>10}{'Keras':>8}{'textbook/ours':>15}{'Keras/ours':>12}"
-    )
-    for shape, ms in rows:
-        ratios = (ms["textbook"] / ms["ours"], ms["Keras"] / ms["ours"])
-        print(
-            f"{shape!s:18}{ms['ours']:8.3f}{ms['textbook']:10.3f}{ms['Keras']:8.3f}"
-            f"{ratios[0]:15.1f}{ratios[1]:12.1f}"
+    for shape in shapes:
+        calls = contestants(shape)
+        # Short calls many times: what ran before leaves the processor's caches cold.
+        repeats = max(1, min(100, 2**21 // math.prod(shape)))
+        rounds = 1 if options.quick else options.rounds * max(1, min(4, 2**22 // math.prod(shape)))
+        modes = {"in a row": (repeats, None), "between other work": (min(repeats, 8), other_work())}
+        measured = common.race(
+            {
+                (mode, name): partial(common.cpu_seconds, call, *modes[mode])
+                for mode, (name, call) in itertools.product(modes, calls.items())
+            },
+            rounds,
         )
+        for mode in modes:
+            seconds = {name: measured[mode, name] for name in calls}
+            ratios = [
+                common.digits(seconds[name] / seconds["ours"]) if name in seconds else ""
+                for name in HEAD[3:]
+            ]
+            rows.append([str(shape), mode, f"{1e3 * seconds['ours']:#.3g}", *ratios])
+    packages = ["numpy", "keras", "tensorflow", *(["torch"] if "PyTorch" in calls else [])]
+    how = f"{HOW} of {options.rounds} rounds and more, in which all take turns."
+    common.show("norm", HEAD, rows, how, packages, options.quick)
 
 
 if __name__ == "__main__":
