@@ -91,9 +91,12 @@ $(MUTMUT)/.ready: $(READY) tools/mutate.txt
 	  --require-hashes --target $(MUTMUT) --requirement tools/mutate.txt
 	@touch $@
 
-bench: $(READY)  ## measure bnutils against Keras and a textbook version
-	@$(BIN)/python benchmarks/bench_norm.py
-	@$(BIN)/python benchmarks/bench_network.py
+bench: site  ## measure how fast all is, side by side, and write the tables of book/speed.md (QUICK=1 a try that writes none)
+	@$(KEPT) benchmarks/bench_norm.py $(if $(QUICK),--quick)
+	@$(KEPT) benchmarks/bench_network.py $(if $(QUICK),--quick)
+	@$(KEPT) benchmarks/bench_doctor.py $(if $(QUICK),--quick)
+	@$(KEPT) benchmarks/bench_studies.py $(if $(QUICK),--quick)
+	@$(KEPT) benchmarks/bench_site.py --table $(if $(QUICK),--quick)
 
 conformance: $(READY)  ## compare norm with the libraries that are installed
 	@$(BIN)/python tests/conformance.py
