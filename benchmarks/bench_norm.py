@@ -143,6 +143,7 @@ def other_work():
 def main():
     """Print the table, and keep it."""
     options = common.options(__doc__, rounds=20).parse_args()
+    tf.get_logger().setLevel("ERROR")  # it warns of a function for each shape
     shapes = SHAPES[:2] if options.quick else SHAPES
     rows = []
     for shape in shapes:
