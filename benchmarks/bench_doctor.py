@@ -42,12 +42,10 @@ def work(task, layers, rows):
 
     kinds, rng = keras.layers, np.random.default_rng(0)
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((WIDTH,))])
+    parts = [keras.Input((WIDTH,))]
     for _ in range(layers):
-        model.add(kinds.Dense(WIDTH, use_bias=False))
-        model.add(kinds.BatchNormalization())
-        model.add(kinds.ReLU())
-    model.add(kinds.Dense(1))
+        parts += [kinds.Dense(WIDTH, use_bias=False), kinds.BatchNormalization(), kinds.ReLU()]
+    model = keras.Sequential([*parts, kinds.Dense(1)])
     model.compile("sgd", "mse")
     x = rng.standard_normal((rows, WIDTH), dtype=np.float32)
     y = x[:, :1].copy()
