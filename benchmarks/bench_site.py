@@ -216,7 +216,8 @@ def weight_of_all(browser, quick: bool) -> None:
             sent = [f"{cost[part]:.0f}" for part in (*PARTS, "KB")]
             rows.append([shown[page], cost["requests"], *sent])
     head = ["page", "requests", *PARTS, "in all"]
-    common.show("pages", head, rows, f"{HOW}.", ["jupyter-book", "playwright"], quick)
+    how = f"{HOW}. Chromium {browser.version}."
+    common.show("pages", head, rows, how, ["jupyter-book", "playwright"], quick)
 
 
 def table(name: str, rows: list[dict]) -> str:
