@@ -13,7 +13,7 @@ import common  # before NumPy: it sets the number of threads
 
 from bnutils import studies
 
-NAMES = ["growth", "ghosts"]
+NAMES = ["growth", "decay-turn"]
 WORKERS = (1, 2)
 HEAD = ["study", "blocks", *(f"{n} worker{'s' * (n > 1)}, s" for n in WORKERS), "gain", "equal"]
 HOW = (
