@@ -46,7 +46,7 @@ LOOKING = (
     "html_math_renderer", "default_role",
 )  # fmt: skip
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 9e4}
-PARTS = ("html", "js", "css", "fonts", "images")
+PARTS = ("html", "js", "css")
 #: Pages without a document of their own, and many of a kind, of which the heaviest stands for all.
 OTHERS = {
     "book/api/*": "a page of the reference, the heaviest",
@@ -208,6 +208,10 @@ def weight_of_all(browser, quick: bool) -> None:
         found = HTML.glob(f"{pattern}.html")
         page = max(found, key=lambda path: len(gzip.compress(path.read_bytes(), 6)))
         shown[page.relative_to(HTML).with_suffix("").as_posix()] = name
+    if missing := [page for page in shown if not (HTML / f"{page}.html").exists()]:
+        sys.exit(
+            f"expected a built site with the pages of _toc.yml, got none of {missing}: make site"
+        )
     rows = []
     with served(HTML) as address:
         for page in list(shown)[: 3 if quick else None]:
