@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 import xarray as xr
 from odd import ODD, Hostile
+from scipy import stats
 
 from bnutils import checks, norm
 from bnutils.checks import EXERCISES, MISTAKES, Outcome
-from bnutils.checks.engine import ANY, Answer, Function, _same
+from bnutils.checks.chapters import chapter_01
+from bnutils.checks.engine import _RAISED, ANY, Answer, Function, _same
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = [name for name, each in EXERCISES.items() if isinstance(each, Function)]
@@ -71,6 +73,20 @@ def test_every_known_mistake_is_named(name, mistake, form):
     assert not outcome
     assert outcome.mistake == mistake
     assert outcome.message == MISTAKES[name][mistake].message
+
+
+def test_a_mistake_in_a_function_is_an_answer_and_no_error():
+    for name in FUNCTIONS:
+        for mistake, about in MISTAKES[name].items():
+            for form in about.forms:
+                made = EXERCISES[name]._results(form, EXERCISES[name].cases[0])
+                assert made is not _RAISED, (name, mistake)
+
+
+@pytest.mark.parametrize("z_sd", [0.5, 1.0, 7.0])
+def test_saturated_outputs_are_those_of_weighted_inputs_beyond_a_logit(z_sd):
+    expected = 2 * stats.norm.sf(np.log(0.95 / 0.05) / z_sd)
+    np.testing.assert_allclose(chapter_01._beyond(z_sd), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -512,6 +528,7 @@ def test_placement_takes_what_people_build():
     assert checks.placement(lambda: keras.Sequential([k.Dense(1)])).mistake == "cannot-be-read"
     assert checks.placement(lambda: 1 / 0).mistake == "raises"
     assert checks.placement(exit).mistake == "raises"
+    assert "print is not enough" in checks.placement(lambda: [].clear()).message
     for odd in ODD:
         assert not checks.placement(odd)
         assert not checks.placement(lambda odd=odd: odd)

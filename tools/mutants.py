@@ -7,6 +7,7 @@ the tables of rules. So only its operators are used.
 
 import ast
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ def mutants(root: Path, file: str) -> list[Mutant]:
     lines = wrapper.resolve(PositionProvider)
     tree, original = ast.parse(source), compile(source, file, "exec")
     found: dict[str, Mutant] = {}
+    times = Counter()
     for node, changed in _changes(module):
         place = spans[node]
         start, end = (starts[at.line - 1] + at.column for at in (place.start, place.end))
@@ -65,8 +67,9 @@ def mutants(root: Path, file: str) -> list[Mutant]:
         if code != original and mutated not in found:
             where, reach = _around(tree, lines[node].start.line)
             was, now = _difference(source, mutated)
-            again = sum((m.where, m.was, m.now) == (where, was, now) for m in found.values())
-            now += f" [{again + 1}]" if again else ""  # the same change of the same line below
+            times[where, was, now] += 1
+            if times[where, was, now] > 1:  # the same change of the same line below
+                now += f" [{times[where, was, now]}]"
             found[mutated] = Mutant(file, where, was, now, reach, mutated)
     return list(found.values())
 

@@ -88,7 +88,8 @@ TARGETS = [
         150,
         # All that asks every record of the book, and what starts processes.
         "again_as_recorded in_double_precision whole_and_finite came_about margins_were "
-        "judged_from_the_records can_carry killed_run dask_cluster sign_in_the_engine workers",
+        "judged_from_the_records can_carry killed_run dask_cluster sign_in_the_engine workers "
+        "any_byte_changed at_ten_replicates",
     ),
     Target("network", ("network/*.py",), _tests("network", "convolutions"), 150),
     Target("checks", ("checks/**/*.py",), _tests("checks"), 150),
@@ -104,6 +105,7 @@ TARGETS = [
         ("doctor/rules/*.py",),
         _tests("rules_settings", "rules_structure", "rules_learning", "rules_measured"),
         60,
+        "in_a_process",
     ),
 ]
 
