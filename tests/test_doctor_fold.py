@@ -12,6 +12,7 @@ from bnutils._keras import keras, tf
 from bnutils.doctor.fold import Folded, Folding, fold, fold_plan
 from bnutils.doctor.graph import batch_norms, layer_paths, walk
 from bnutils.doctor.results import Skipped
+from bnutils.doctor.rules.registry import Finding, Rule
 
 layers = keras.layers
 SCALES = {"float64": 1e-12, "float32": 1e-5}
@@ -453,7 +454,7 @@ LEFT = {
     ),
     "unknown-linear": (
         lambda: functional((4,), MyDense(3, name="dense"), bn()),
-        "dense is a MyDense",
+        "dense is a MyDense, which computes in its own way",
     ),
     "time-distributed": (
         lambda: functional(
@@ -727,6 +728,26 @@ def test_a_subclassed_model_becomes_functional():
     randomized(model)
     folded = check_folded(model, {"bn": "dense", "block/inner/bn": "block/inner/dense"}).model
     assert set(folded(np.zeros((1, 4), "float32"))) == {"score"}
+
+
+class Pair(keras.Model):
+    """Returns two outputs, which have no names."""
+
+    def __init__(self):
+        """Make the parts."""
+        super().__init__()
+        self.dense, self.norm = layers.Dense(3, name="dense"), bn()
+
+    def call(self, inputs, training=None):
+        """Once as it is, once negative."""
+        x = self.norm(self.dense(inputs), training=training)
+        return [x, -x]
+
+
+def test_outputs_without_names():
+    model = Pair()
+    model(np.zeros((1, 4), "float32"))
+    check_folded(model, {"bn": "dense"})
 
 
 class Opaque(keras.Model):
@@ -1193,6 +1214,42 @@ class Gan(keras.Model):
         self.generator = functional((4,), layers.Dense(3), bn())
 
 
+class Numeric(layers.Layer):
+    """Holds a layer, and asks for numbers where there are symbols."""
+
+    def __init__(self, **options):
+        """Make the part."""
+        super().__init__(**options)
+        self.norm = bn()
+
+    def call(self, inputs):
+        """Normalize what must be numbers."""
+        return self.norm(tf.convert_to_tensor(inputs))
+
+    def compute_output_shape(self, shape):
+        """The same."""
+        return shape
+
+
+def test_a_layer_inside_what_cannot_be_walked_is_left_with_the_reason():
+    plain = functional((4,), layers.Dense(3), bn("outer"))
+    folding = fold_plan(keras.Sequential([plain, Numeric(name="numeric")]))
+    assert [path.split("/")[-1] for path, _ in folding.folded] == ["outer"]
+    (left,) = folding.left
+    assert left.what.endswith("numeric/bn")
+    assert "numeric: its call cannot run on symbolic tensors" in left.reason
+
+
+@pytest.mark.parametrize("words", [None, 1, 5])
+def test_whole_numbers_prove_a_fold_also_those_of_a_small_vocabulary(words):
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(words, 4)(inputs) if words else keras.ops.cast(inputs, "float32")
+    folding = fold(keras.Model(inputs, bn()(layers.Dense(3, name="dense")(x))))
+    assert folding.folded == (("bn", "dense"),)
+    assert folding.skipped == ()
+    assert folding.error < SCALES["float32"]
+
+
 def test_a_model_without_a_call_says_what_to_fold_instead():
     for look in (fold_plan, fold):
         with pytest.raises(ValueError, match=rf"call {look.__name__}\(model\.generator\)$"):
@@ -1245,6 +1302,11 @@ def test_a_trusted_function_needs_no_trust_again(tmp_path):
     functional((3, 4), *parts).save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
     check_folded(model, {"bn": "d"})
+
+
+@pytest.mark.parametrize("kind", [Folding, Skipped, Finding, Rule])
+def test_what_was_found_stays_as_it_was_found(kind):
+    assert kind.__dataclass_params__.frozen
 
 
 def test_the_result_prints_and_becomes_json():
