@@ -381,6 +381,10 @@ SOME = [f"notebooks/{path.name}" for path in NOTEBOOKS if path.name[:2] in ("01"
 PARTS = {
     "numbers": all_but(*NO_NUMBERS, *RECORDED),
     "numbers, and the records computed again": all_but(*NO_NUMBERS),
+    "numbers of NumPy": [
+        *files(("comparison", "conformance", "convolutions", "intervals", "network", "norm")),
+        *sorted({f"notebooks/{path.name}" for path in NOTEBOOKS} - set(KERAS)),
+    ],
     "numbers of TensorFlow": [*files(("doctor_fold", "doctor_layerwise")), *KERAS],
     "the site made anew, words and files": [
         *files((*WORDS, *READ, "search", "reference")),
@@ -392,7 +396,7 @@ PARTS = {
     "figures to touch": files(using("from explore import")),
     "all but pages and long training": all_but(*BROWSED, *READ, *RECORDED, *TRIALS),
 }
-NUMBERS, RECORDS, TENSORS, WORDED, FILES, PAGED, SHOWN, TOUCHED, MOST = PARTS
+NUMBERS, RECORDS, ARRAYS, TENSORS, WORDED, FILES, PAGED, SHOWN, TOUCHED, MOST = PARTS
 
 
 def x86(year: int, core: str, known: int, isa: str, xla: str, part: str = NUMBERS) -> Setting:
@@ -413,10 +417,10 @@ def made(stands_for: str, part: str, change: Callable[..., None], **options: Any
 
 SETTINGS = {
     "prescott": x86(2004, "Prescott", 0, "SSE41", "SSE4_2", RECORDS),
-    "sandybridge": x86(2011, "Sandybridge", 0, "AVX", "AVX"),
+    "sandybridge": x86(2011, "Sandybridge", 0, "AVX", "AVX", ARRAYS),
     "haswell": x86(2013, "Haswell", 1, "AVX2", "AVX2"),
     "zen": x86(2017, "Zen", 1, "AVX2_VNNI", "AVX2", TENSORS),
-    "skylakex": x86(2017, "SkylakeX", 2, "AVX512_CORE", "AVX512"),
+    "skylakex": x86(2017, "SkylakeX", 2, "AVX512_CORE", "AVX512", ARRAYS),
     "icelake": x86(2019, "SkylakeX", 3, "AVX512_CORE_VNNI", "AVX512_VNNI", TENSORS),
     "cooperlake": x86(2020, "Cooperlake", 2, "AVX512_CORE_BF16", "AVX512_BF16", TENSORS),
     "sapphirerapids": x86(2023, "SapphireRapids", 4, "AVX512_CORE_FP16", "AMX"),
