@@ -679,7 +679,9 @@ def test_a_closed_pipe_is_no_fault(at, capfd, monkeypatch):
 
 def test_a_process_prints_the_report_and_nothing_else(at):
     words = "-m bnutils audit model.keras --data data.npz --format json --train-size 256"
-    plain = {"CI": "true", "LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    plain = {"CI": "true", "PYTHONIOENCODING": "ascii"}
+    if bnutils.__file__.isascii():  # else Python 3.11 cannot read where the package is
+        plain |= {"LANG": "C", "LC_ALL": "C"}
     env = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
     done = subprocess.run(
         [sys.executable, *words.split()], capture_output=True, text=True, env={**env, **plain}

@@ -191,8 +191,10 @@ def test_no_worker_is_left_when_whoever_started_them_is_stopped(tmp_path, name):
     if not hasattr(signal, name):
         pytest.skip(f"no {name} on this system")
     program = (
-        "import test_workers as t\n"
+        "import signal, test_workers as t\n"
         "from pathlib import Path\n"
+        # What a script has put into the background ignores Ctrl-C, and so do its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"t.workers.run(t.writes_its_number(Path({str(tmp_path)!r}), t.sleeps))\n"
     )
     process = subprocess.Popen(

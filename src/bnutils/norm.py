@@ -532,6 +532,8 @@ def _array_and_layout(x: ArrayLike, axis: Axis, keep: bool) -> tuple[Floats, _La
     """`x` as an array, and its layout where `axis` is kept, or averaged over."""
     x = _floats(x, "x")
     try:
+        if type(axis) is not int and np.asarray(axis).dtype == bool:  # 0 and 1 to an old NumPy
+            raise TypeError
         axes = axis if type(axis) is int else tuple(map(operator.index, np.atleast_1d(axis)))
     except (TypeError, ValueError):
         raise ValueError(f"expected axis, a whole number or a few of them, got {axis!r}") from None
