@@ -320,10 +320,10 @@ def table(vectors: dict[str, np.ndarray], versions: dict[str, str]) -> dict:
         "largest number. The libraries: two training steps and an inference, with their own "
         "defaults and by their own conventions, on arrays of the shapes "
         + ", ".join(f"{list(shape)} ({case})" for case, (shape, _) in CASES.items())
-        + "; PyTorch knows no channels last. Flax always keeps its statistics in float32, and 1e-5 "
-        "is allowed for what depends on them. ONNX: the vectors that it publishes for its "
-        "operators; it has no gradients. Measured by `make conformance` with NumPy "
-        f"{versions['numpy']} on {versions['machine']}.",
+        + "; PyTorch's layers take the second axis only. Flax always keeps its statistics in "
+        "float32, and 1e-5 is allowed for what depends on them. ONNX: the vectors that it "
+        "publishes for its operators; it has no gradients. Measured by `make conformance` with "
+        f"NumPy {versions['numpy']} on {versions['machine']}.",
     }
 
 

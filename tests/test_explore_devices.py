@@ -132,7 +132,7 @@ def test_each_story_is_true(told):
     # Dealt to two: four of each, and nothing far from the whole batch.
     groups = np.array(told["dealt"]["groups"])
     assert ((groups < 8).sum(axis=1) == 4).all()
-    (bound,) = re.findall(r"No output is ([\d.]+) away", told["dealt"]["says"])
+    (bound,) = re.findall(r"Every output is within ([\d.]+) of", told["dealt"]["says"])
     assert float(bound) - 0.01 < np.abs(y["dealt"] - whole).max() < float(bound)
 
     # Sorted: one class on each device, and both land in the same place.

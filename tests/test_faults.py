@@ -106,6 +106,18 @@ FAULTS = [
         "test_faults.py::test_global_random_states_are_left_alone",
     ),
     (
+        "A worker of several fails, or they do not end in time",
+        "The others are stopped; an error tells of each that failed, with its last words",
+        "No process is left behind",
+        "test_workers.py::test_no_worker_is_left_after_an_error_and_the_error_is_told",
+    ),
+    (
+        "A worker of a Dask cluster is killed while a model is recalibrated on it",
+        "Its blocks are computed again by others",
+        "The run, and the work of all other workers",
+        "test_doctor_blocks.py::test_a_killed_worker_costs_its_blocks_not_the_run",
+    ),
+    (
         "A home that cannot be written, or none, and no network",
         "Chapters and data run as ever; only the cache is left out",
         "All outputs",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bnutils import workers
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def lives(pid):
@@ -284,3 +288,23 @@ def test_a_call_that_cannot_work_is_refused_before_anything_starts(monkeypatch):
     for timeout in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="expected timeout in seconds, above 0, got"):
             workers.run(print, timeout=timeout)
+
+
+def test_the_loop_of_the_page_takes_the_steps_of_one_device():
+    import keras
+
+    page = (ROOT / "book" / "api" / "workers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"__name__": "page"}
+    exec(code, names)
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    model.fit(names["x"], names["y"], batch_size=64, epochs=5, shuffle=False, verbose=0)
+    for one, two, alone in zip(
+        names["first"], names["second"], model.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_allclose(one, alone.numpy(), atol=1e-5)

@@ -57,7 +57,7 @@ export const devices = {
   },
   presets: [
     { id: "dealt", label: "Dealt in turn", set: {},
-      says: "Each of two devices gets four circles and four squares, and so nearly the mean and the variance of all. No output is 0.13 away from that of the whole batch: here nothing needs to be synchronized." },
+      says: "Each of two devices gets four circles and four squares, and so nearly the mean and the variance of all. Every output is within 0.13 of that of the whole batch: here nothing needs to be synchronized." },
     { id: "sorted", label: "Sorted on two", set: { order: "sorted" },
       says: "All circles are on the first device, all squares on the second. Each subtracts the mean of its class, so both means land on 0: no threshold tells circles from squares any more." },
     { id: "synchronized", label: "Sorted, synchronized", set: { order: "sorted", statistics: "synchronized" },

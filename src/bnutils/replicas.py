@@ -1,8 +1,8 @@
 """Batch statistics of several devices: merged exactly, and what it costs to share them.
 
 A batch that is split over devices has a mean and a variance in each part. `merge` gives those of
-the whole batch. To share them, the devices call all-reduce, which leaves each with the sum of what
-all had; a `Link` says how long that takes.
+the whole batch. To share them, as sums and sums of squares, the devices call all-reduce, which
+leaves each with the sum of what all had; a `Link` says how long that takes.
 
 Example:
     >>> x = np.array([[0.0], [2], [4], [5], [6], [7]])

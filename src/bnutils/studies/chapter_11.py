@@ -283,9 +283,10 @@ _WORKERS = (
 )
 _REPLICAS = (
     "digits (1,797 images, split anew for each seed into 1,097, 300 and 400), 64-48-48-10 ReLU, "
-    "eight replicas with a fixed shard of the training images each, gradient descent with the "
-    "gradient of all replicas, 30 passes, statistics recomputed after training over all training "
-    "images, each replicate at the rate that was best on its validation images"
+    "eight replicas, played by ghost batches, with a fixed shard of the training images each, "
+    "gradient descent with the gradient of all replicas, 30 passes, statistics recomputed after "
+    "training over all training images, each replicate at the rate that was best on its "
+    "validation images"
 )
 
 HYPOTHESES = {
@@ -338,7 +339,8 @@ HYPOTHESES = {
             "each device's own statistics.",
             kind="measured",
             source="wu2018",
-            said_by="Wu and He 2018, abstract, of batches of two images, on each of eight devices",
+            said_by="Wu and He 2018, abstract, of batches of two images; in their experiments on "
+            "each of eight devices",
             label="accuracy with 2 examples on each of 8 replicas, group norm − local",
             margin=0.02,
             reason=_TWO_POINTS,

@@ -440,7 +440,8 @@ def batch_of_one(case: Case) -> Iterator[Finding]:
             f"A batch of {case.batch_size} gives {where} {count(number, 'value')} per channel"
             f"{share} ({count(case.positions(layer), 'position')} in each row).",
             why,
-            "Use larger batches, or GroupNormalization or LayerNormalization in its place.",
+            ("Build with BatchNormalization(synchronized=True), or use " if parts > 1 else "Use ")
+            + "larger batches, or GroupNormalization or LayerNormalization in its place.",
         )
 
 
@@ -538,7 +539,8 @@ def gradient_accumulation(case: Case) -> Iterator[Finding]:
         "",
         f"The optimizer averages the gradients of {steps} batches: a step sees {total}, batch "
         f"normalization normalizes by {size}{least}.",
-        "Accumulation makes the batch larger for the gradient alone.",
+        "Accumulation makes the batch larger for the gradient alone."
+        + (" In Keras 3.15 `fit` fails with it on several replicas." if parts > 1 else ""),
         "Use larger batches if memory allows, or GroupNormalization."
         if few
         else "Nothing to mend if the batch by itself is large enough.",
