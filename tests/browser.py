@@ -3,12 +3,15 @@
 import functools
 import http.server
 import threading
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from chromium import chromium, found
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
+# What looks for hindrances; its package would read it in the encoding of the system.
+AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
 NO_BROWSER = pytest.mark.skipif(found() is None, reason="no Chromium on this machine")
 
 

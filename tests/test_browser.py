@@ -4,8 +4,7 @@ Skipped, with the reason, where no Chromium is installed; `.ci/run` installs one
 """
 
 import pytest
-from axe_core_python.sync_playwright import Axe
-from browser import HTML, NO_BROWSER, watched
+from browser import AXE, HTML, NO_BROWSER, watched
 
 OF_REFERENCE = ("norm", "data", "cli")  # their pages are all made in one way
 PATHS = [path for folder in ("book", "notebooks") for path in (HTML / folder).glob("*.html")]
@@ -105,7 +104,7 @@ def check_widths(page):
 
 def check_access(page, states):
     """No finding of any impact, with all that can be folded open."""
-    page.evaluate(Axe().axe_script)
+    page.evaluate(AXE)
     page.evaluate(OPEN_ALL)
     rules = {
         "colors": {"runOnly": {"type": "rule", "values": COLORS}},

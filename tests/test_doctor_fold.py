@@ -1306,7 +1306,7 @@ def test_a_trusted_function_needs_no_trust_again(tmp_path):
 
 @pytest.mark.parametrize("kind", [Folding, Skipped, Finding, Rule])
 def test_what_was_found_stays_as_it_was_found(kind):
-    assert kind.__dataclass_params__.frozen
+    assert issubclass(kind, tuple) or kind.__dataclass_params__.frozen
 
 
 def test_the_result_prints_and_becomes_json():

@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from axe_core_python.sync_playwright import Axe
-from browser import HTML, NO_BROWSER, watched
+from browser import AXE, HTML, NO_BROWSER, watched
 from bs4 import BeautifulSoup
 
 pytestmark = NO_BROWSER
@@ -242,7 +241,7 @@ def test_it_takes_the_colors_of_the_theme_is_accessible_and_fits_320_pixels(
     painted = "all => all.map((one) => one.toDataURL()).join()"
     seen, canvases = [], []
     contrast = {"type": "rule", "values": ["color-contrast"]}
-    page.evaluate(Axe().axe_script)
+    page.evaluate(AXE)
     for theme, rules in (("light", {}), ("dark", {"runOnly": contrast})):
         page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
         page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")

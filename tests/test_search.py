@@ -5,8 +5,7 @@ import json
 import re
 
 import pytest
-from axe_core_python.sync_playwright import Axe
-from browser import HTML, NO_BROWSER
+from browser import AXE, HTML, NO_BROWSER
 from docutils import nodes
 from explore import ROOT, evaluated, extension
 
@@ -187,7 +186,8 @@ def test_the_page_of_results_answers_and_is_accessible(visit, theme):
     first.wait_for(timeout=10_000)
     assert "/notebooks/07_" in first.evaluate("(link) => link.href")
     assert first.evaluate("(link) => getComputedStyle(link).display") == "block"  # search.css
-    found = Axe().run(page, context=".bn-search-page")["violations"]
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run('.bn-search-page')")["violations"]
     assert not found, [(one["id"], one["nodes"][0]["html"]) for one in found]
     page.set_viewport_size({"width": 320, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320

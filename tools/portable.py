@@ -175,8 +175,10 @@ def read_only_home(trial: Trial) -> None:
     home.mkdir(parents=True, exist_ok=True)
     mount = f'mount -t tmpfs -o ro tmpfs "{home}" && exec "$@"'
     trial.prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
-    caches = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "IPYTHONDIR")
+    caches = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR")
     trial.variables = {"HOME": str(home), **dict.fromkeys(caches)}
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):  # without which Jupyter starts no kernel
+        trial.variables[name] = str(trial.folder / name.lower())
     trial.words = ["a disk mounted read-only there"]
     try:
         asked([*trial.prefix, "true"], trial)
