@@ -490,7 +490,8 @@ STUDIES = (
         },
         together=["learning_rate"],
         fixed={"network": "convolutional", "replicas": 8, "passes": 15},
-        tolerances=_TOLERANCES,
+        # Of five rates, one is at the edge of training.
+        tolerances={**_TOLERANCES, "accuracy": Tolerance(mean=0.06)},
         overlap=DIGITS_OVERLAP,
     ),
     Study(
