@@ -148,6 +148,7 @@ def weigh(browser, address: str, page: str, slow: bool = False) -> tuple:
 
     link.on("Network.loadingFinished", arrived)
     tab.goto(f"{address}{page}.html", wait_until="networkidle")
+    tab.wait_for_timeout(500)  # a slow processor draws after the last byte, and the icon comes late
     found = {
         "page": page,
         "requests": sizes.pop("requests"),
@@ -161,7 +162,6 @@ def weigh(browser, address: str, page: str, slow: bool = False) -> tuple:
 def visit(browser, address: str, page: str, axe: bool) -> dict:
     """Open a page on a slow phone; say what it cost."""
     context, tab, link, cost = weigh(browser, address, page, slow=True)
-    tab.wait_for_timeout(500)  # a slow processor draws after the last byte
     seen = tab.evaluate("() => window.seen")
     link.send("Emulation.setCPUThrottlingRate", {"rate": 1})
     found = Axe().run(tab)["violations"] if axe else []

@@ -46,7 +46,8 @@ def main():
             same = "yes" if records[workers].identical(records[1]) else "no"
             took = map(common.digits, (least, work[workers]))
             rows.append([name, len(studies.get(name).blocks()), workers, *took, same])
-    how = f"{HOW} of {options.rounds} round{'s' * (options.rounds > 1)}. Other work on the machine when it began: {busy}."
+    rounds = f"{options.rounds} round{'s' * (options.rounds > 1)}"
+    how = f"{HOW} of {rounds}. Other work on the machine when it began: {busy}."
     common.show("studies", HEAD, rows, how, ["numpy", "joblib"], options.quick)
 
 
