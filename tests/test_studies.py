@@ -515,7 +515,7 @@ def test_a_dask_cluster_gives_the_same_record(tmp_path):
             n_workers=1,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=None,
+            dashboard_address=":0",
             local_directory=tmp_path,
         ) as cluster,
         distributed.Client(cluster) as client,
