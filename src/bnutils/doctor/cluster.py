@@ -107,6 +107,7 @@ class Crew:
         client: Client,
         subject: Subject,
         data: Batches,
+        first: Any,
         layers: Sequence[BN],
         walk: Walk | None,
         rounds: Sequence[tuple[list[BN], list[BN]]] | None,
@@ -117,6 +118,7 @@ class Crew:
             client: of the cluster.
             subject: the model.
             data: batches from blocks of Dask.
+            first: x of the first batch.
             layers: the layers to measure.
             walk: the model's graph; None if it cannot be walked.
             rounds: in which order to measure from the inputs on; None to walk the graph.
@@ -131,7 +133,6 @@ class Crew:
         self._levels = None if rounds is not None else walk.levels(layers)
         inputs = keras.tree.flatten(getattr(subject.model, "inputs", None) or ())
         self._fixed_rows = any(tensor.shape[0] is not None for tensor in inputs)
-        first, _ = data.first()
         few = first if self._fixed_rows else rows_of(first, slice(PROOF_ROWS))
         few = mapped(np.asarray, few)
         leaves = keras.tree.flatten(few)

@@ -283,13 +283,13 @@ class _Work:
         self.subject = subject
         self.data = data
         self.client = None if data.blocks is None else current_client()
-        first, _ = data.first()
-        build(subject, first)
+        self.first, _ = data.first()
+        build(subject, self.first)
         self.probe = Probe(subject)
-        self.walk = Walk.of(subject, first)
+        self.walk = Walk.of(subject, self.first)
         if self.walk is None:
-            self.upstream = self.probe.upstream(first)
-            called, unreached = list(self.upstream), self.probe.unreached(first)
+            self.upstream = self.probe.upstream(self.first)
+            called, unreached = list(self.upstream), self.probe.unreached(self.first)
         else:
             called, unreached = self.walk.layers, ()
         self.layers, self.skipped = _chosen(subject, layers, called, unreached)
@@ -352,7 +352,10 @@ class _Work:
             rounds = self.rounds()
         row_bytes = 0 if self.walk is None else self.walk.row_bytes
         sample = BeforeAfter(self.subject.model, self.data, row_bytes)
-        with Crew(self.client, self.subject, self.data, self.layers, self.walk, rounds) as crew:
+        crew = Crew(
+            self.client, self.subject, self.data, self.first, self.layers, self.walk, rounds
+        )
+        with crew:
             found, passes = crew.measure(memory, bar)
             self.data.rows, self.data.weighted = sum(found.rows), found.weighted
             if not self.data.rows:
@@ -375,7 +378,7 @@ class _Work:
     def rounds(self) -> list[tuple[list[BN], list[BN]]]:
         """The layers that can be measured together, and those of them that form a cycle."""
         if self.walk is not None:
-            self.upstream = self.probe.upstream(self.data.first()[0])
+            self.upstream = self.probe.upstream(self.first)
         chosen = set(self.layers)
         return rounds_of(
             {
