@@ -496,6 +496,7 @@ def test_the_primary_finding_alone_decides():
         ({"name": "3-steps"}, "got '3-steps'"),
         ({"name": 3}, "expected name to be a text, got 3"),
         ({"source": "Ioffe and Szegedy"}, "expected a citation key like 'ioffe2015'"),
+        ({"source": "mönch2015"}, "expected a citation key like 'ioffe2015'"),
         ({"kind": "true"}, "expected a kind"),
         ({"note": "a\x1b[0m"}, "note without control characters"),
         ({"setting": "two\nlines"}, "setting without control characters"),
@@ -557,6 +558,13 @@ def test_choices_made_by_numpy_are_kept_as_plain_numbers():
     assert json.loads(json.dumps(result.to_json()))["chosen"] == {
         "BN": {"rate": {"value": 0.5, "share": 0.5, "edge": True}}
     }
+
+
+def test_a_long_claim_is_broken_and_indented_in_the_card():
+    first, second, *_ = str(claim(claim="A network with BN " + "trains faster " * 10)).splitlines()
+    assert first.startswith("Shown: A network with BN trains faster")
+    assert second.startswith("  trains faster")
+    assert max(len(first), len(second)) <= 96
 
 
 def test_the_card_as_text():
@@ -766,6 +774,14 @@ def test_json_keeps_every_outcome(three, spec):
     assert again.to_json() == data
 
 
+@pytest.mark.parametrize("null", [1e-5, 1.0, 1e5])
+def test_an_outcome_comes_back_where_rounding_moves_an_end_onto_the_bound(null):
+    near = effect(null * (1 + 2e-9), null * 1.1, null * 1.2)
+    result = claim(primary=Finding("x", near, "above", null=null, reason=WHY))
+    assert result.outcome == "shown"
+    assert Claim.from_json(result.to_json()).outcome == "shown"
+
+
 @given(ends)
 def test_last_bits_do_not_show(three):
     def shown(nudge):
@@ -802,6 +818,7 @@ def change(path, value):
             change(["primary", "effect", "low"], -0.0001),
             "'shown' of 'rises' does not follow",
         ),
+        (change(["primary", "effect", "low"], -1e-5), "'shown' of 'rises' does not follow"),
         (change(["primary", "effect", "mean"], 0.2000000000012), "a rounded number was changed"),
         (change(["primary", "effect", "mean"], "0.2"), "a rounded number was changed"),
         (change(["primary", "effect", "low"], 0.9), "expected low <= mean <= high"),

@@ -14,7 +14,16 @@ import pytest
 import xarray as xr
 
 from bnutils import data, network, norm, studies
-from bnutils.evidence import Study, Tolerance, expected_half_width, provenance
+from bnutils.evidence import (
+    Finding,
+    Hypothesis,
+    Interval,
+    Study,
+    Tolerance,
+    expected_half_width,
+    provenance,
+)
+from bnutils.evidence import study as study_module
 from bnutils.evidence.record import RecordError, digest, read, write
 from bnutils.studies import (
     chapter_01,
@@ -213,7 +222,16 @@ def test_a_record_has_an_axis_for_each_setting(study, record):
     for i, settings in enumerate(study.blocks()):
         here = {"arm": settings["arm"], "seed": settings["seed"]}
         np.testing.assert_array_equal(record["score"].sel(here), block(settings)["score"], str(i))
-    assert provenance(record)["settings"]["fixed"] == {"factor": 2.0}
+    history = provenance(record)
+    assert history["settings"]["fixed"] == {"factor": 2.0}
+    assert isinstance(history["cpu_seconds"], float)
+    assert history["overlap"] == 0
+
+
+def test_settings_are_kept_as_plain_tuples(study):
+    dims = replace(study, dims={**study.dims, "seed": np.arange(4)}).dims
+    assert dims["seed"] == (0, 1, 2, 3)
+    assert dims == study.dims
 
 
 def test_changed_settings_give_the_same_kind_of_array(study, record):
@@ -488,6 +506,11 @@ def test_a_sign_in_the_engine_is_noticed(monkeypatch):
     assert small.check(record)
 
 
+@pytest.mark.parametrize("kind", [Study, Tolerance, Hypothesis, Finding, Interval])
+def test_what_was_said_or_measured_cannot_be_changed_by_accident(kind):
+    assert kind.__dataclass_params__.frozen
+
+
 def test_tolerances_compare_starts_singly_and_ends_in_the_mean():
     old = xr.DataArray([[1.0, 2.0, np.nan]], {"step": [1, 2, 3]}, ("seed", "step"), "loss")
     tolerance = Tolerance(close=0.01, steps=2, mean=0.5)
@@ -496,9 +519,29 @@ def test_tolerances_compare_starts_singly_and_ends_in_the_mean():
     late = xr.DataArray([[0.0, 1.0, 1.0]], {"step": [1, 5, 6]}, ("seed", "step"), "loss")
     assert list(tolerance.differences(late, late + np.array([0, 0.9, 0]))) == []
     assert list(tolerance.differences(late, late + np.array([0, 0.9, 0.9])))
-    assert list(tolerance.differences(late, late.where(late["step"] > 1)))  # NaN where none was
+    said = next(tolerance.differences(late, late.where(late["step"] > 1)))  # NaN where none was
+    assert said.startswith("loss: numbers differ by inf more than")
+    assert list(Tolerance(mean=0.5).differences(0 * late, 0 * late + 0.5)) == []
     assert list(Tolerance(relative=0.1, close=0).differences(late, late * 1.2))
     assert list(Tolerance(relative=0.1, close=0).differences(late, late * 1.05)) == []
+
+
+def test_a_record_names_the_commit_and_marks_code_that_differs(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b.c", *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(study_module, "__file__", str(tmp_path / "evidence" / "study.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert study_module._commit() is None
+    git("init")
+    (tmp_path / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "One")
+    assert study_module._commit() == git("rev-parse", "HEAD")[:12]
+    (tmp_path / "code.py").write_text("2")
+    assert study_module._commit() == git("rev-parse", "HEAD")[:12] + "+"
 
 
 def test_a_record_without_history_is_none():

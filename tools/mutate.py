@@ -87,7 +87,7 @@ TARGETS = [
         _tests("intervals", "comparison", "claims", "studies", "faults"),
         150,
         # All that asks every record of the book, and what starts processes.
-        "again_as_recorded in_double_precision whole_and_finite came_about margins_were "
+        "is_as_recorded in_double_precision whole_and_finite came_about margins_were "
         "judged_from_the_records can_carry killed_run dask_cluster sign_in_the_engine workers "
         "any_byte_changed at_ten_replicates",
     ),
