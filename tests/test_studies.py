@@ -287,9 +287,15 @@ def test_the_fingerprint_follows_settings_revision_and_engine(study, monkeypatch
     ]
     assert len({each.fingerprint for each in [study, *others]}) == 5
     assert replace(study, question="And?").fingerprint == study.fingerprint
+    assert replace(study, fixed={"factor": np.float32(2)}).fingerprint == study.fingerprint
     before = study.fingerprint
     monkeypatch.setattr(network, "REVISION", network.REVISION + 1)
     assert study.fingerprint != before
+
+
+def test_a_run_takes_as_many_workers_as_there_are_processors(study, record, monkeypatch):
+    monkeypatch.setattr(study_module.joblib, "cpu_count", lambda: 1)
+    xr.testing.assert_identical(study.run().drop_attrs(), record.drop_attrs())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
