@@ -801,7 +801,7 @@ def test_a_failed_call_changes_nothing(x, attributes):
         setattr(layer, name, value)
     before = dict(vars(layer))
     copies = {k: np.copy(v) for k, v in before.items() if isinstance(v, np.ndarray)}
-    with pytest.raises(ValueError, match=rf"expected .*{''.join(attributes)}.*got"):
+    with pytest.raises(ValueError, match=rf"expected .*\b{''.join(attributes)}.*got"):
         layer(x, training=True)
     with pytest.raises(ValueError, match="expected dy in the shape of x"):
         layer.backward(X[:1])

@@ -58,8 +58,7 @@ KINDS = {
     "construction": "true by construction, no evidence",
     "measured": "measured",
 }
-DIGITS = 8  # behind the first: all that records give is the same everywhere
-STORED = f".{DIGITS}e"
+STORED = ".8e"  # nine digits: all that records give is the same everywhere
 
 Claimed = Literal["above", "below", "within"]
 Scale = Literal["linear", "log"]
@@ -257,7 +256,7 @@ class Finding:
         lows, highs = (
             (end - half, end, end + half)
             for end in (self.effect.low, self.effect.high)
-            for half in [_half_unit(end)]
+            for half in [_half_unit(end, STORED)]
         )
         for low in lows:
             for high in highs:
@@ -622,11 +621,14 @@ def _shown(number: float, spec: str) -> float:
     return float(f"{text[:-1]}e-2" if text.endswith("%") else text) + 0.0
 
 
-def _half_unit(number: float) -> float:
-    """How far a number may be from what it was before it was rounded as it is stored."""
-    if number == 0 or math.isinf(number):
-        return 0.0
-    return 0.5 * 10.0 ** (math.floor(math.log10(abs(number))) - DIGITS) * (1 + 1e-9)
+def _half_unit(number: float, spec: str) -> float:
+    """How far a number may be from what it was before it was rounded as `spec` says."""
+    digits, kind = int(re.search(r"\d+", spec)[0]), spec[-1]
+    if kind in "eg":
+        if number == 0 or math.isinf(number):
+            return 0.0
+        digits -= (kind == "g") * (digits > 0) + math.floor(math.log10(abs(number)))
+    return 0.5 * 10.0 ** -(digits + 2 * (kind == "%")) * (1 + 1e-9)
 
 
 def _fields_of(
