@@ -111,16 +111,16 @@ def _around(tree: ast.Module, line: int) -> tuple[str, range | None]:
     """The function or class around a line, and the lines that run when it matters.
 
     These are the lines of its statement; of a compound statement, those of its head. A default
-    value, a decorator and the body of a class run once, and matter in all of the function or class.
-    On the module's level, a line matters everywhere.
+    value and a decorator of a function run once, and matter in all of the function. In a class and
+    on the module's level, a line matters everywhere.
     """
     names, reach, node, in_function = [], None, tree, False
     while inner := [s for s in _statements(node) if _first(s) <= line <= s.end_lineno]:
         node = inner[0]
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.append(node.name)
-            reach = range(_first(node), node.end_lineno + 1)
             in_function = isinstance(node, ast.FunctionDef)
+            reach = range(_first(node), node.end_lineno + 1) if in_function else None
         elif in_function:
             body = min(map(_first, _statements(node)), default=node.end_lineno + 1)
             reach = range(node.lineno, max(body, line + 1))

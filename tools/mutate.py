@@ -87,7 +87,7 @@ TARGETS = [
         _tests("intervals", "comparison", "claims", "studies", "faults"),
         150,
         # All that asks every record of the book, and what starts processes.
-        "again_as_recorded in_double_precision whole_and_finite came_about margins_were "
+        "is_as_recorded in_double_precision whole_and_finite came_about margins_were "
         "judged_from_the_records can_carry killed_run dask_cluster sign_in_the_engine workers "
         "any_byte_changed at_ten_replicates",
     ),
@@ -465,10 +465,13 @@ def examine(target: Target, asked: argparse.Namespace) -> bool:
         seconds = sum(runner.seconds.values())
         print(f"{target.name}: {len(runner.seconds)} tests, {seconds:.1f} s; {len(trying)} changes")
 
+        heard = {}
+
         def hear(mutant: Mutant, told: Told) -> None:
             by = told.get("failed") or told.get("at", "")
             now, cpu = outcome(told), round(told["cpu"], 2)
             first = results[mutant.key]["first"] if again else now
+            heard[mutant.key] = now
             results[mutant.key] = {
                 "key": mutant.key,
                 "first": first,
@@ -480,7 +483,7 @@ def examine(target: Target, asked: argparse.Namespace) -> bool:
 
         runner.quickly([m for m in trying if "" not in runner.near(m)], hear)
         certain = ("killed", "survived")
-        slow = [m for m in trying if results.get(m.key, {}).get("now") not in certain]
+        slow = [mutant for mutant in trying if heard.get(mutant.key) not in certain]
         for mutant in slow:
             hear(mutant, runner.slowly(mutant))
     for mutant in picked:
