@@ -294,4 +294,5 @@ def test_what_a_command_measured_is_shown_whole(path):
     assert len(pages) == 1
     bodies = read(HTML / "book" / f"{pages[0].stem}.html").select("article table tbody")
     assert len(kept["rows"]) in [len(body.find_all("tr")) for body in bodies]
+    assert not any(re.search(r"\de-\d", body.text) for body in bodies)  # would part at the hyphen
     assert kept["note"]

@@ -132,7 +132,9 @@ class Measured(_Made):
 
 
 def _row(cells) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+    # A hyphen may end a line, a true minus may not.
+    text = re.sub(r"(?<=\de)-(?=\d)", "\N{MINUS SIGN}", " | ".join(map(str, cells)))
+    return f"| {text} |"
 
 
 def _is_number(cell) -> bool:
