@@ -396,14 +396,10 @@ COMMAND = "python -m bnutils.studies tiny"
 AGAIN = f"compute it again: {COMMAND}"
 
 
-@pytest.mark.parametrize("seal", [True, False], ids=["sealed", "as before there were seals"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other", "missing"])
-def test_a_damaged_file_is_no_record(record, tmp_path, damage, seal):
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other", "missing", "bare"])
+def test_a_damaged_file_is_no_record(record, tmp_path, damage):
     path = tmp_path / "tiny.nc"
     write(record, path)
-    if not seal:
-        path.write_bytes(path.read_bytes().rpartition(b"\nsha256 ")[0])
-        assert digest(read(path)) == digest(record)
     whole = path.read_bytes()
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
@@ -416,17 +412,13 @@ def test_a_damaged_file_is_no_record(record, tmp_path, damage, seal):
         path.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
     elif damage == "missing":
         path.unlink()
+    elif damage == "bare":  # what a program leaves that edits netCDF files
+        path.write_bytes(whole.rpartition(b"\nsha256 ")[0])
     else:
         xr.Dataset({"x": 1}).to_netcdf(path, engine="h5netcdf")
-    try:
-        again = read(path)
-    except (RecordError, FileNotFoundError) as error:
-        told = str(error)
-    else:
-        assert not seal, "a seal tells any change"
-        assert digest(again) == digest(record), "read as if nothing were wrong"
-        return
-    assert told.endswith(COMMAND if damage == "missing" else AGAIN)
+    with pytest.raises((RecordError, FileNotFoundError)) as error:
+        read(path)
+    assert str(error.value).endswith(COMMAND if damage == "missing" else AGAIN)
 
 
 def test_a_record_with_any_byte_changed_or_missing_is_told_at_once(record, tmp_path):

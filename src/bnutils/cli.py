@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _fill_closed_descriptors()
     try:
-        arguments = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        arguments = _parser().parse_args(words or ["--help"])
     except SystemExit:
         # --help and --version have printed: a full disk must be heard of.
         failure = _flush()

@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 
@@ -96,10 +95,8 @@ def load(path: Path) -> xr.Dataset:
     try:
         content, seal, told = path.read_bytes().rpartition(SEAL)
         # The library of HDF5 may run for ever on a damaged file, so it is not asked first.
-        if seal and hashlib.sha256(content).hexdigest().encode() != told:
+        if not seal or hashlib.sha256(content).hexdigest().encode() != told:
             raise ValueError("other bytes than were written")
-        with h5py.File(path):  # complains of half a file more quietly than h5netcdf
-            pass
         with xr.open_dataset(path, engine="h5netcdf") as file:
             return file.load()
     except FileNotFoundError:
