@@ -200,7 +200,6 @@ def test_refused_in_one_line_with_nothing_changed(words, message, at, capfd):
 @pytest.mark.parametrize(
     "words",
     [
-        "",
         "mend model.keras",
         "audit",
         "audit model.keras --format html",
@@ -222,6 +221,18 @@ def test_wrong_words_exit_with_2_and_the_usage(words, capsys):
         run(words)
     assert error.value.code == 2
     assert capsys.readouterr().err.startswith("usage: bnutils")
+
+
+def test_without_a_command_the_help_is_shown(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bnutils"])
+    told = []
+    for words in ([], ["--help"], None):
+        with pytest.raises(SystemExit) as error:
+            main(words)
+        assert error.value.code == 0
+        told.append(capsys.readouterr().out)
+    assert "recalibrate" in told[0]
+    assert told[0] == told[1] == told[2]
 
 
 @pytest.mark.parametrize("command", ["", "audit", "recalibrate", "fold", "convert"])
