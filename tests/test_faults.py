@@ -69,6 +69,12 @@ FAULTS = [
         "test_faults.py::test_two_processes_share_a_record_and_a_store",
     ),
     (
+        "Two commands build the site at once",
+        "The second one waits for the first",
+        "Every page, of one build",
+        "test_site.py::test_builds_of_the_site_wait_for_each_other",
+    ),
+    (
         "An answer that no exercise expects: numbers of 400 digits, fractions, NaN, lists that "
         "hold themselves, objects that raise",
         "A message, never a traceback",

@@ -4,11 +4,16 @@ import copy
 import importlib
 import json
 import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
+import build_site
 import pytest
 from bs4 import BeautifulSoup
 
@@ -34,6 +39,25 @@ def page(request):
 def test_the_site_is_built():
     assert len(PAGES) >= 8, "run `make book` first"
     assert (HTML / "index.html").exists()
+
+
+def test_builds_of_the_site_wait_for_each_other(tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def build(*_, **__):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(build_site, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["build_site.py"])
+    monkeypatch.setattr(subprocess, "run", build)
+    with ThreadPoolExecutor() as pool:
+        codes = [pool.submit(build_site.main) for _ in range(4)]
+    assert [code.result() for code in codes] == [0] * 4
+    assert most == [1] * 4
 
 
 def test_a_page_loads_only_files_of_the_site(page):

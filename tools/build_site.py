@@ -9,6 +9,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -23,7 +25,9 @@ def main() -> int:
     command += ["-n", "-W", "--keep-going", "--builder", options.builder]
     if options.all:
         command.append("--all")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (ROOT / "_build").mkdir(exist_ok=True)
+    with FileLock(ROOT / "_build" / ".lock"):  # two builds would write into each other's pages
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.stdout.write(done.stdout)
         sys.stderr.write(done.stderr)
