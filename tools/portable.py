@@ -186,6 +186,17 @@ def read_only_home(trial: Trial) -> None:
         raise NotHereError("no disk may be mounted here") from error
 
 
+def slow_disk(trial: Trial, milliseconds: int) -> None:
+    """A disk that takes its time over each file that is opened, as far as strace can be one."""
+    if not shutil.which("strace"):
+        raise NotHereError("there is no strace")
+    delay = f"inject=openat:delay_enter={milliseconds}ms"
+    strace = ["strace", "--follow-forks", "--seccomp-bpf", "--quiet=all", "--output", os.devnull]
+    trial.prefix = [*strace, "-e", "trace=openat", "-e", delay]
+    trial.words = [f"{milliseconds} ms for each file that is opened"]
+    asked([*trial.prefix, "true"], trial)
+
+
 # --- fonts and browsers ---
 
 
@@ -437,6 +448,7 @@ SETTINGS = {
     "latin-1": made("no UTF-8, as on Windows", WORDED, locale, name="en_US.ISO-8859-1", **BYTES),
     "turkish": made("a Turkish desk", WORDED, locale, name="tr_TR.UTF-8", TZ=EARLIEST),
     "read-only-home": made("a home nobody may write to", FILES, read_only_home),
+    "slow-disk": made("a slow disk", FILES, slow_disk, milliseconds=5),
     "odd-path": made("a folder with spaces and accents", WORDED, clone),
     "no-fonts": made("a server without fonts", PAGED, fonts),
     "many-fonts": made("a desk with many fonts", PAGED, fonts, debian=DEBIAN),
