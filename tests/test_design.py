@@ -149,6 +149,9 @@ def test_an_interval_is_drawn_where_it_is(extension):
     assert places(drawn, "bn-mean")[0] == pytest.approx((low + high) / 2, abs=0.2)
     drawn = bar(finding(0.5, 1.0, float("inf"), scale="log", margin=1.5))
     assert places(drawn, "bn-range")[1] == 100
+    # A scale has two numbers, also where the margin is near its middle.
+    drawn = bar(finding(0.1, 0.11, 0.12, margin=0.01, claimed="above"))
+    assert re.findall(r">([\d.]+)</text>", drawn) == ["0", "0.11"]
     exact = Interval(0.0, 0.0, 0.0, 1, confidence=1)
     assert bar(Finding("what", exact, claimed="below", margin=1e-9)) == ""
 
@@ -160,7 +163,9 @@ def test_a_card_says_its_outcome_first_and_draws_what_was_measured(path):
         assert card.find("p")["class"] == ["bn-claim-outcome"]
         assert card["data-outcome"] == card.strong.text.lower().replace(" ", "-")
         if card["data-kind"] == "measured" and "Seeds" in card.get_text():
-            assert card.select_one("svg.bn-interval")["aria-hidden"] == "true"
+            drawn = card.select_one("svg.bn-interval")
+            assert drawn["aria-hidden"] == "true"
+            assert len(drawn.select("text")) >= 3
 
 
 @pytest.mark.parametrize("name", ["notebooks/07_batch_size", "book/claims"])

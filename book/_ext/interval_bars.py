@@ -5,6 +5,7 @@ under it says the same in numbers, so the drawing is hidden from screen readers.
 """
 
 import math
+from collections.abc import Iterable
 
 from bnutils.evidence import Finding
 
@@ -25,9 +26,16 @@ def bar(finding: Finding) -> str:
         finding.claimed
     ]
     ticks = {place(finding.null): finding.null}
-    for bound in finding.bounds:
-        if all(abs(place(bound) - tick) > APART for tick in ticks):
-            ticks[place(bound)] = bound
+
+    def mark(values: Iterable[float], most: int) -> None:
+        for value in values:
+            x = place(value)
+            free = math.isfinite(value) and all(abs(x - tick) > APART for tick in ticks)
+            if free and len(ticks) < most:
+                ticks[x] = value
+
+    mark(finding.bounds, 3)
+    mark((effect.mean, effect.low, effect.high), 2)  # one number gives no scale
     lines = "".join(
         f'<line class="bn-axis" x1="{_share(x)}" x2="{_share(x)}" y1="16" y2="42"/>'
         for x in {place(finding.null), lower, upper}

@@ -219,7 +219,9 @@ def recalibrate(
     blocks, and sends back a count, a mean and a variance for each channel; they are merged exactly,
     in the order of the blocks, so that the result does not depend on who measured what. A worker
     that dies costs the blocks it held; others measure them again. Keras must be able to save the
-    model and to load it, and the workers need `bnutils` and the modules of your own layers.
+    model and to load it, and the workers need `bnutils` and the modules of your own layers. Each
+    worker compiles its copy of the model first, so that workers on the cores of one machine gain
+    little; they are for data that lie on several.
 
     Args:
         model: a Keras model. If it is not built yet, it is built by a call on the first batch.
