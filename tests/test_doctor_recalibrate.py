@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -16,7 +17,7 @@ from bnutils.doctor import before_after, layerwise
 from bnutils.doctor.graph import batch_norms, layer_paths
 from bnutils.doctor.moments import Moments
 from bnutils.doctor.probe import Probe
-from bnutils.doctor.recalibrate import recalibrate
+from bnutils.doctor.recalibrate import Moved, Recalibration, recalibrate
 from bnutils.doctor.subject import Subject
 
 layers = keras.layers
@@ -818,6 +819,7 @@ REFUSED = {
     "no BN in it": (stack, {"layers": ["dense0"]}, "got 'dense0'"),
     "no names": (stack, {"layers": []}, "at least one"),
     "no layers": (stack, {"layers": 3}, "got 3"),
+    "another layer": (stack, {"layers": layers.Dense(1, name="other")}, "got 'other', in which"),
     "no call": (lambda: Parts(), {}, r"call recalibrate\(model.encoder, ...\), each"),
 }
 
@@ -827,6 +829,7 @@ def test_a_model_with_frozen_layers_alone_is_left_as_it_is_and_told_how_to_name_
     before = state(model)
     done = recalibrate(model, X)
     assert (done.kept, done.moved, done.verdict) == (False, (), None)
+    assert (done.rows, done.passes, done.comparison) == (0, 0, None)
     assert [each.what for each in done.skipped] == ["bn0", "bn1", "bn2"]
     text = " ".join(str(done).split())
     assert text.startswith("Nothing was recalibrated")
@@ -863,7 +866,10 @@ def test_what_moved():
     assert moved.mean_shift_max == pytest.approx(shifts.max(), rel=1e-4)
     assert moved.mean_shift_median == pytest.approx(np.median(shifts), rel=1e-4)
     assert moved.variance_ratio == pytest.approx(90.5 / 9.5, rel=1e-4)
-    assert "9.53" in str(done)
+    assert repr(done) == str(done)
+    head, row = str(done).splitlines()[-4:-2]
+    assert re.split("  +", head) == ["layer", "values", "mean (max)", "mean (median)", "variance"]
+    assert row.split() == ["bn", "1,000", *(f"{x:.3g}" for x in (shifts[2], shifts[1], 90.5 / 9.5))]
     named = dataclasses.replace(done, moved=(dataclasses.replace(moved, path="a<b"),))
     assert "a&lt;b" in named._repr_html_()
     assert json.loads(done.to_json())["moved"][0]["values"] == 1000
@@ -887,6 +893,19 @@ def test_old_statistics_that_are_not_finite_are_mended_and_told():
 def test_a_bar_is_shown_only_if_asked_for(progress, shown, capsys):
     recalibrate(stack(), X, progress=progress)
     assert ("recalibrate" in capsys.readouterr().err) is shown
+
+
+@pytest.mark.parametrize("method", ["layerwise", "one-pass"])
+def test_a_bar_knows_where_it_ends(method, capsys):
+    recalibrate(stack(), X, method=method, batch_size=8, progress=True)
+    done, of = re.findall(r"(\d+)/(\d+)", capsys.readouterr().err)[-1]
+    assert done == of
+    assert int(of) >= ROWS // 8
+
+
+@pytest.mark.parametrize("kind", [Moments, Moved, Recalibration])
+def test_what_was_measured_stays_as_it_was_measured(kind):
+    assert kind.__dataclass_params__.frozen
 
 
 def test_it_mends_the_trap_of_stale_statistics():
