@@ -19,7 +19,7 @@ from scipy import stats
 from bnutils import checks, norm
 from bnutils.checks import EXERCISES, MISTAKES, Outcome
 from bnutils.checks.chapters import chapter_01
-from bnutils.checks.engine import _RAISED, ANY, Answer, Function, _same
+from bnutils.checks.engine import _RAISED, ANY, Answer, Function, _flat, _same
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = [name for name, each in EXERCISES.items() if isinstance(each, Function)]
@@ -115,6 +115,83 @@ def test_checkers_of_functions_name_what_the_book_promises():
     }
     for name, mistakes in promised.items():
         assert set(mistakes.split()) <= set(MISTAKES[name])
+
+
+# ---- What counts as right, and as which mistake, in numbers -------------------------------------
+
+NUMBERS = ROOT / "tests" / "answers.json"
+
+
+def number(x):
+    return float(f"{x:.8g}") if isinstance(x, float) else x
+
+
+def in_numbers(exercise):
+    """An exercise without its words: what it takes for right, and for which mistake."""
+    if isinstance(exercise, Answer):
+        asked = {each: getattr(exercise, each) for each in ("tolerance", "names", "choices")}
+        return asked | {
+            "hints": sorted(exercise.hints),
+            "truth": [number(each) for each in _flat(value(exercise.truth))],
+            "mistakes": {
+                name: [mistake.tolerance]
+                + [[number(each) for each in _flat(value(form))] for form in mistake.forms]
+                for name, mistake in exercise.mistakes.items()
+            },
+        }
+
+    def weighed(arrays):
+        """A number for each array, in which all of its elements count."""
+        if arrays is _RAISED:
+            return arrays
+        arrays = [np.ravel(np.asarray(each, float)) for each in arrays]
+        return [number(float(each @ np.cos(np.arange(each.size)))) for each in arrays]
+
+    def inputs(cases):
+        lists = ([v if isinstance(v, list) else [v] for v in case.values()] for case in cases)
+        return [weighed(part for each in case for part in each) for case in lists]
+
+    def results(f):
+        return [weighed(exercise._results(f, case)) for case in exercise.cases]
+
+    return {
+        "returns": exercise.returns,
+        "cases": inputs(exercise.cases),
+        "rough": inputs(exercise.rough),
+        "tiny": inputs(list(exercise.tiny())),
+        "right": results(exercise.right),
+        "mistakes": {
+            name: [results(form) for form in mistake.forms]
+            for name, mistake in exercise.mistakes.items()
+        },
+    }
+
+
+def assert_alike(found, kept, where):
+    if isinstance(kept, dict):
+        assert list(found) == list(kept), where
+        pairs = [(found[name], kept[name], f"{where} {name}") for name in kept]
+    elif isinstance(kept, list):
+        assert len(found) == len(kept), where
+        pairs = [(a, b, where) for a, b in zip(found, kept, strict=True)]
+    elif isinstance(kept, float):
+        assert found == pytest.approx(kept, rel=1e-5, abs=1e-6, nan_ok=True), where
+        return
+    else:
+        assert found == kept, where
+        return
+    for pair in pairs:
+        assert_alike(*pair)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *ANSWERS])
+def test_what_counts_as_right_and_as_which_mistake_changes_only_on_purpose(name):
+    kept = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    assert list(kept) == [*FUNCTIONS, *ANSWERS]
+    found = json.loads(json.dumps(in_numbers(EXERCISES[name])))
+    assert_alike(
+        found, kept[name], f"after a change on purpose: python tests/test_checks.py; {name}"
+    )
 
 
 # ---- Functions ----------------------------------------------------------------------------------
@@ -608,3 +685,9 @@ def test_functions_can_be_answered_before_anything_of_the_chapter_ran(stem, caps
         for text in sources:
             if text.startswith("# Solution\n"):
                 exec(text, names)
+
+
+if __name__ == "__main__":
+    told = {name: in_numbers(EXERCISES[name]) for name in (*FUNCTIONS, *ANSWERS)}
+    lines = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in told.items()]
+    NUMBERS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
