@@ -10,9 +10,13 @@ from keras import tree
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.fold import Folded, Folding, fold, fold_plan
+from bnutils.doctor.fold.kernels import Affine, Linear
 from bnutils.doctor.graph import batch_norms, layer_paths, walk
 from bnutils.doctor.results import Skipped
 from bnutils.doctor.rules.registry import Finding, Rule
+
+# Keras 3.15 saves and quantizes weights with an old form of NumPy's copy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 layers = keras.layers
 SCALES = {"float64": 1e-12, "float32": 1e-5}
@@ -475,9 +479,16 @@ LEFT = {
         lambda: functional((4,), layers.Dense(3, dtype="mixed_float16"), bn(dtype="float32")),
         "it makes float32 out of float16",
     ),
+    "quantized": (lambda: _quantized(), "dense is quantized"),
     "no-epsilon": (lambda: _no_epsilon(), "its moving variance plus epsilon is zero"),
     "overflow": (lambda: _overflow(), "would overflow float16"),
 }
+
+
+def _quantized():
+    model = functional((4,), layers.Dense(3, name="dense"), bn())
+    model.get_layer("dense").quantize("int8")
+    return model
 
 
 def _no_epsilon():
@@ -544,15 +555,19 @@ def folded_weights(model, linear):
     return kernel * scale, bias * scale + beta - mean * scale
 
 
+def skip_where_it_cannot_run(model, dtype):
+    try:
+        outputs_of(model, example(model.input))
+    except tf.errors.AbortedError:
+        pytest.skip(f"oneDNN is held to instructions (ONEDNN_MAX_CPU_ISA) without {dtype}")
+
+
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_precisions(policy):
     dtype = policy.removeprefix("mixed_")
     parts = layers.Conv2D(6, 3, dtype=policy, name="conv"), bn(dtype=policy)
     model = functional(IMAGE, *parts, layers.ReLU(dtype=policy), dtype=dtype)
-    try:
-        outputs_of(model, example(model.input))
-    except tf.errors.AbortedError:
-        pytest.skip(f"oneDNN is held to instructions (ONEDNN_MAX_CPU_ISA) without {dtype}")
+    skip_where_it_cannot_run(model, dtype)
     folded = check_folded(model, {"bn": "conv"}, tolerance_of(dtype, terms=3 * 3 * IMAGE[-1])).model
     conv = folded.get_layer("conv")
     assert conv.dtype_policy.name == policy
@@ -730,6 +745,30 @@ def test_a_subclassed_model_becomes_functional():
     assert set(folded(np.zeros((1, 4), "float32"))) == {"score"}
 
 
+class Fed(keras.Model):
+    """Takes a dictionary, as a subclass may without any `Input`; a layer is called as one of it."""
+
+    def __init__(self):
+        """Make the parts."""
+        super().__init__()
+        self.dense, self.norm = layers.Dense(3, name="rest"), bn()
+
+    def call(self, inputs):
+        """Add what was not normalized."""
+        return self.norm(self.dense(inputs["x"])) + inputs["rest"]
+
+
+@pytest.mark.filterwarnings("error")  # Keras warns of other names
+def test_inputs_of_a_dictionary_have_the_names_of_its_keys():
+    model = Fed()
+    x = {"x": np.ones((2, 4), "float32"), "rest": np.ones((2, 3), "float32")}
+    model(x)
+    folded = fold(randomized(model)).model
+    assert sorted(value.name for value in folded.inputs) == ["rest", "x"]
+    assert len({layer.name for layer in folded.layers}) == len(folded.layers)
+    assert difference(model, folded, x) < SCALES["float32"]
+
+
 class Pair(keras.Model):
     """Returns two outputs, which have no names."""
 
@@ -845,10 +884,13 @@ def test_statistics_are_copied_and_states_left_alone():
     assert np.abs(lstm.states[0].value).max() > 0
 
 
-def test_proof_fails_on_a_wrong_fold(monkeypatch):
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_proof_fails_on_a_wrong_fold(monkeypatch, dtype):
     # The package exports the function `fold`, which hides its module.
     monkeypatch.setattr(sys.modules["bnutils.doctor.fold.plan"], "pads", lambda layer: False)
-    model = functional(IMAGE, bn(), layers.Conv2D(3, 3, padding="same", name="conv"))
+    conv = layers.Conv2D(3, 3, padding="same", dtype=dtype, name="conv")
+    model = functional(IMAGE, bn(dtype=dtype), conv, dtype=dtype)
+    skip_where_it_cannot_run(model, dtype)
     with pytest.raises(RuntimeError, match=r"to give at conv \(Conv2D\) what .* gives"):
         fold(model)
     assert fold(model, prove=False).error is None
@@ -1062,7 +1104,6 @@ def test_layers_are_copied_as_they_are(make):
     assert not {id(v) for v in model.variables} & {id(v) for v in folding.model.variables}
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 with NumPy 2.4
 def test_what_is_done_to_the_folded_model_leaves_the_first_one_alone():
     model = functional((4,), layers.Dense(3, name="d"), bn(), Stack(), layers.Dense(2, name="e"))
     before, x = model.get_weights(), example(model.input)
@@ -1289,6 +1330,12 @@ def test_data_prove_where_random_numbers_cannot():
         fold(model, rows[:, :50])
 
 
+def test_the_first_eight_rows_of_data_are_the_proof():
+    rows = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    rows[8:] = np.nan
+    assert fold(functional((4,), layers.Dense(3), bn()), rows).error < SCALES["float32"]
+
+
 def test_outputs_that_are_not_finite_are_not_compared():
     model = functional((4,), layers.Dense(3, name="d"), bn(), layers.Rescaling(np.inf))
     folding = fold(model)
@@ -1296,7 +1343,6 @@ def test_outputs_that_are_not_finite_are_not_compared():
     assert [each.reason for each in folding.skipped] == ["the outputs of the model are not finite"]
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 with NumPy 2.4
 def test_a_trusted_function_needs_no_trust_again(tmp_path):
     parts = layers.TimeDistributed(layers.Lambda(lambda x: x * 2)), layers.Dense(3, name="d"), bn()
     functional((3, 4), *parts).save(tmp_path / "model.keras")
@@ -1304,7 +1350,7 @@ def test_a_trusted_function_needs_no_trust_again(tmp_path):
     check_folded(model, {"bn": "d"})
 
 
-@pytest.mark.parametrize("kind", [Folding, Skipped, Finding, Rule])
+@pytest.mark.parametrize("kind", [Affine, Folding, Linear, Skipped, Finding, Rule])
 def test_what_was_found_stays_as_it_was_found(kind):
     assert issubclass(kind, tuple) or kind.__dataclass_params__.frozen
 
@@ -1342,7 +1388,6 @@ def test_a_vocabulary_is_copied():
     assert difference(model, folded, x) < SCALES["float32"]
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 with NumPy 2.4
 def test_saved_and_loaded(tmp_path):
     model = nested()
     folded = fold(model).model

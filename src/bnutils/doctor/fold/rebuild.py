@@ -31,7 +31,7 @@ def copies(plan: Plan) -> Copies:
         ValueError: a layer that cannot be copied.
     """
     kept = [call for call in plan.graph.calls if call not in plan.folded]
-    names = _names(kept, {str(value.name) for value in tree.flatten(plan.graph.input_structure)})
+    names = _names(kept, {name for name, _ in _named_inputs(plan.graph)})
     made = {}
     for call in kept:
         layer = call.layer
@@ -108,13 +108,15 @@ def rebuild(model: keras.Model, plan: Plan, layers: Copies) -> keras.Model:
 
 def _new_inputs(graph: Graph) -> list:
     return [
-        keras.Input(
-            batch_shape=value.shape,
-            dtype=value.dtype,
-            sparse=value.sparse,
-            # A dictionary of inputs must have their names as its keys.
-            name=value.name if value.name else str(path[-1]),
-        )
+        keras.Input(batch_shape=value.shape, dtype=value.dtype, sparse=value.sparse, name=name)
+        for name, value in _named_inputs(graph)
+    ]
+
+
+def _named_inputs(graph: Graph) -> list[tuple[str, keras.KerasTensor]]:
+    """The inputs by name: in a dictionary their keys, which Keras asks for."""
+    return [
+        (path[-1] if path and isinstance(path[-1], str) else value.name, value)
         for path, value in tree.flatten_with_path(graph.input_structure)
     ]
 
