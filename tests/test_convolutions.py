@@ -10,7 +10,7 @@ import pytest
 from bnutils import network
 from bnutils.gradcheck import directional_error, relative_error
 from bnutils.network import SGD, Adam, cnn, fit, softmax_cross_entropy, squared_error
-from bnutils.network.convolutions import Windows
+from bnutils.network.convolutions import Windows, _blocks
 
 ROWS = 60
 BN = network.BatchNorm(momentum=0.875)  # Keras rounds momentum to float32: exact in both
@@ -330,6 +330,16 @@ def test_how_many_runs_are_multiplied_at_once_changes_nothing(monkeypatch, block
     monkeypatch.setattr("bnutils.network.convolutions._BLOCK", block)
     other, _ = trained("bn", [0, 1, 2], 0.1)
     np.testing.assert_array_equal(net.weights, other.weights)
+    _, x, _ = build("bn", [0])  # the same images for all runs
+    shared = other(x)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(net(x), shared)
+
+
+@pytest.mark.parametrize("values", [1, 2**17, 2**18, 2**30])
+def test_each_run_is_multiplied_once(values):
+    runs = list(range(5))
+    assert [run for block in _blocks(5, values) for run in runs[block]] == runs
 
 
 def test_same_seed_same_start_whatever_the_norm():

@@ -937,6 +937,25 @@ BIASES = [
 ]
 
 
+def test_layers_are_named_by_their_kind_and_place():
+    everywhere = dict.fromkeys(("norm", "input_norm", "output_norm"), network.BatchNorm())
+    x = np.random.default_rng(0).normal(size=(6, 5))
+    net = mlp([5, 4, 3], seeds=[0], dropout=0.5, **everywhere)
+    names = ["bn_0", "dense_1", "bn_1", "relu_1", "dropout_1", "dense_2", "bn_2"]
+    assert list(dict(net.activations(x))) == names
+    x = np.random.default_rng(0).normal(size=(6, 4, 4, 1))
+    net = network.cnn((4, 4, 1), filters=[4], outputs=3, seeds=[0], **everywhere)
+    names = ["bn_0", "conv_1", "bn_1", "relu_1", "pool_1", "pool", "dense_2", "bn_2"]
+    assert list(dict(net.activations(x))) == names
+
+
+@pytest.mark.parametrize("rate", [1, [1, 2], np.float32(0.5)])
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_rates_are_floats_also_if_they_are_whole(optimizer, rate):
+    made = optimizer(rate, weight_decay=1)
+    assert (made.learning_rate.dtype, made.weight_decay.dtype) == (float, float)
+
+
 @pytest.mark.parametrize(("options", "expected"), BIASES)
 def test_a_bias_where_no_bn_follows(options, expected):
     net = mlp([5, 4, 3], seeds=[0], **options)
@@ -958,7 +977,8 @@ def test_accuracy_and_evaluate():
     np.testing.assert_allclose(evaluate(net, x, x, squared_error), [0, 4 * 7 / 6])
     one = mlp([1, 1], seeds=[0])
     one.layers[0].kernel[...] = 1
-    np.testing.assert_allclose(accuracy(one, [[-1], [2], [3]], [0, 1, 0]), [2 / 3])
+    np.testing.assert_allclose(accuracy(one, [[-1], [2], [3], [0]], [0, 1, 0, 0]), [3 / 4])
+    np.testing.assert_allclose(accuracy(one, [[-1], [2], [3], [0]], [0, 1, 1, 1]), [3 / 4])
 
 
 def test_history_and_record_times():
