@@ -945,7 +945,7 @@ def test_layers_are_named_by_their_kind_and_place():
     assert list(dict(net.activations(x))) == names
     x = np.random.default_rng(0).normal(size=(6, 4, 4, 1))
     net = network.cnn((4, 4, 1), filters=[4], outputs=3, seeds=[0], **everywhere)
-    names = ["bn_0", "conv_1", "bn_1", "relu_1", "pool_1", "pool", "dense_2", "bn_2"]
+    names = ["bn_0", "conv_1", "bn_1", "relu_1", "pool_1", "average", "dense_2", "bn_2"]
     assert list(dict(net.activations(x))) == names
 
 
