@@ -24,7 +24,7 @@ from bnutils.evidence import (
     interval,
     paired_ratio,
 )
-from bnutils.evidence.claims import KINDS, OUTCOMES
+from bnutils.evidence.claims import KINDS, OUTCOMES, _half_unit
 from bnutils.evidence.correction import adjust
 
 NAN, INF = float("nan"), float("inf")
@@ -567,6 +567,17 @@ def test_a_long_claim_is_broken_and_indented_in_the_card():
     assert max(len(first), len(second)) <= 96
 
 
+def test_all_lines_of_the_card_use_their_96_columns():
+    name = "the share of the " + "very " * 40 + "small"
+    long = Finding(name, Interval(0.3, 0.1, 0.5, 10), "above", 0.05, reason=WHY)
+    made = claim(claim="word " * 60, primary=long, secondary=[long], note="word " * 60)
+    lines = str(made).splitlines()
+    assert max(map(len, lines)) <= 96
+    for begin in ("Shown: word", "  the share", "    the share", "  note"):
+        (first, *_) = [line for line in lines if line.startswith(begin)]
+        assert len(first) > 90, begin
+
+
 def test_the_card_as_text():
     steps = Finding(
         "steps to 80 %, no BN ÷ BN",
@@ -783,6 +794,25 @@ def test_an_outcome_comes_back_where_rounding_moves_an_end_onto_the_bound(null):
 
 
 @given(ends)
+@pytest.mark.parametrize(
+    ("number", "spec", "half"),
+    [
+        (0.1234, ".3f", 0.0005),
+        (-123.4, ".0f", 0.5),
+        (0.1234, ".1%", 0.0005),
+        (123.4, ".3g", 0.5),
+        (0.01234, ".3g", 0.00005),
+        (123.4, ".2e", 0.5),
+        (0.0, ".3g", 0.0),
+        (math.inf, ".3g", 0.0),
+    ],
+)
+def test_a_rounded_number_may_be_off_by_half_a_unit_of_its_last_digit(number, spec, half):
+    found = _half_unit(number, spec)
+    assert found == pytest.approx(half, rel=1e-6)
+    assert found > half or half == 0  # so that a number half-way is not refused for its last bit
+
+
 def test_last_bits_do_not_show(three):
     def shown(nudge):
         # Far from the bound, where the last bits could decide.

@@ -1,6 +1,7 @@
 """A comparison gives each arm its best chance, and its intervals cover what they say."""
 
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,7 +107,38 @@ def test_steps_are_minimized_and_censored_runs_count_with_the_last_step():
     assert slower.high == np.inf  # a replicate that never got there may be slower still
     assert "25% of plain never got there" in slower.method
     assert race.ratio("BN", "plain").low == 0
-    assert race.table().loc["plain", "never"] == "25%"
+    table = race.table(spec=".1f")
+    assert table.loc["plain", "never"] == "25%"
+    assert table.loc["BN"].tolist() == ["0", "0%", "10.0 ± 0.0"]
+
+
+def test_scores_that_grow_have_ratios_with_two_ends():
+    scores = np.random.default_rng(0).uniform(1, 2, (2, 1, 4, 2))
+    ratio = Comparison(record_of(scores), "accuracy", ["rate"]).ratio("BN", "plain")
+    assert 0 < ratio.low < ratio.mean < ratio.high < np.inf
+    assert "open" not in ratio.method
+    table = Comparison(record_of(scores), "accuracy", ["rate"]).table(spec=".2f")
+    assert re.fullmatch(r"1\.\d\d ± 0\.\d\d", table.loc["BN", "accuracy"])
+
+
+def test_ratios_along_an_axis_are_open_where_a_replicate_never_got_there():
+    curves = np.zeros((2, 1, 4, 2, 2, 3))  # arm, rate, seed, part, batch size, step
+    curves[..., 2] = 0.9
+    curves[1, ..., 1] = 0.9
+    curves[0, 0, 0, :, 1] = 0.0  # of plain one does not, at the second size
+    record = record_of(curves, batch_size=[2, 4], step=[0, 10, 40])
+    race = Comparison.of_steps(record, "accuracy", 0.8, ["rate"])
+    slower, faster = race.ratio("plain", "BN"), race.ratio("BN", "plain")
+    assert slower.mean == pytest.approx([4, 4])
+    assert slower.high == pytest.approx([4, np.inf])
+    assert slower.low == pytest.approx([4, 4])
+    assert faster.low == pytest.approx([0.25, 0])
+    assert faster.high == pytest.approx([0.25, 0.25])
+    assert "12% of plain never got there" in slower.method
+    assert race.censored("plain") == 0.125
+    alone = race.ratio("plain", "BN", batch_size=4)
+    assert (alone.mean, alone.high) == (pytest.approx(4), np.inf)
+    assert race.ratio("plain", "BN", batch_size=2).high == pytest.approx(4)
 
 
 def test_other_axes_stay():

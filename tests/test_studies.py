@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from bnutils.evidence import (
     provenance,
 )
 from bnutils.evidence import study as study_module
-from bnutils.evidence.record import RecordError, digest, read, write
+from bnutils.evidence.record import RecordError, digest, load, read, write
 from bnutils.studies import (
     chapter_01,
     chapter_02,
@@ -269,7 +270,8 @@ def test_a_number_may_follow_a_text(study):
         ({"worker": 1}, KeyError, "did you mean 'workers'"),
         ({"factor": [2.0]}, ValueError, r"factor: expected a number, got \[2.0\]"),
         ({"factor": float("nan")}, ValueError, "factor: expected a number, got nan"),
-        ({"seed": [1, 1]}, ValueError, "each once"),
+        ({"seed": [1, 1]}, ValueError, "seed: expected one value or more, each once"),
+        ({"xyzzy": [1]}, KeyError, r"xyzzy: expected a setting of 'tiny', \[.*'kind'\]\"$"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(study, changed, error, message):
@@ -293,9 +295,77 @@ def test_the_fingerprint_follows_settings_revision_and_engine(study, monkeypatch
     assert study.fingerprint != before
 
 
+def test_a_fingerprint_is_made_as_ever(study, monkeypatch):
+    monkeypatch.setattr(network, "REVISION", 1)  # made otherwise, no record would be current
+    assert study.fingerprint[:16] == "3d42928c31741ee7"
+
+
+def test_a_study_names_what_it_cannot_take(study):
+    with pytest.raises(
+        KeyError, match=r"together: expected names of dims, \['arm'.*got \['steps'\]"
+    ):
+        replace(study, together=["steps"])
+    with pytest.raises(ValueError, match="size: expected a sequence of values"):
+        replace(study, dims={**study.dims, "size": 3})
+    with pytest.raises(ValueError, match=r"dims or in fixed, got both for \['seed'\]"):
+        replace(study, fixed={"seed": 1})
+
+
+def test_numbers_of_any_kind_are_written_and_read(tmp_path):
+    numbers = xr.Dataset(
+        {
+            "whole": 3,
+            "share": 0.25,
+            "text": ("arm", ["a", "b"]),
+            "counts": ("arm", np.array([1, 2], "uint8")),
+            "wide": (("arm", "step"), np.arange(6.0).reshape(2, 3)),
+        },
+        {"arm": ["a", "b"], "step": [1, 2, 3]},
+        {"provenance": "{}"},
+    )
+    write(numbers, tmp_path / "numbers.nc")
+    found = load(tmp_path / "numbers.nc")
+    assert digest(found) == digest(numbers)
+    assert found["whole"] == 3
+    assert found["counts"].dtype == np.uint8
+
+
+def test_small_whole_numbers_are_compared_without_wrapping_around():
+    old = xr.DataArray(np.array([3, 5], "uint8"), {"step": [1, 2]}, ("step",), "count")
+    assert list(Tolerance(close=1).differences(old, old + np.uint8(1))) == []
+    assert list(Tolerance(close=1).differences(old + np.uint8(1), old)) == []
+    yes = old > 4
+    assert list(Tolerance(close=0).differences(yes, yes)) == []
+    assert list(Tolerance(close=0).differences(yes, ~yes))
+
+
+@pytest.mark.parametrize(
+    ("found", "end"),
+    [
+        ({"SIMD Extensions": {"found": ["X86_V3", "X86_V4"]}}, r" \(X86_V4\)"),
+        ({"SIMD Extensions": {"found": []}}, ""),
+        ({"SIMD Extensions": {}}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_processor_is_named_with_its_widest_instructions(monkeypatch, found, end):
+    monkeypatch.setattr(np, "show_config", lambda mode: found)
+    assert re.fullmatch(rf"[^()]+(\([RTM]+\)[^()]*)*{end}", study_module._processor())
+
+
 def test_a_run_takes_as_many_workers_as_there_are_processors(study, record, monkeypatch):
     monkeypatch.setattr(study_module.joblib, "cpu_count", lambda: 1)
     xr.testing.assert_identical(study.run().drop_attrs(), record.drop_attrs())
+    asked, whole = [], study_module.joblib.Parallel
+    monkeypatch.setattr(
+        study_module.joblib, "Parallel", lambda n_jobs, **k: asked.append(n_jobs) or whole(1, **k)
+    )
+    for processors in (3, 100):
+        monkeypatch.setattr(
+            study_module.joblib, "cpu_count", lambda processors=processors: processors
+        )
+        xr.testing.assert_identical(study.run().drop_attrs(), record.drop_attrs())
+    assert asked == [3, len(study.blocks())]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -363,19 +433,22 @@ def test_a_killed_run_leaves_whole_blocks_and_is_resumed(tmp_path):
         "import sys; from pathlib import Path; from bnutils import studies;"
         "studies.get('saturation').run(seed=range(200), workers=1, store=Path(sys.argv[1]))"
     )
+
+    def blocks():
+        # What is being written lies in a hidden folder, until it is whole.
+        return [p for p in tmp_path.rglob("*.nc") if not p.parent.name.startswith(".")]
+
     victim = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     try:
         deadline = time.monotonic() + 120
-        while len(list(tmp_path.rglob("*.nc"))) < 5 and time.monotonic() < deadline:
+        while len(blocks()) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
         victim.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         victim.wait()
-    left = sorted(tmp_path.rglob("*.nc"))
-    assert 5 <= len(left) < 400
-    for path in left:
-        with xr.open_dataset(path, engine="h5netcdf") as file:
-            file.load()
+    assert 5 <= len(blocks()) < 400
+    for path in blocks():
+        assert load(path).sizes
 
 
 # ------------------------------------------------------------------------- what a check notices

@@ -88,7 +88,7 @@ TARGETS = [
         150,
         # All that asks every record of the book, and what starts processes.
         "is_as_recorded in_double_precision whole_and_finite came_about margins_were "
-        "judged_from_the_records can_carry killed_run dask_cluster sign_in_the_engine workers "
+        "judged_from_the_records can_carry killed_run sign_in_the_engine not_depend_on_the_workers "
         "any_byte_changed at_ten_replicates",
     ),
     Target("network", ("network/*.py",), _tests("network", "convolutions"), 150),

@@ -182,23 +182,28 @@ class Comparison:
         ratio = self._over_seeds(
             paired_ratio, self.values(arm, **settings), self.values(other, **settings)
         )
-        if self.maximize or np.ndim(ratio.mean):
+        if self.maximize:
             return ratio
-        never = {each: self.censored(each, **settings) for each in (arm, other)}
-        if never[arm]:
-            ratio = replace(ratio, high=np.inf)
-        if never[other]:
-            ratio = replace(ratio, low=0.0)
-        if any(never.values()):
-            said = ", ".join(f"{share:.0%} of {each}" for each, share in never.items() if share)
-            ratio = replace(ratio, method=f"{ratio.method}; open, since {said} never got there")
-        return ratio
+        never = {each: self._never(each, settings) for each in (arm, other)}
+        ends = {
+            "low": np.where(never[other] > 0, 0.0, ratio.low)[()],
+            "high": np.where(never[arm] > 0, np.inf, ratio.high)[()],
+        }
+        shares = {each: float(share.mean()) for each, share in never.items()}
+        if any(shares.values()):
+            said = ", ".join(f"{share:.0%} of {each}" for each, share in shares.items() if share)
+            ends["method"] = f"{ratio.method}; open, since {said} never got there"
+        return replace(ratio, **ends)
 
     def censored(self, arm: str, **settings: Any) -> float:
         """Share of replicates of an arm that never reached the level."""
+        return float(self._never(arm, settings).mean())
+
+    def _never(self, arm: str, settings: Mapping[str, Any]) -> np.ndarray:
+        """The same over the axes that are neither chosen nor given."""
         scores = self._arm(self.scores, arm, settings)
         never = np.isinf(scores.sel(part="test", drop=True)).astype(float)
-        return float((self._averaged(never, scores) > 0).mean())
+        return (self._averaged(never, scores) > 0).mean("seed").values
 
     def chosen(self, arm: str, **settings: Any) -> dict[str, dict[str, Any]]:
         """The settings that the replicates of an arm chose.
