@@ -793,7 +793,6 @@ def test_an_outcome_comes_back_where_rounding_moves_an_end_onto_the_bound(null):
     assert Claim.from_json(result.to_json()).outcome == "shown"
 
 
-@given(ends)
 @pytest.mark.parametrize(
     ("number", "spec", "half"),
     [
@@ -813,6 +812,7 @@ def test_a_rounded_number_may_be_off_by_half_a_unit_of_its_last_digit(number, sp
     assert found > half or half == 0  # so that a number half-way is not refused for its last bit
 
 
+@given(ends)
 def test_last_bits_do_not_show(three):
     def shown(nudge):
         # Far from the bound, where the last bits could decide.
