@@ -155,6 +155,7 @@ def in_numbers(exercise):
         return [weighed(exercise._results(f, case)) for case in exercise.cases]
 
     return {
+        "takes": list(exercise.cases[0]),
         "returns": exercise.returns,
         "cases": inputs(exercise.cases),
         "rough": inputs(exercise.rough),
@@ -280,6 +281,21 @@ def test_a_gradient_needs_three_results(returned, part):
     outcome = checks.gradient(lambda dy, x, gamma, epsilon: returned(dy[:1, :1], x[:1, :1]))
     assert outcome.mistake == "wrong-return"
     assert part in outcome.message
+
+
+def test_a_wrong_shape_is_told_with_both_shapes():
+    outcome = checks.forward(lambda x, gamma, beta, epsilon: x[0])
+    assert outcome.mistake == "wrong-shape"
+    assert outcome.message.startswith(
+        "y is an array of the shape (1,), and an array of the shape (2, 1) is needed. The input was"
+    )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_all_examples_take_the_same(name):
+    exercise = EXERCISES[name]
+    taken = {tuple(case) for case in [*exercise.cases, *exercise.rough, *exercise.tiny()]}
+    assert taken == {tuple(exercise.cases[0])}
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if not EXERCISES[n].returns[1:]])
@@ -460,6 +476,34 @@ def test_a_wrong_place_gets_its_own_hint():
     message = checks.answer("7.2", (*means[:-1], 1, 2)).message
     assert "number of means" in message
     assert "Count those" in message
+
+
+def test_the_right_values_in_another_order():
+    asked = {"truth": (1.5, 20.0, 3.0), "mistakes": {}, "hint": "Look again."}
+    outcome = Answer(**asked).check((20.0, 1.5, 3.0))
+    assert outcome.mistake == "wrong-order"
+    assert outcome.message.endswith("in another order than asked.")
+    message = Answer(**asked, names=("a", "b", "c")).check((20.0, 1.5, 3.0)).message
+    assert message.endswith("in another order than asked: (a, b, c).")
+
+
+@pytest.mark.parametrize(
+    ("truth", "given", "mistake"),
+    [
+        (30.2, 30, "rounded"),  # to no decimals
+        (30.24, 30.2, "rounded"),
+        (30.26, 30.2, None),  # cut off, not rounded
+        (1.06, 1, None),  # too far away
+        (0.3, 30, "percent"),
+        (0.304, 30, "percent"),
+        (0.3, 0.003, None),
+        (2.5, 250, None),  # no share
+    ],
+)
+def test_slips_of_a_right_number(truth, given, mistake):
+    outcome = Answer(truth, {}, "Look again.").check(given)
+    assert not outcome
+    assert outcome.mistake == mistake
 
 
 def test_rounding_and_percent():
