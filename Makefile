@@ -81,8 +81,8 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 lock: $(READY)  ## resolve pyproject.toml into requirements.lock; versions that fit stay (UPGRADE=1: the newest)
 	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
-mutate: $(MUTMUT)/.ready  ## change the package in small ways, and ask whether a test notices (ONLY=norm one part, N=200 of its changes)
-	@PYTHONPATH=$(MUTMUT) $(KEPT) -u tools/mutate.py $(if $(ONLY),--only $(ONLY)) $(if $(N),--sample $(N))
+mutate: $(MUTMUT)/.ready  ## change the package in small ways, and ask whether a test notices (ONLY=norm one part, N=200 of its changes, SEED=2 which)
+	@PYTHONPATH=$(MUTMUT) $(KEPT) -u tools/mutate.py $(if $(ONLY),--only $(ONLY)) $(if $(N),--sample $(N)) $(if $(SEED),--seed $(SEED))
 
 # Beside the packages of .venv, which nothing else may change.
 $(MUTMUT)/.ready: $(READY) tools/mutate.txt

@@ -47,8 +47,10 @@ HEAD = ["Module", "Changes", "Tried", "Equivalent", "Killed at first, %", "Kille
 
 NOTE = (
     "`make mutate`, with the operators of mutmut 3.8. Tried are all changes, or a random sample, "
-    "whose share at first then stands for all, with its 95% interval (Wilson). *Now* is after "
-    "tests were written for what had survived. Shares are of the changes that are not equivalent."
+    "whose share at first then stands for all, with its 95% interval (Wilson): one drawn anew, "
+    "after tests had been written for what an earlier one had left. *Now* is after tests were "
+    "written for what had survived this time, too. Shares are of the changes that are not "
+    "equivalent."
 )
 
 
