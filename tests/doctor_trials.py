@@ -10,6 +10,7 @@ Each module of rules has a module of trials, `test_rules_<name>.py`, of four kin
 """
 
 import functools
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,9 @@ from bnutils._keras import keras
 from bnutils.doctor.audit import audit
 from bnutils.doctor.graph import batch_norms
 from bnutils.doctor.recalibrate import recalibrate
-from bnutils.doctor.rules import RULES
+from bnutils.doctor.rules import RULES, Case
+from bnutils.doctor.rules.case import LEAST_ROWS
+from bnutils.doctor.subject import Subject
 
 layers = keras.layers
 BN = layers.BatchNormalization
@@ -38,6 +41,42 @@ def crashed(report):
     return [each for each in report.skipped if "crashed" in each.reason]
 
 
+NOUNS = "layer|row|channel|value|position|update|replica|trainable weight"
+#: A number and a noun that do not agree, a value that was not there, and marks out of place. The
+#: shape of a tensor, as in (None, 8), is none of these.
+UNSAID = re.compile(
+    rf"(?<![\d.,])1 ({NOUNS})s\b|(?<![\d.,])(?!1 )[\d,]*\d ({NOUNS})\b|"
+    r"\bNone\b(?!, \d|\))| {2}| [.,;:]|\.\.|<\w"
+)
+
+BY_NAME = ("fit ", "predict ", "get_weights ", "recalibrate(")  # how a sentence may begin
+
+
+def check_told(model, report):
+    """Every finding names a part of the model, and says all it has to say in whole sentences."""
+    subject = Subject(model)
+    parts = {"", *subject.paths.values()}
+    levels = {rule.name: set() for rule in RULES}
+    for rule in RULES:
+        levels[rule.name] |= set(rule.levels)
+    for each in report.diagnoses:
+        assert each.layer in parts, each
+        assert each.level in levels[each.rule], each
+        for text in (each.evidence, each.why, each.repair):
+            assert text.endswith((".", ".)")), text
+            assert not UNSAID.search(text), text
+        for text in (each.why, each.repair):
+            assert text[0].isupper() or text.startswith(BY_NAME), text
+
+
+def told(rule, model, data=None, **given):
+    """The findings of one rule by itself; what it needs data for only if there are some."""
+    case = Case(Subject(model), data, **given)
+    enough = (case.rows or 0) >= LEAST_ROWS
+    rules = [one for one in RULES if one.name == rule and (enough or "data" not in one.needs)]
+    return [each for one in rules for each in one.check(case)]
+
+
 def built(build):
     keras.utils.set_random_seed(0)
     return build()
@@ -47,7 +86,9 @@ def built(build):
 def reported(build):
     """What the audit says of the model and arguments that a function gives."""
     model, given = built(build)
-    return audit(model, **given)
+    report = audit(model, **given)
+    check_told(model, report)
+    return report
 
 
 @dataclass(frozen=True)

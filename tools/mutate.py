@@ -106,7 +106,14 @@ TARGETS = [
     Target(
         "rules",
         ("doctor/rules/*.py",),
-        _tests("rules_settings", "rules_structure", "rules_learning", "rules_measured"),
+        _tests(
+            "rules_settings",
+            "rules_structure",
+            "rules_learning",
+            "rules_measured",
+            "rules_told",
+            "rules_counted",
+        ),
         60,
         "in_a_process",
     ),

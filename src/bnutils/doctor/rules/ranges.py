@@ -156,14 +156,16 @@ def large_offset(case: Case) -> Iterator[Finding]:
         if max(np.mean(noisy), np.mean(stuck)) < MANY:
             continue
         worst = float(np.median(noise[noisy | stuck]))
-        stop = f", and its moving mean stops up to {short(np.median(lost[stuck]))} sd short"
+        stop = ""
+        if np.any(stuck):
+            stop = f", and its moving mean stops up to {short(np.median(lost[stuck]))} sd short"
         yield Finding(
             "error" if np.mean(noise > VERY_NOISY) >= MANY else "warning",
             case.path(layer),
             f"What reaches {case.path(layer)} lies {short(np.median(offset[noisy | stuck]))} sd "
             f"from zero in {int(np.sum(noisy | stuck))} of {count(offset.size, 'channel')}: "
             f"{dtype} rounds it by up to {short(worst)} sd"
-            f"{stop if np.any(stuck) else ''} ({case.rows:,} rows used).",
+            f"{stop} ({case.rows:,} rows used).",
             "At inference the layer computes x * a - b with two large products, and their rounding "
             "stays in what is left of the difference.",
             "Subtract the mean from the inputs before they become "

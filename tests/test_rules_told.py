@@ -1,0 +1,685 @@
+"""What the rules say: whole sentences, with the numbers of models so small that one can count."""
+
+import types
+
+import numpy as np
+import pytest
+import test_rules_settings as of_settings
+import test_rules_structure as of_structure
+from doctor_trials import BN, chain, layers, rows, told
+
+from bnutils._keras import keras, tf
+from bnutils.doctor.rules import settings
+
+
+def evidence(rule, model, data=None, **given):
+    return [each.evidence for each in told(rule, model, data, **given)]
+
+
+def stack(*bn, width=4, **options):
+    """Dense layers without bias, each with a batch normalization layer behind it: bn1, bn2, ..."""
+    parts = []
+    for number, each in enumerate(bn or ({},), 1):
+        parts.append(layers.Dense(width, use_bias=False, name=f"dense{number}"))
+        parts.append(BN(name=f"bn{number}", **each))
+        parts.append(layers.ReLU(name=f"relu{number}"))
+    return chain(*parts, layers.Dense(1, name="head"), **options)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("momentum", "says"),
+    [
+        (1.5, "each update weighs the batch by -0.5 and the old value by 1.5"),
+        (-0.25, "each update weighs the batch by 1.25 and the old value by -0.25"),
+        (1.0, "its moving statistics never change"),
+        (float("inf"), "no update can weigh old and new by it"),
+    ],
+)
+def test_a_momentum_that_is_no_weight_is_told_of_the_layer_that_has_it(momentum, says):
+    (each,) = told("bad-momentum", stack({}, {"momentum": momentum}))
+    assert each.layer == "bn2"
+    assert each.evidence == f"bn2 has momentum={momentum:g}: {says}."
+    still = momentum == 1
+    assert ("freeze the layer instead (trainable=False)." in each.repair) == still
+    assert ("what the layer started with" in each.why) == still
+    assert each.repair.startswith("Build it with a momentum from 0.9 to 0.999 and train again.")
+
+
+def test_both_momenta_of_renorm_are_looked_at():
+    renorm = {"renorm": True, "momentum": 1.25, "renorm_momentum": -0.5}
+    first, second = evidence("bad-momentum", stack(renorm))
+    assert first.startswith("bn1 has momentum=1.25: each update weighs the batch by -0.25 and")
+    assert second.startswith("bn1 has renorm_momentum=-0.5: each update weighs the batch by 1.5")
+    assert evidence("bad-momentum", stack({"renorm_momentum": -0.5})) == []
+
+
+def test_a_momentum_that_is_no_number_is_shown_in_short():
+    model = stack()
+    model.get_layer("bn1").momentum = "word " * 20
+    (told_of,) = evidence("bad-momentum", model)
+    assert told_of.startswith("bn1 has momentum='word word")
+    assert len(told_of) < 110
+
+
+@pytest.mark.parametrize(
+    ("momentum", "follows", "build"),
+    [
+        (0.0, "the last batch alone", "Build it with momentum=0.99, the default of Keras"),
+        (0.0009, "the last batch alone", "Build it with momentum=0.99, the default of Keras"),
+        (0.001, "the last few batches", "If 0.001 comes from PyTorch, build it with momentum=0.9"),
+        (0.25, "the last few batches", "If 0.25 comes from PyTorch, build it with momentum=0.75,"),
+    ],
+)
+def test_what_inference_follows_at_a_low_momentum(momentum, follows, build):
+    (each,) = told("pytorch-momentum", stack({}, {"momentum": momentum}))
+    assert each.layer == "bn2"
+    share = f"{100 - 100 * momentum:.3g}%"
+    assert each.evidence == (
+        f"bn2 has momentum {momentum:g}: each update replaces {share} of the moving statistics."
+    )
+    assert f"inference follows {follows}." in each.why
+    assert each.repair.startswith(build)
+
+
+def test_half_old_and_half_new_is_no_momentum_of_pytorch():
+    assert told("pytorch-momentum", stack({"momentum": 0.5})) == []
+
+
+# Values
+
+
+def spoil(variable, value, places=1):
+    array = variable.numpy()
+    array.reshape(-1)[:places] = value
+    variable.assign(array)
+
+
+def test_weights_that_are_no_numbers_are_counted_for_each_layer():
+    model = stack({}, {})
+    model.layers[0].kernel.assign(np.full((8, 4), 7.0))
+    spoil(model.get_layer("head").kernel, np.nan, 2)
+    spoil(model.get_layer("head").bias, np.inf)
+    spoil(model.get_layer("dense2").kernel, -np.inf, 3)
+    spoil(model.get_layer("bn1").beta, np.nan)
+    assert [(each.layer, each.evidence) for each in told("not-finite", model)] == [
+        ("dense2", "Weights of dense2 are NaN or infinite: kernel (3 of 16)."),
+        ("head", "Weights of head are NaN or infinite: kernel (2 of 4) and bias (1 of 1)."),
+    ]
+    (each,) = told("bad-variance", model)
+    assert (each.level, each.layer) == ("error", "bn1")
+    assert each.evidence == "Variables of bn1 are NaN or infinite: beta (1 of 4)."
+
+
+def test_a_weight_of_the_model_itself_is_called_so():
+    class WithScale(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.bn = BN()
+            self.scale = self.add_weight(shape=(3,), name="scale", initializer="ones")
+
+        def call(self, x, training=None):
+            return self.bn(x, training=training) * self.scale[0]
+
+    model = WithScale()
+    model(rows(2))
+    spoil(model.scale, np.nan)
+    (each,) = told("not-finite", model)
+    assert each.layer == ""
+    assert each.evidence == "Weights of the model are NaN or infinite: scale (1 of 3)."
+
+
+def test_statistics_that_go_with_other_weights_are_not_sent_to_recalibrate():
+    model = stack({}, {})
+    spoil(model.get_layer("bn2").moving_mean, np.nan)
+    (alone,) = told("bad-variance", model)
+    spoil(model.get_layer("head").bias, np.nan)
+    (together,) = told("bad-variance", model)
+    assert alone.evidence == together.evidence
+    assert alone.repair.startswith("Call recalibrate(model, x_train): moving statistics alone are")
+    assert together.repair.startswith("Go back to a checkpoint")
+
+
+@pytest.mark.parametrize(("lowest", "level"), [(-0.5, "error"), (-1e-6, "warning")])
+def test_a_negative_variance_matters_beside_epsilon(lowest, level):
+    model = stack({}, {"trainable": False})
+    spoil(model.get_layer("bn2").moving_variance, lowest, 3)
+    (each,) = told("bad-variance", model)
+    assert (each.level, each.layer) == (level, "bn2")
+    assert each.evidence == (
+        f"The moving variance of bn2 is negative in 3 of 4 channels; the lowest is {lowest:.3g}."
+    )
+    assert each.repair.endswith(
+        "Otherwise call recalibrate(model, x_train, layers=['bn2']), and find what wrote the value."
+    )
+
+
+def test_a_variance_a_hundredth_of_epsilon_below_zero_is_still_rounding():
+    model = stack({"epsilon": 100.0})
+    for lowest, level in ((-1.0, "warning"), (-1.01, "error")):
+        model.get_layer("bn1").moving_variance.assign(np.full(4, lowest))
+        assert [each.level for each in told("bad-variance", model)] == [level]
+
+
+def test_a_variance_of_nothing_is_not_negative():
+    model = stack()
+    model.get_layer("bn1").moving_variance.assign(np.zeros(4))
+    assert told("bad-variance", model) == []
+
+
+def test_a_huge_variance_is_one_above_a_million_behind_weights():
+    model = stack({}, {})
+    for name in ("bn1", "bn2"):
+        model.get_layer(name).moving_variance.assign(np.full(4, 1e6))
+    assert told("bad-variance", model) == []
+    spoil(model.get_layer("bn2").moving_variance, 3e6, 2)
+    (each,) = told("bad-variance", model)
+    assert (each.level, each.layer) == ("warning", "bn2")
+    assert each.evidence == (
+        "The moving variance of bn2 is above 1e+06 in 2 of 4 channels; the highest is 3e+06."
+    )
+
+
+@pytest.mark.parametrize(("epsilon", "shown"), [(-0.5, "-0.5"), (np.inf, "inf"), ("a", "'a'")])
+def test_an_epsilon_that_is_none_is_shown(epsilon, shown):
+    model = stack({}, {})
+    model.get_layer("bn2").epsilon = epsilon
+    (each,) = told("bad-variance", model)
+    assert (each.level, each.layer, each.evidence) == ("error", "bn2", f"bn2 has epsilon={shown}.")
+    model.get_layer("bn2").epsilon = 0
+    assert told("bad-variance", model) == []
+
+
+# Statistics of a new layer
+
+
+def moved(model, *names):
+    for name in names:
+        model.get_layer(name).moving_mean.assign(np.full(4, 0.5))
+    return model
+
+
+def test_new_layers_are_counted_and_named():
+    (each,) = told("never-updated", moved(stack({}, {}, {}), "bn1", "bn3"))
+    assert (each.level, each.layer) == ("note", "bn2")
+    assert each.evidence == (
+        "1 of 3 batch normalization layers (bn2) has its initial moving statistics."
+    )
+    (each,) = told("never-updated", moved(stack({}, {}, {"trainable": False}), "bn1"))
+    assert (each.level, each.layer) == ("note", "")
+    assert each.evidence == (
+        "2 of 3 batch normalization layers (bn2 and bn3) have their initial moving statistics."
+    )
+    assert each.repair.endswith("after it, recalibrate(model, x_train, layers=['bn2', 'bn3']).")
+
+
+def test_signs_of_training_are_told_for_each_layer():
+    model = moved(stack({}, {}, {"trainable": False}, loss="mse"), "bn1")
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=3), "mse")
+    model.optimizer._iterations.assign(13)  # four updates, and one batch of the next
+    model.get_layer("bn2").beta.assign(np.full(4, 0.5))
+    first, second = told("never-updated", model)
+    start = "The moving statistics of {} are exactly the initial ones, though {}."
+    both = "its gamma or beta have been trained and the optimizer has made 12 updates"
+    assert (first.level, first.evidence) == ("error", start.format("bn2", both))
+    only = "the optimizer has made 12 updates"
+    assert (second.level, second.evidence) == ("warning", start.format("bn3", only))
+    assert (first.layer, second.layer) == ("bn2", "bn3")
+    assert second.why == "A frozen layer with these statistics neither learns nor normalizes."
+    assert "or call recalibrate(model, x_train, layers=['bn3'])." in second.repair
+
+
+def regression(center):
+    """A trained model with a new layer in it, on rows about a center, and what it was to give."""
+    dense = layers.Dense(4, name="before", bias_initializer="zeros")
+    head = layers.Dense(1, name="after")
+    model = chain(dense, BN(name="bn"), head, loss="mse")
+    rng = np.random.default_rng(0)
+    dense.set_weights([rng.normal(size=(8, 4)), np.full(4, 0.5)])
+    head.set_weights([rng.normal(size=(4, 1)), np.full(1, 0.5)])
+    x, weights = rows(64, mean=center), model.get_weights()
+    wanted = np.asarray(model(x, training=True))
+    model.set_weights(weights)
+    return model, x, wanted
+
+
+def test_a_new_layer_between_trained_ones_is_told_with_what_it_costs():
+    model, x, wanted = regression(4.0)
+    (guessed,) = told("never-updated", model)
+    start = (
+        "The moving statistics of 1 layer (bn) are exactly the initial ones, though the weights "
+        "before and after (before and after) have been trained."
+    )
+    assert (guessed.level, guessed.layer, guessed.evidence) == ("warning", "bn", start)
+    on_purpose = " If it was put into a trained model on purpose, train on with it."
+    assert guessed.repair.endswith(on_purpose)
+    (measured,) = told("never-updated", model, (x, wanted), batch_size=64)
+    assert measured.level == "error"
+    assert measured.evidence.startswith(f"{start} Loss ")
+    assert measured.evidence.endswith(" in batches of 64 as in fit (64 rows used).")
+    assert measured.repair == guessed.repair.removesuffix(on_purpose)
+    (few,) = told("never-updated", model, (x[:4], wanted[:4]))
+    assert few == guessed
+
+
+def test_a_layer_that_a_call_keeps_in_inference_mode_is_told_how():
+    inputs = keras.Input((4,))
+    x = BN(name="bn")(inputs, training=False)
+    fixed = keras.Model(inputs, layers.Dense(1)(x))
+    fixed.get_layer("bn").gamma.assign(np.full(4, 2.0))
+
+    class Fixed(BN):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=False, mask=mask)
+
+    own = chain(Fixed(name="bn"), layers.Dense(1), shape=(4,))
+    own.get_layer("bn").gamma.assign(np.full(4, 2.0))
+    (by_itself,) = told("never-updated", own)[:1]
+    assert by_itself.why.startswith("Fixed.call keeps it in inference mode in training too")
+    assert "let Fixed.call hand training on and train again" in by_itself.repair
+    (by_call,) = told("never-updated", fixed)[:1]
+    if of_structure.ignored():
+        assert by_call.why == "Inference normalizes with statistics that no data ever reached."
+    else:
+        assert by_call.why.startswith("A call with training=False keeps it in inference mode")
+        assert "leave training=False out of the call and train again" in by_call.repair
+
+
+def test_few_updates_are_told_of_the_layers_they_are_few_for():
+    bn = {"momentum": 0.99}
+    model = moved(stack(bn, {"momentum": 0.5}, bn, {"momentum": 0.9}, loss="mse"), "bn1", "bn2")
+    moved(model, "bn3", "bn4")
+    model.optimizer.iterations.assign(5)
+    (each,) = told("few-updates", model)
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence == (
+        "The optimizer has made 5 updates: at momentum 0.9 and 0.99 the values from before them "
+        "still weigh 95% in the moving statistics of 3 layers (bn1, bn3 and bn4)."
+    )
+    model.optimizer.iterations.assign(10)
+    moved(model, "bn1").get_layer("bn3").trainable = False
+    (each,) = told("few-updates", model)
+    assert (each.layer, each.evidence) == (
+        "bn1",
+        "The optimizer has made 10 updates: at momentum 0.99 the values from before them still "
+        "weigh 90% in the moving statistics of 1 layer (bn1).",
+    )
+
+
+def test_half_of_the_statistics_from_before_is_not_most_of_them():
+    model = moved(stack({"momentum": 0.5}, loss="mse"), "bn1")
+    model.optimizer.iterations.assign(1)
+    assert told("few-updates", model) == []
+    model.get_layer("bn1").momentum = 0.51
+    assert len(told("few-updates", model)) == 1
+
+
+# Batches
+
+
+def test_what_a_batch_gives_each_channel_is_counted():
+    positions = chain(
+        BN(name="wide"),
+        layers.Conv1D(4, 3, use_bias=False, name="conv"),
+        BN(name="narrow"),
+        layers.GlobalAveragePooling1D(),
+        shape=(5, 3),
+    )
+    said = {each.layer: each for each in told("batch-of-one", positions, batch_size=1)}
+    assert list(said) == ["wide", "narrow"]
+    assert said["narrow"].evidence == (
+        "A batch of 1 gives narrow 3 values per channel (3 positions in each row)."
+    )
+    assert (said["narrow"].level, said["wide"].level) == ("warning", "warning")
+    assert said["narrow"].why == "The statistics of so few values are mostly noise."
+    (each,) = told("batch-of-one", positions, batch_size=2)
+    assert each.evidence.startswith("A batch of 2 gives narrow 6 values per channel (3 positions")
+
+
+@pytest.mark.parametrize(
+    ("size", "level", "values", "says"),
+    [
+        (1, "error", "1 value", "The mean of one value is that value: the output is beta"),
+        (2, "warning", "2 values", "every output is +1 or -1 before gamma."),
+        (7, "warning", "7 values", "The statistics of so few values are mostly noise."),
+    ],
+)
+def test_why_few_values_are_too_few(size, level, values, says):
+    (each,) = told("batch-of-one", stack({"trainable": False}, {}), batch_size=size)
+    assert (each.level, each.layer) == (level, "bn2")
+    assert each.evidence == (
+        f"A batch of {size} gives bn2 {values} per channel (1 position in each row)."
+    )
+    assert says in each.why
+    assert each.repair.startswith("Use larger batches, or GroupNormalization or")
+    assert told("batch-of-one", stack(), batch_size=8) == []
+
+
+def test_renorm_puts_the_outputs_right_and_not_the_gradient():
+    renorm = stack({"renorm": True}, {})
+    first, second = told("batch-of-one", renorm, batch_size=2)
+    assert "goes through two values, which normalized are +1 and -1 whatever the" in first.why
+    assert first.why.endswith("input: next to none reaches the layers before it.")
+    assert "every output is +1 or -1" in second.why
+    first, _ = told("batch-of-one", renorm, batch_size=1)
+    assert "goes through one value, which normalized is 0 whatever the input: none" in first.why
+    assert [each.layer for each in told("batch-of-one", renorm, batch_size=3)] == ["bn2"]
+
+
+def test_a_last_batch_is_told_with_its_weight():
+    given = {"batch_size": 10, "train_size": 1001}
+    (each,) = told("partial-batch", stack({"trainable": False}, {"momentum": 0.9}), **given)
+    assert (each.level, each.layer) == ("warning", "bn2")
+    assert each.evidence == (
+        "1,001 rows in batches of 10 leave a last batch of 1: 1 value per channel for bn2, with a "
+        "weight of 10.0% in its moving statistics at the end of each epoch; that alone makes the "
+        "moving variance at least 10.0% too small on average."
+    )
+    assert each.why.endswith("however few rows it has, and a single value passes no gradient.")
+    (each,) = told("partial-batch", stack({"momentum": 0.5}), batch_size=10, train_size=22)
+    # 1 of 3 batches of weights 1/8, 1/4 and 1/2; that it has two values takes half of its variance.
+    assert "1: " not in each.evidence
+    assert "with a weight of 57.1% in its" in each.evidence
+    assert "at least 28.6% too small" in each.evidence
+    assert (each.level, each.why) == (
+        "warning",
+        "The moving average weighs every batch alike, however few rows it has.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "rows_in_all", "found"),
+    [(10, 12, 1), (10, 13, 0), (40, 47, 1), (40, 48, 0), (10, 9, 0), (10, 10, 0), (10, 11, 1)],
+)
+def test_a_last_batch_is_small_beside_a_full_one(size, rows_in_all, found):
+    given = {"batch_size": size, "train_size": rows_in_all}
+    assert len(told("partial-batch", stack({"momentum": 0.9}), **given)) == found
+
+
+# Precision, optimizers, decay
+
+
+def test_layers_in_half_precision_are_told_together():
+    half = {"dtype": "float16"}
+    model = stack({**half, "momentum": 0.75}, {}, {**half, "momentum": 0.9})
+    (each,) = told("half-precision-variables", model)
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence == (  # half of 2**-10, over a tenth
+        "bn1 and bn3 keep their variables in float16: at momentum 0.9 a moving average stops up "
+        "to 0% short of its goal, since smaller updates are rounded away. A variance above 65,504 "
+        "becomes infinite."
+    )
+    model.get_layer("bn1").trainable = False
+    model.get_layer("bn3").momentum = 0.999
+    (each,) = told("half-precision-variables", model)
+    assert each.layer == "bn3"
+    assert each.evidence.startswith("bn3 keeps its variables in float16: at momentum 0.999 a")
+    assert "stops up to 49% short" in each.evidence
+
+
+def test_accumulated_batches_are_told_with_their_rows():
+    accumulating = {"optimizer": keras.optimizers.SGD(gradient_accumulation_steps=3)}
+    model = stack({}, {}, loss="mse", **accumulating)
+    (each,) = told("gradient-accumulation", model)
+    assert (each.level, each.evidence) == (
+        "note",
+        "The optimizer averages the gradients of 3 batches: a step sees 3 of them, batch "
+        "normalization normalizes by one small batch.",
+    )
+    (each,) = told("gradient-accumulation", model, batch_size=1000)
+    assert (each.level, each.evidence) == (
+        "note",
+        "The optimizer averages the gradients of 3 batches: a step sees 3,000 rows, batch "
+        "normalization normalizes by 1,000 rows.",
+    )
+    (each,) = told("gradient-accumulation", model, batch_size=7)
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence.endswith(
+        "a step sees 21 rows, batch normalization normalizes by 7 rows, down to 7 values per "
+        "channel."
+    )
+    assert each.why == "Accumulation makes the batch larger for the gradient alone."
+    frozen = stack({"trainable": False}, loss="mse", **accumulating)
+    assert told("gradient-accumulation", frozen, batch_size=7) == []
+
+
+def test_averages_are_told_with_how_they_are_taken():
+    model = stack(
+        {"trainable": False},
+        {},
+        loss="mse",
+        optimizer=keras.optimizers.SGD(use_ema=True, ema_momentum=0.95),
+    )
+    (each,) = told("averaged-weights", model)
+    assert each.evidence == (
+        "The optimizer averages the weights over its steps (use_ema=True, ema_momentum=0.95); the "
+        "moving statistics of 1 layer (bn2) are those of the weights of each step, not of the "
+        "average."
+    )
+
+    class MovingAverage(keras.optimizers.SGD):
+        pass
+
+    class Lookahead(keras.optimizers.SGD):
+        pass
+
+    for kind in (MovingAverage, Lookahead, of_settings.SWA):
+        model.compile(kind(), "mse")
+        (each,) = told("averaged-weights", model)
+        assert f"over its steps ({kind.__name__}); the moving" in each.evidence
+    model.compile("sgd", "mse")
+    assert told("averaged-weights", model) == []
+
+
+def test_decay_and_penalties_are_told_of_the_layers_they_act_on():
+    model = stack(
+        {"gamma_regularizer": "l2"},
+        {"trainable": False, "beta_regularizer": "l2"},
+        {"beta_regularizer": "l2"},
+        {"scale": False, "gamma_regularizer": "l2"},
+        loss="mse",
+        optimizer=keras.optimizers.SGD(weight_decay=0.5),
+    )
+    penalty, decay = told("decayed-gamma-beta", model)
+    assert (penalty.layer, penalty.evidence) == (
+        "",
+        "A regularizer acts on gamma or beta of 2 layers (bn1 and bn3).",
+    )
+    assert (decay.layer, decay.evidence) == (
+        "",
+        "weight_decay=0.5 of the optimizer acts on gamma or beta of 3 layers (bn1, bn3 and bn4).",
+    )
+    model.get_layer("bn3").trainable = model.get_layer("bn4").trainable = False
+    assert [each.layer for each in told("decayed-gamma-beta", model)] == ["bn1", "bn1"]
+    model.compile(keras.optimizers.SGD(), "mse")
+    assert [each.layer for each in told("decayed-gamma-beta", model)] == ["bn1"]
+
+
+# Replicas: in one process there is one device, so the strategy and the copies are stood in for
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Give a model that runs on some replicas; of its second layer the first copy is another."""
+    variables = {}
+    own = settings.replicas
+    monkeypatch.setattr(settings, "replicas", lambda v: variables.get(id(v)) or own(v))
+
+    def make(model, number, **copies):
+        model._distribute_strategy = types.SimpleNamespace(num_replicas_in_sync=number)
+        for name, (mean, variance) in copies.items():
+            bn = model.get_layer(name)
+            for held, value in ((bn.moving_mean, mean), (bn.moving_variance, variance)):
+                other = held.numpy()
+                other[-1] = value
+                variables[id(held)] = (held.value, tf.constant(other))
+        return model
+
+    return make
+
+
+def test_each_replica_takes_its_part_of_a_batch(on):
+    model = on(stack({}, {"synchronized": True}), 4)
+    (each,) = told("replica-batch", model, batch_size=64)
+    assert (each.level, each.layer) == ("note", "")
+    assert each.evidence == (
+        "The model trains on 4 replicas, and bn1 is not synchronized: each replica normalizes by "
+        "16 of 64 rows."
+    )
+    assert each.repair == (
+        "Build with BatchNormalization(synchronized=True), or give each replica more rows; "
+        "recalibrate(model, x_train) then gives all replicas the same statistics."
+    )
+    (each,) = told("replica-batch", model, batch_size=28)  # 7 rows for each
+    assert each.level == "warning"
+    assert "normalizes by 7 of 28 rows." in each.evidence
+    (each,) = told("replica-batch", model)
+    assert (each.level, each.evidence.endswith("each replica normalizes by its own rows.")) == (
+        "note",
+        True,
+    )
+    (each,) = told("batch-of-one", model, batch_size=28)
+    assert each.evidence == (
+        "A batch of 28 gives bn1 7 values per channel on each of 4 replicas (1 position in each "
+        "row)."
+    )
+    assert each.repair.startswith("Build with BatchNormalization(synchronized=True), or use larger")
+    two = on(stack({}, {}), 2)
+    assert "and bn1 and bn2 are not synchronized: each" in evidence("replica-batch", two)[0]
+    assert told("replica-batch", on(stack({}), 1), batch_size=8) == []
+
+
+def test_behind_a_mask_each_replica_counts_by_itself(on):
+    masked = {"synchronized": True}
+    model = chain(
+        layers.Masking(), BN(name="bn1", **masked), BN(name="bn2", **masked), shape=(5, 3)
+    )
+    (each,) = told("replica-batch", on(model, 2), batch_size=8)
+    assert each.evidence == (
+        "The model trains on 2 replicas, and bn1 and bn2 are synchronized to no effect, since they "
+        f"get a mask, with which Keras {keras.__version__} counts on each replica by itself: each "
+        "replica normalizes by 4 of 8 rows."
+    )
+    assert each.repair.startswith("Use LayerNormalization behind the mask, which takes each")
+    model.get_layer("bn1").synchronized = False
+    (each,) = told("replica-batch", model, batch_size=8)
+    assert "replicas, and bn1 is not synchronized and bn2 is synchronized to no" in each.evidence
+    assert "no effect, since it gets a mask" in each.evidence
+    assert each.repair.startswith(
+        "Build with BatchNormalization(synchronized=True), use LayerNormalization behind a mask, or"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "says"),
+    [
+        (9, 0, "Of each batch of 9 rows, 1 of 4 replicas gets none"),
+        (5, 0, "Of each batch of 5 rows, 1 of 4 replicas gets none"),
+        (2, 0, "Of each batch of 2 rows, 2 of 4 replicas get none"),
+        (
+            8,
+            1001,
+            "1,001 rows in batches of 8: of the last 1, 3 of 4 replicas get none",
+        ),
+        (
+            8,
+            1003,
+            "1,003 rows in batches of 8: of the last 3, 1 of 4 replicas gets none",
+        ),
+        (8, 1004, None),
+        (8, 1000, None),
+    ],
+)
+def test_a_replica_that_gets_no_rows_is_told(on, batch, size, says):
+    given = {"batch_size": batch, "train_size": size or None}
+    found = told("replica-batch", on(stack({}, {}), 4), **given)
+    errors = [each.evidence for each in found if each.level == "error"]
+    assert len(found) == len(errors) + 1
+    assert errors == ([f"{says}, and bn1 and bn2 are not synchronized."] if says else [])
+
+
+def test_replicas_are_apart_by_their_farthest_layer(on):
+    frozen = {"trainable": False, "epsilon": 0.0}
+    model = on(stack({}, frozen, frozen, frozen), 2, bn2=(0.25, 1.0), bn3=(0.4, 1.5))
+    _, each = told("replica-batch", model, batch_size=64)
+    assert (each.level, each.layer) == ("note", "bn3")
+    assert each.evidence == (
+        "The model runs on 2 replicas. Their moving statistics differ by up to 0.4 sd in the mean "
+        "and by a factor of 1.5 in the variance (bn3)."
+    )
+    assert each.repair == (
+        "recalibrate(model, x_train, layers=['bn2', 'bn3']) gives all replicas the same statistics."
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "level"),
+    [
+        (0.0, 1.005, None),
+        (0.005, 1.0, None),
+        (0.02, 1.0, "note"),
+        (0.0, 1.02, "note"),
+        (0.0, 0.98, "note"),
+        (0.5, 1.0, "note"),
+        (0.75, 1.0, "warning"),
+        (0.0, 2.0, "note"),
+        (0.0, 2.5, "warning"),
+        (0.0, 0.4, "warning"),
+    ],
+)
+def test_how_far_apart_replicas_may_be(on, mean, variance, level):
+    bn = {"trainable": False, "epsilon": 0.0}
+    found = told("replica-batch", on(stack(bn), 2, bn1=(mean, variance)))
+    assert [each.level for each in found] == ([level] if level else [])
+    trained = told("replica-batch", on(stack({"epsilon": 0.0}), 2, bn1=(mean, variance)))
+    (each,) = trained
+    assert each.level == (level or "note")
+    assert "Their moving statistics differ by up to " in each.evidence
+
+
+# A sick model beside a sound one
+
+
+def alongside(model, shape=(6,)):
+    """A model with a sound one in front of it, that shares nothing with it."""
+    sound = chain(
+        layers.Dense(5, use_bias=False, name="sound_dense"),
+        BN(name="sound_bn", momentum=0.9),
+        layers.ReLU(name="sound_relu"),
+        layers.Dense(3, name="sound_head"),
+        shape=shape,
+    )
+    sound.get_layer("sound_bn").moving_mean.assign(np.full(5, 0.125))
+    both = keras.Model([*sound.inputs, *model.inputs], [*sound.outputs, *model.outputs])
+    if model.compiled:
+        both.compile(model.optimizer, [None, model.loss])
+    return both, sound
+
+
+#: Rules that say one thing of all layers together, or that training must show.
+OF_ALL = ("decayed-gamma-beta", "few-updates", "never-updated")
+OF_THE_GRAPH = {
+    each.build.__name__: each
+    for each in (*of_settings.trial.all, *of_structure.trial.all)
+    if each.kind == "sick" and each.level and each.rule not in OF_ALL
+}
+
+
+@pytest.mark.parametrize("each", OF_THE_GRAPH.values(), ids=OF_THE_GRAPH)
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.filterwarnings("ignore:.*was passed an input with a mask")
+def test_a_fault_is_found_beside_a_sound_model_too(each):
+    keras.utils.set_random_seed(0)
+    model, given = each.build()
+    if "data" in given:
+        given = {} if each.rule == "lost-mask" else pytest.skip("of its data")
+    if getattr(model, "inputs", None) is None:
+        pytest.skip("a subclass")
+    both, _ = alongside(model)
+    alone, beside = (
+        [(found.level, found.layer) for found in told(each.rule, one, **given)]
+        for one in (model, both)
+    )
+    assert [found for found in beside if found[1] != "sound_bn"] == alone
