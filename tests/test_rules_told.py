@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import test_rules_settings as of_settings
 import test_rules_structure as of_structure
-from doctor_trials import BN, chain, layers, rows, told
+from doctor_trials import BN, Case, chain, fitted, layers, rows, told
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.rules import settings
@@ -683,3 +683,473 @@ def test_a_fault_is_found_beside_a_sound_model_too(each):
         for one in (model, both)
     )
     assert [found for found in beside if found[1] != "sound_bn"] == alone
+
+
+# The graph
+
+
+def test_what_stands_at_the_output_is_told_with_its_loss_and_shape():
+    def output(*after, loss=None, width=2, **bn):
+        model = chain(layers.Dense(width), BN(name="bn", **bn), *after, shape=(4,), loss=loss)
+        return told("output-bn", model)
+
+    softmax = layers.Activation("softmax")
+    (each,) = output(softmax)
+    assert (each.level, each.layer) == ("warning", "bn")
+    assert each.evidence == (
+        "bn stands straight before the softmax of the output: nothing but its own gamma and beta "
+        "sets the scale of the softmax."
+    )
+    for bn, own in (({"scale": False}, "beta"), ({"center": False}, "gamma")):
+        assert f"nothing but its own {own} sets the" in output(softmax, **bn)[0].evidence
+    neither = output(softmax, scale=False, center=False)
+    assert "nothing but its own normalization sets the scale" in neither[0].evidence
+    (each,) = output(loss="mse")
+    assert (each.level, each.evidence) == (
+        "warning",
+        "bn is the last before an output of shape (None, 2) under the loss MeanSquaredError: over "
+        "each batch of training what it gives has mean beta and spread gamma.",
+    )
+    (each,) = output(layers.Activation("tanh"), width=1)
+    assert (each.level, each.evidence) == (
+        "warning",
+        "bn stands straight before the tanh of an output of shape (None, 1): over each batch of "
+        "training what it gives has mean beta and spread gamma.",
+    )
+    (each,) = output(loss="cosine_similarity")
+    assert (each.level, each.evidence) == (
+        "note",
+        "bn gives the output of shape (None, 2), with no layer with weights behind it.",
+    )
+    assert each.repair == "If the output is a prediction, take bn out."
+    assert output(layers.ReLU()) == output(layers.Dense(1)) == output(trainable=False) == []
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.MeanSquaredError,
+        keras.losses.MeanAbsoluteError,
+        keras.losses.MeanAbsolutePercentageError,
+        keras.losses.MeanSquaredLogarithmicError,
+        keras.losses.Huber,
+        keras.losses.LogCosh,
+        keras.losses.Poisson,
+        keras.losses.BinaryCrossentropy,
+        keras.losses.BinaryFocalCrossentropy,
+        keras.losses.CategoricalCrossentropy,
+        keras.losses.CategoricalFocalCrossentropy,
+        keras.losses.SparseCategoricalCrossentropy,
+        keras.losses.KLDivergence,
+        keras.losses.Hinge,
+        keras.losses.SquaredHinge,
+        keras.losses.CategoricalHinge,
+    ],
+)
+def test_no_loss_of_predictions_wants_a_normalized_output(loss):
+    model = chain(layers.Dense(3), BN(name="bn"), loss=loss())
+    (each,) = told("output-bn", model)
+    assert (each.level, loss.__name__ in each.evidence) == ("warning", True)
+
+
+def test_biases_that_do_nothing_are_counted_where_they_stand():
+    def base(*units, name="base"):
+        stack = [part for n in units for part in (layers.Dense(n, name=f"d{n}"), BN())]
+        return chain(*stack, name=name, shape=(4,))
+
+    (each,) = told("dead-bias", chain(base(1), layers.Dense(1), shape=(4,)))
+    assert (each.layer, each.evidence) == (
+        "base/d1",
+        "1 bias of base/d1 feeds batch normalization and nothing else: the gradient of the loss is "
+        "zero.",
+    )
+    model = chain(base(2, 3), layers.Dense(5, name="d5"), BN(), layers.Dense(1), shape=(4,))
+    both, last = told("dead-bias", model)
+    assert (both.layer, both.evidence) == (
+        "base",
+        "5 biases of base/d2 and base/d3 feed batch normalization and nothing else: the gradient "
+        "of the loss is zero.",
+    )
+    assert (last.layer, last.evidence.startswith("5 biases of d5 feed batch norm")) == ("d5", True)
+
+
+def test_a_bias_that_something_else_reads_is_not_dead():
+    inputs = keras.Input((4,))
+    dense = layers.Dense(3)
+    as_output = keras.Model(inputs, [dense(inputs), BN()(dense(inputs))])
+    assert told("dead-bias", as_output) == []
+    frozen = chain(layers.Dense(3, trainable=False), BN(), shape=(4,))
+    assert told("dead-bias", frozen) == []
+    bent = chain(layers.Dense(3, activation="tanh"), BN(), shape=(4,))
+    assert told("dead-bias", bent) == []
+    other_axis = chain(layers.Conv1D(3, 2), BN(axis=1), shape=(5, 4))
+    assert told("dead-bias", other_axis) == []
+    twice = keras.Input((4,))
+    one, two = BN(), BN()
+    read = dense(twice)
+    (each,) = told("dead-bias", keras.Model(twice, layers.Add()([one(read), two(read)])))
+    assert each.evidence.startswith("3 biases of ")
+
+
+def test_which_activations_stand_before_batch_normalization():
+    model = chain(
+        layers.Dense(4, activation="tanh"),
+        BN(name="one"),
+        layers.Dense(4),
+        layers.ReLU(),
+        layers.Dropout(0.1),
+        BN(name="two"),
+        layers.Dense(4),
+        BN(name="three"),
+    )
+    (each,) = told("after-activation", model)
+    assert (each.level, each.layer) == ("note", "")
+    assert each.evidence == (
+        "2 of 3 batch normalization layers come after an activation (relu and tanh): one and two."
+    )
+    (each,) = told("after-activation", chain(layers.Dense(4, "relu"), BN(name="bn")))
+    assert (each.layer, each.evidence) == (
+        "bn",
+        "1 of 1 batch normalization layer comes after an activation (relu): bn.",
+    )
+    assert told("after-activation", chain(layers.Dense(4), BN(), BN())) == []
+
+
+def test_an_axis_is_told_with_the_one_that_it_should_be():
+    conv = layers.Conv2D(4, 3, name="conv")
+    (each,) = told("wrong-axis", chain(conv, layers.ReLU(), BN(axis=2, name="bn"), shape=(8, 9, 3)))
+    assert (each.level, each.layer) == ("error", "bn")
+    assert each.evidence == (
+        "bn normalizes axis 2 of (None, 6, 7, 4), a spatial axis: it keeps 7 sets of statistics "
+        "where conv keeps 4 channels on axis -1."
+    )
+    assert each.repair == "Build it as BatchNormalization(axis=-1) and train it anew."
+    conv = layers.Conv1D(4, 3, name="conv")
+    (each,) = told("wrong-axis", chain(conv, BN(axis=1, name="bn"), shape=(3, 1)))
+    assert (each.level, each.evidence) == (
+        "error",
+        "bn normalizes axis 1 of (None, 1, 4), the time axis: it keeps 1 set of statistics where "
+        "conv keeps 4 channels on axis -1.",
+    )
+    recurrent = layers.LSTM(1, return_sequences=True, name="lstm")
+    (each,) = told("wrong-axis", chain(recurrent, BN(axis=1, name="bn"), shape=(3, 1)))
+    assert (each.level, each.evidence) == (
+        "warning",
+        "bn normalizes axis 1 of (None, 3, 1), the time axis: it keeps 3 sets of statistics where "
+        "lstm keeps 1 channel on axis -1.",
+    )
+
+
+def test_layers_that_were_told_to_stand_still_are_counted(monkeypatch):
+    monkeypatch.setattr(Case, "keras_obeys_recorded_training", False)
+    base = stack({}, {}, name="base")
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, BN(name="bn")(base(inputs, training=False)))
+    (each,) = told("ignored-training-argument", model)
+    assert (each.level, each.layer) == ("error", "base")
+    assert each.evidence == (
+        "2 trainable batch normalization layers (base/bn1 and base/bn2) were called with "
+        f"training=False when the model was built; Keras {keras.__version__} drops that in fit, as "
+        "an experiment has just shown."
+    )
+    assert each.repair == (
+        "Set trainable = False on base/bn1 and base/bn2 and compile the model again. "
+        "freeze_bn(model) would also freeze bn."
+    )
+    base.get_layer("bn1").trainable = False
+    (each,) = told("ignored-training-argument", model)
+    assert each.layer == "base/bn2"
+    assert each.evidence.startswith("1 trainable batch normalization layer (base/bn2) was called")
+    monkeypatch.setattr(Case, "keras_obeys_recorded_training", True)
+    assert told("ignored-training-argument", model) == []
+
+
+def test_layers_that_always_train_are_told_with_what_calls_them():
+    inputs = keras.Input((8,))
+    base = stack({}, {}, name="base")
+    model = keras.Model(inputs, BN(name="bn")(base(inputs, training=True)))
+    (each,) = told("always-training", model)
+    assert each.layer == "base"
+    start = "base/bn1 and base/bn2 are called with training=True, whatever the model is told: "
+    assert each.evidence.startswith(start)
+    base.get_layer("bn2").trainable = False
+    (each,) = told("always-training", model)
+    assert each.layer == "base/bn1"
+    assert each.evidence.startswith("base/bn1 is called with training=True, whatever the model is")
+    assert "freeze_bn(model) would also freeze bn." in each.repair
+    assert told("always-training", stack({}, {})) == []
+
+
+def test_a_row_by_itself_is_told_with_how_far_it_is_off():
+    class Always(BN):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=True, mask=mask)
+
+    model = chain(BN(name="sound"), Always(name="bn"), shape=(4,))
+    x = np.tile([[-1.0], [1.0]], (8, 4)).astype("float32")
+    (each,) = told("always-training", model, x)
+    assert (each.level, each.layer) == ("error", "bn")
+    assert each.evidence == (  # alone each row is all zeros, together plus or minus one
+        "bn is made by Always.call to follow the batch, whatever the model is told: predict and "
+        "evaluate normalize by the batch at hand and overwrite the moving statistics; the outputs "
+        "for 8 rows one by one are 1 sd away from those in one batch."
+    )
+    assert each.why.endswith("For a row by itself bn gives beta whatever the input.")
+    assert each.repair.startswith("Let Always.call hand on the training that it is given, build")
+    wide = chain(layers.Conv1D(4, 1), Always(name="bn"), shape=(6, 4))
+    (each,) = told("always-training", wide)
+    assert each.level == "warning"
+    assert "For a row" not in each.why
+
+
+@pytest.mark.filterwarnings("ignore:.*was passed an input with a mask")
+def test_a_mask_is_told_with_who_made_and_who_lost_it():
+    def sequences(steps):
+        x = np.ones((16, 10, 3), "float32")
+        x[:, steps:] = 0
+        return x
+
+    masking, conv = layers.Masking(name="mask"), layers.Conv1D(4, 3, padding="same", name="conv")
+    model = chain(masking, BN(name="before"), conv, BN(name="bn"), BN(name="next"), shape=(10, 3))
+    first, second = told("lost-mask", model, sequences(6))
+    assert (first.level, first.layer, second.layer) == ("warning", "bn", "next")
+    assert first.evidence == (
+        "The mask of mask ends at conv (Conv1D), so bn takes padded positions into its mean and "
+        "variance (40% of the positions are padding)."
+    )
+    assert first.repair == (
+        "Give the mask by hand, bn(x, mask=mask), or put bn before conv; LayerNormalization takes "
+        "each position by itself."
+    )
+    (first, _) = told("lost-mask", model)
+    assert (first.level, first.evidence.endswith("into its mean and variance.")) == ("note", True)
+    little = np.concatenate([sequences(9)] + [sequences(10)] * 9)  # one in a hundred
+    levels = [each.level for each in told("lost-mask", model, little)]
+    assert levels == ["note", "note"]
+    assert told("lost-mask", model, sequences(10)) == []
+    model.get_layer("bn").trainable = False
+    assert [each.layer for each in told("lost-mask", model, sequences(6))] == ["next"]
+
+
+# A training step
+
+
+def test_a_model_frozen_as_in_a_gan_is_told_for_both_purposes():
+    model = fitted(stack({}, {}, loss="mse"))
+    model.trainable = False
+    (each,) = told("stale-compile", model)
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence == (
+        "5 layers (dense1, bn1, dense2 and 2 more): trainable=False, yet the next step of fit "
+        "changes beta, bias, gamma, kernel and moving statistics."
+    )
+    assert each.repair == (
+        "If they are meant to stand still for another model only, as the discriminator of a GAN is "
+        "frozen in the combined model and learns by itself: keep it so. If they are meant to stand "
+        "still here: compile the model again."
+    )
+    model.trainable = True
+    model.get_layer("bn2").trainable = False
+    (each,) = told("stale-compile", model)
+    assert (each.level, each.layer, each.repair) == ("error", "bn2", "Compile the model again.")
+    assert each.evidence == (
+        "1 layer (bn2): trainable=False, yet the next step of fit changes beta, gamma and moving "
+        "statistics."
+    )
+
+
+def test_layers_that_sleep_are_told_with_what_stands_still():
+    model = stack({}, {}, loss="mse")
+    model.get_layer("bn1").trainable = False
+    fitted(model).get_layer("bn1").trainable = True
+    (each,) = told("stale-compile", model)
+    assert (each.level, each.layer) == ("error", "bn1")
+    assert each.evidence == (
+        "1 layer (bn1): trainable=True, yet the next step of fit does not change beta, gamma and "
+        "moving statistics."
+    )
+    assert each.repair == (
+        "Compile the model again, with a new optimizer: the old one knows the weights of then."
+    )
+    model.compile("sgd", "mse")
+    model.get_layer("head").trainable = model.get_layer("bn2").trainable = False
+    model.get_layer("relu2").trainable = True
+    fitted(model).get_layer("head").trainable = True
+    (each,) = told("stale-compile", model)
+    assert (each.level, each.layer) == ("warning", "head")
+    assert each.repair.startswith("If they are meant to learn for another model only, as the")
+    assert each.repair.endswith(
+        "If they are meant to learn here: compile the model again, with a "
+        "new optimizer: the old one knows the weights of then."
+    )
+
+
+def test_what_predict_and_evaluate_keep_is_told_by_name():
+    class Always(BN):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=True, mask=mask)
+
+    model = chain(Always(name="bn"), layers.Dense(1), loss="mse", shape=(4,))
+    model.predict(rows(8, 4), verbose=0)
+    model.get_layer("bn").trainable = False
+    (each,) = [e for e in told("stale-compile", model) if "overwrite" in e.evidence]
+    assert (each.level, each.layer) == ("error", "bn")
+    assert each.evidence == (
+        "1 layer (bn): trainable=False, yet predict would still normalize by the batch and "
+        "overwrite the moving statistics."
+    )
+    assert each.why == "predict keeps what was traced before the flag was changed."
+    model.get_layer("bn").trainable = True
+    model.evaluate(rows(8, 4), rows(8, 1), verbose=0)
+    model.get_layer("bn").trainable = False
+    (each,) = [e for e in told("stale-compile", model) if "overwrite" in e.evidence]
+    assert "yet evaluate and predict would still normalize" in each.evidence
+    assert each.why == "evaluate and predict keep what was traced before the flag was changed."
+
+
+def test_a_model_in_which_nothing_trains_is_told_with_what_is_frozen():
+    model = stack({}, loss="mse")
+    model.trainable = False
+    model.compile("sgd", "mse")
+    (each,) = told("nothing-trains", model)
+    assert (each.level, each.layer) == ("note", "")
+    assert each.evidence == (
+        "The model is compiled, yet all its 5 trainable weights are frozen, and a training step "
+        "changes no moving statistic either."
+    )
+    assert each.why == "fit would run and change nothing."
+
+
+def test_what_moves_between_frozen_weights_is_told_by_name():
+    def around(*bn, **options):
+        model = stack(*bn, loss="mse", **options)
+        for layer in model.layers:
+            layer.trainable = layer.name.startswith("bn")
+        return model
+
+    model = around({}, {})
+    model.get_layer("head").trainable = True
+    model.compile("sgd", "mse")
+    (each,) = told("frozen-but-learning", model)
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence == (
+        "All weights around 2 layers (bn1 and bn2) are frozen, yet a training step changes the "
+        "moving statistics, gamma and beta of these layers."
+    )
+    assert each.repair == (
+        "Call freeze_bn(model): it sets trainable=False, has fit, evaluate and predict traced "
+        "anew, and proves it. If you adapt batch normalization on purpose, leave it."
+    )
+    (each,) = told("frozen-but-learning", around({"center": False}))
+    assert (each.level, each.layer) == ("note", "bn1")
+    assert each.evidence == (
+        "All weights around 1 layer (bn1) are frozen, yet a training step changes the moving "
+        "statistics and gamma of this layer."
+    )
+    assert each.why == "Nothing but batch normalization trains here; that can be a method."
+
+
+def test_frozen_parameters_are_no_frozen_statistics():
+    model = stack({}, {}, loss="mse")
+    for variable in model.get_layer("bn2").trainable_variables:
+        variable.trainable = False
+    (each,) = told("frozen-but-learning", model)
+    assert (each.level, each.layer) == ("warning", "bn2")
+    assert each.evidence == (
+        "gamma and beta of 1 layer (bn2) are frozen, yet a training step moves their moving "
+        "statistics."
+    )
+    assert each.repair == (
+        "Set trainable = False on bn2 and compile the model again. freeze_bn(model) would also "
+        "freeze bn1."
+    )
+
+
+def test_a_layer_that_learns_though_it_is_frozen_is_told_with_its_type():
+    class Stubborn(BN):
+        def call(self, inputs, training=None, mask=None):
+            if training:
+                self.moving_mean.assign_add(tf.ones_like(self.moving_mean))
+            return super().call(inputs, training=False, mask=mask)
+
+    model = chain(
+        BN(name="sound"), Stubborn(name="bn", trainable=False), layers.Dense(1), loss="mse"
+    )
+    (each,) = told("frozen-but-learning", model)
+    assert (each.level, each.layer) == ("error", "bn")
+    assert each.evidence == (
+        "1 layer (bn): trainable=False, yet a training step changes moving statistics."
+    )
+    assert each.repair.startswith("Let Stubborn ask self.trainable before it follows the batch")
+
+
+def test_a_step_that_forgets_is_told_with_what_it_trains():
+    class Forgetful(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return {"loss": loss}
+
+    inputs = keras.Input((4,))
+    bn, frozen = BN(name="bn", scale=False), BN(name="frozen", trainable=False)
+    model = Forgetful(inputs, layers.Dense(1)(frozen(bn(inputs))))
+    model.compile("sgd", "mse")
+    (each,) = [each for each in told("never-updated", model) if each.level == "error"]
+    assert each.layer == "bn"
+    assert each.evidence == (
+        "A training step trains beta of bn but leaves its moving statistics as they are "
+        "(train_step of the compiled model)."
+    )
+    assert each.repair == "Call self(x, training=True) in train_step, and train again."
+
+
+def test_layers_whose_own_call_stands_still_are_told_together():
+    class Fixed(BN):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=False, mask=mask)
+
+    class AlsoFixed(Fixed):
+        pass
+
+    model = chain(
+        BN(name="sound"), Fixed(name="one"), AlsoFixed(name="two"), layers.Dense(1), loss="mse"
+    )
+    for layer in model.layers[:3]:
+        layer.moving_mean.assign(np.full(8, 0.5))
+    (each,) = told("never-updated", model)
+    assert (each.level, each.layer) == ("note", "")
+    assert each.evidence == (
+        "A training step trains gamma and beta of 2 layers (one and two), whose own call "
+        "(AlsoFixed.call and Fixed.call) leaves the moving statistics as they are."
+    )
+
+
+def test_a_part_that_a_step_only_calls_is_told_by_name():
+    class Distiller(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.teacher = chain(BN(name="bn1"), BN(name="bn2"), layers.Dense(1), name="teacher")
+            self.student = chain(BN(name="bn"), layers.Dense(1), name="student")
+
+        def train_step(self, data):
+            x, _ = data
+            wanted = self.teacher(x, training=True)
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self.student(x, training=True) - wanted) ** 2)
+            weights = self.student.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    model = Distiller()
+    model.compile("sgd")
+    data = rows(8), rows(8, 1)
+    (each,) = told("frozen-but-learning", model, data)
+    assert (each.level, each.layer) == ("warning", "teacher")
+    assert each.evidence == (
+        "A training step trains no weight of model.teacher, yet it moves the moving statistics of "
+        "2 layers in it (teacher/bn1 and teacher/bn2)."
+    )
+    assert each.repair.startswith("If model.teacher is to stay as it is, as a teacher, call it")
