@@ -330,6 +330,33 @@ def test_numbers_of_any_kind_are_written_and_read(tmp_path):
     assert found["counts"].dtype == np.uint8
 
 
+def test_half_of_the_runs_have_to_be_close_and_one_at_the_edge_may_end_as_it_will():
+    labels = {"rate": [1, 2, 3], "step": [1, 2]}
+    old = xr.DataArray([[0.1, 0.9], [0.1, 0.8], [0.1, 0.1]], labels, ("rate", "step"), "accuracy")
+    flips, worse = old.copy(), old - 0.05
+    flips[2, 1] = 0.9
+    for tolerance in (Tolerance(typical=0.03), Tolerance(close=0.01, steps=1, typical=0.03)):
+        assert list(tolerance.differences(old, old)) == []
+        assert list(tolerance.differences(old, flips)) == []
+        assert list(tolerance.differences(old, old.where(old != 0.9, np.nan))) == []
+        said = list(tolerance.differences(old, worse))[-1]
+        assert (
+            said == "accuracy: expected half of the numbers up to 0.03 apart, got a median of 0.05"
+        )
+    assert list(Tolerance(mean=0.03).differences(old, flips))
+    lost = old.where(old["rate"] == 1, np.nan)
+    assert list(Tolerance(typical=0.03).differences(lost, lost)) == []
+    assert "median of inf" in next(Tolerance(typical=0.03).differences(old, lost))
+
+
+def test_an_infinite_number_on_record_allows_no_other():
+    old = xr.DataArray([1.0, np.inf], {"step": [1, 2]}, ("step",), "loss")
+    tolerance = Tolerance(close=0.1, relative=0.1)
+    assert list(tolerance.differences(old, old)) == []
+    assert list(tolerance.differences(old, old.where(old < 2, 7.0)))
+    assert list(tolerance.differences(old.where(old < 2, 7.0), old))
+
+
 def test_small_whole_numbers_are_compared_without_wrapping_around():
     old = xr.DataArray(np.array([3, 5], "uint8"), {"step": [1, 2]}, ("step",), "count")
     assert list(Tolerance(close=1).differences(old, old + np.uint8(1))) == []

@@ -627,7 +627,7 @@ HYPOTHESES = {
 # Large rates magnify the last digit of a number tenfold every few steps, and in that processors
 # differ: only the first steps are compared singly.
 _CURVE = {
-    "accuracy": Tolerance(close=0.02, steps=20, mean=0.02),
+    "accuracy": Tolerance(close=0.02, steps=20, typical=0.02),
     "loss": Tolerance(close=0.02, relative=0.02, steps=10),
     "path": Tolerance(mean=0.5, relative=0.25),
 }
@@ -732,7 +732,7 @@ STUDIES = (
         together=["initial_scale", "learning_rate"],
         fixed={"steps": 400, "batch_size": 60},
         tolerances={
-            "accuracy": Tolerance(mean=0.02),
+            "accuracy": Tolerance(typical=0.02),
             "loss": _EARLY,
         },
         overlap=DIGITS_OVERLAP,
@@ -755,7 +755,7 @@ STUDIES = (
         together=["learning_rate"],
         fixed={"times": tuple(recorded_steps(600)[1:]), "batch_size": 32},
         tolerances={
-            "accuracy": Tolerance(mean=0.06),  # few runs, of which some are at the edge of training
+            "accuracy": Tolerance(typical=0.02),
             "loss": Tolerance(close=0.02, relative=0.02),
         },
         overlap=DIGITS_OVERLAP,
@@ -779,7 +779,7 @@ STUDIES = (
         together=["learning_rate"],
         fixed={"times": (400, 800), "batch_size": 32},
         tolerances={
-            "accuracy": Tolerance(mean=0.06),  # few runs, of which some are at the edge of training
+            "accuracy": Tolerance(typical=0.02),
             "loss": Tolerance(close=0.02, relative=0.02),
         },
         overlap=DIGITS_OVERLAP,
@@ -798,7 +798,7 @@ STUDIES = (
         },
         together=["hidden_scale", "output_scale", "learning_rate"],
         fixed={"steps": 400, "batch_size": 60},
-        tolerances={"accuracy": Tolerance(mean=0.02), "loss": _EARLY},
+        tolerances={"accuracy": Tolerance(typical=0.02), "loss": _EARLY},
         overlap=DIGITS_OVERLAP,
         changes=(
             "After a first record: half of the choices stood at an end of the rates, so three "

@@ -138,7 +138,7 @@ HYPOTHESES = {
 }
 
 _TOLERANCES = {
-    "accuracy": Tolerance(mean=0.03),
+    "accuracy": Tolerance(typical=0.03),
     "loss": Tolerance(close=2e-3, relative=1e-2, steps=3),
 }
 _PILOT = (
