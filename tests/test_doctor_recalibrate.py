@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bnutils._keras import keras, tf
 from bnutils.doctor import before_after, layerwise
 from bnutils.doctor.graph import batch_norms, layer_paths
-from bnutils.doctor.moments import Moments
+from bnutils.doctor.moments import Moments, channel_moments
 from bnutils.doctor.probe import Probe
 from bnutils.doctor.recalibrate import Moved, Recalibration, recalibrate
 from bnutils.doctor.subject import Subject
@@ -154,6 +154,23 @@ def test_a_mean_far_from_zero_costs_no_digits(shape):
     flat = x.astype("float64").reshape(-1, 3)
     np.testing.assert_allclose(whole.mean, flat.mean(0), rtol=0, atol=1e-6)
     np.testing.assert_allclose(whole.variance, flat.var(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_channels_far_apart_cost_each_other_no_digits(masked, axis):
+    x = rng().normal([1e4, 0, -1e5], [1, 0.01, 1], (64, 20, 3)).astype("float32")
+    x = np.moveaxis(x, -1, axis)
+    mask = rng(1).random(x.shape[:-1]) < 0.7 if masked else None
+    seen = [each.numpy() for each in channel_moments(tf.constant(x), mask, axis)]
+    for channel, values in enumerate(np.moveaxis(x.astype("float64"), axis, 0)):
+        if masked:  # it stands for all but the last axis, wherever the channels are
+            kept = np.moveaxis(np.broadcast_to(mask[..., None], x.shape), axis, 0)[channel]
+            values = values[kept]
+        count, mean, variance = (each[channel] for each in seen)
+        assert count == values.size
+        assert mean == pytest.approx(values.mean(), rel=1e-9, abs=1e-7)
+        assert variance == pytest.approx(values.var(), rel=2e-6)
 
 
 def test_masked_steps_do_not_count():
@@ -898,7 +915,9 @@ def test_a_bar_is_shown_only_if_asked_for(progress, shown, capsys):
 @pytest.mark.parametrize("method", ["layerwise", "one-pass"])
 def test_a_bar_knows_where_it_ends(method, capsys):
     recalibrate(stack(), X, method=method, batch_size=8, progress=True)
-    done, of = re.findall(r"(\d+)/(\d+)", capsys.readouterr().err)[-1]
+    shown = capsys.readouterr().err
+    assert shown.strip().startswith("recalibrate: ")
+    done, of = re.findall(r"(\d+)/(\d+)", shown)[-1]
     assert done == of
     assert int(of) >= ROWS // 8
 
