@@ -206,6 +206,18 @@ def test_p_of_what_is_exact(value, p):
     assert Finding("x", exact(value), null=1).p_value == p
 
 
+@pytest.mark.parametrize(
+    ("value", "claimed", "p"),
+    [
+        *((0, "below", 0), (1, "below", 1), (2, "below", 0)),
+        *((1, "within", 0), (1.4, "within", 0), (1.5, "within", 1), (0.4, "within", 0)),
+    ],
+)
+def test_p_of_what_is_exact_is_that_of_its_outcome(value, claimed, p):
+    margin = 0.5 if claimed == "within" else None
+    assert Finding("x", exact(value), claimed, margin, null=1, reason=WHY).p_value == p
+
+
 # --- the common correction ---
 
 
@@ -696,6 +708,14 @@ def test_the_source_is_named_in_a_sentence(said_by, opening, work):
     assert f"{name} {said_by} [ioffe2015]" in text
 
 
+def test_findings_stand_in_a_list_of_their_own_in_the_card():
+    html = claim(secondary=[FLAT, CERTAIN])._repr_mimebundle_()["text/html"]
+    start = html.index('<ul class="bn-claim-findings"><li ')
+    assert html.count("<li ") == 2
+    assert '</li><li data-outcome="' in html[start:]
+    assert "</li></ul>" in html[start:]
+
+
 def test_a_warning_names_all_arms_whose_choices_are_at_an_end():
     choice = {"learning_rate": {"value": 3.0, "share": 0.9, "edge": True}}
     result = claim(chosen={"no BN": choice, "BN": choice, "group norm": choice})
@@ -801,6 +821,8 @@ def test_an_outcome_comes_back_where_rounding_moves_an_end_onto_the_bound(null):
         (0.1234, ".1%", 0.0005),
         (123.4, ".3g", 0.5),
         (0.01234, ".3g", 0.00005),
+        (123.4, ".0g", 50),
+        (123.4, ".1g", 50),
         (123.4, ".2e", 0.5),
         (0.0, ".3g", 0.0),
         (math.inf, ".3g", 0.0),

@@ -82,6 +82,15 @@ def test_a_choice_at_the_edge_of_its_grid_is_flagged(best, edge):
     assert ("*" in chosen.table().loc["plain", "rate"]) == edge
 
 
+@pytest.mark.parametrize(
+    ("rates", "edge"), [([0.1, 1.0], True), ([0.1], False), (["low", "high"], False)]
+)
+def test_only_a_grid_of_numbers_has_edges(rates, edge):
+    scores = np.zeros((1, len(rates), 4, 2))
+    chosen = Comparison(record_of(scores, rate=rates), "accuracy", ["rate"]).chosen("plain")
+    assert chosen["rate"]["edge"] is edge
+
+
 def test_gain_at_chosen_and_at_equal_settings():
     scores = np.zeros((2, 2, 3, 2))
     scores[0, 0], scores[0, 1] = 0.5, 0.8  # plain is best at the second rate

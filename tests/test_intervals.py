@@ -13,6 +13,7 @@ from scipy import stats
 from bnutils.evidence import (
     Interval,
     exact,
+    expected_half_width,
     interval,
     paired_difference,
     paired_ratio,
@@ -145,6 +146,9 @@ def test_interval_follows_shift_and_scale(values, shift, scale):
         ([1.0, INF], {}, "got 1 NaN or infinite of 2"),
         (["a", "b"], {}, "expected numbers in values"),
         (np.ma.masked_array([1.0, 2.0], [0, 1]), {}, "expected values without a mask"),
+        ([1.0, 2.0], {"confidence": 0}, "confidence between 0 and 1, got 0"),
+        ([1.0, 2.0], {"confidence": "95%"}, "confidence between 0 and 1, got '95%'"),
+        ([1.7e308, 1.7e308, -1.7e308, -1.7e308] * 4, {}, "sums and squares fit float64"),
         ([1.0, 2.0], {"confidence": 1}, "confidence between 0 and 1, got 1"),
         ([1.0, 2.0], {"confidence": 95}, "confidence between 0 and 1, got 95"),
     ],
@@ -174,6 +178,19 @@ def test_interval_refuses(values, arguments, message):
 def test_an_interval_is_checked(fields, message):
     with pytest.raises(ValueError, match=message):
         Interval(**{"mean": 2.0, "low": 1.0, "high": 3.0, "n": 5, **fields})
+
+
+def test_the_width_to_expect_is_that_of_interval():
+    values = np.random.default_rng(0).normal(size=12)
+    sd = values.std(ddof=1)
+    assert expected_half_width(sd, 12) == pytest.approx(interval(values).half_width)
+    for options in ({"confidence": 0.5}, {"overlap": 0.25}, {"confidence": 0.9, "overlap": 1.0}):
+        half = interval(values, **options).half_width
+        assert expected_half_width(sd, 12, **options) == pytest.approx(half)
+        assert half != pytest.approx(interval(values).half_width)
+    np.testing.assert_allclose(
+        expected_half_width([sd, 2 * sd], 12)[1], 2 * interval(values).half_width
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,6 +334,8 @@ def test_a_run_that_never_got_there_bounds_the_ratio_from_below():
         (np.ones((2, 2)), [2, 1], 0.5, "steps that increase"),
         (np.ones((2, 2)), [1, 1], 0.5, "steps that increase"),
         (np.ones((2, 2)), [1, 2], NAN, "got NaN"),
+        (np.ones((2, 2)), ["a", "b"], 0.5, "numbers in steps"),
+        ([["a", "b"]], [1, 2], 0.5, "numbers in values"),
         (np.ma.masked_array(np.ones((2, 2))), [1, 2], 0.5, "values without a mask"),
     ],
 )

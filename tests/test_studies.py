@@ -3,13 +3,16 @@
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import date, datetime, timedelta, timezone
 
+import joblib
 import numpy as np
 import pytest
 import xarray as xr
@@ -224,9 +227,51 @@ def test_a_record_has_an_axis_for_each_setting(study, record):
         here = {"arm": settings["arm"], "seed": settings["seed"]}
         np.testing.assert_array_equal(record["score"].sel(here), block(settings)["score"], str(i))
     history = provenance(record)
-    assert history["settings"]["fixed"] == {"factor": 2.0}
+    assert history["settings"] == {
+        "dims": {"arm": ["a", "b"], "size": [1, 5], "seed": [0, 1, 2, 3]},
+        "fixed": {"factor": 2.0},
+        "revision": 1,
+    }
+    assert (history["study"], history["engine"]) == ("tiny", network.REVISION)
     assert isinstance(history["cpu_seconds"], float)
     assert history["overlap"] == 0
+    assert history["versions"]["python"] == platform.python_version()
+    assert history["versions"]["numpy"] == np.__version__
+    assert set(history) == {
+        *("study", "fingerprint", "settings", "engine", "versions", "processor", "date"),
+        *("cpu_seconds", "commit", "margins", "overlap", "changes", "digest"),
+    }
+    assert date.fromisoformat(history["date"]) >= date(2026, 1, 1)
+
+
+KIRITIMATI = timezone(timedelta(hours=14))
+
+
+def test_a_record_is_dated_by_universal_time(study, monkeypatch):
+    class Clock:
+        @staticmethod
+        def now(zone):
+            return datetime(2026, 1, 2, 0, 30, tzinfo=timezone(timedelta(hours=14))).astimezone(
+                zone
+            )
+
+    monkeypatch.setattr(study_module, "datetime", Clock)
+    assert provenance(study.run(workers=1))["date"] == "2026-01-01"
+
+
+def test_a_run_shows_how_many_blocks_are_done_if_asked_to(study, monkeypatch, capsys):
+    monkeypatch.setattr("bnutils.progress.DELAY", 0)
+    study.run(workers=1, progress=False)
+    assert capsys.readouterr().err == ""
+    study.run(workers=1, progress=True)
+    shown = capsys.readouterr().err
+    assert "tiny" in shown
+    assert "block/s" in shown or "s/block" in shown
+
+
+def test_workers_that_give_no_stream_give_the_same_record(study, record):
+    with joblib.parallel_config(backend="multiprocessing"):
+        xr.testing.assert_identical(study.run(workers=2).drop_attrs(), record.drop_attrs())
 
 
 def test_settings_are_kept_as_plain_tuples(study):
@@ -328,6 +373,14 @@ def test_numbers_of_any_kind_are_written_and_read(tmp_path):
     assert digest(found) == digest(numbers)
     assert found["whole"] == 3
     assert found["counts"].dtype == np.uint8
+    swapped = numbers.assign(wide=numbers["wide"].astype(">f8"))
+    assert digest(swapped) == digest(numbers)  # on a processor of the other byte order
+
+
+def test_a_record_may_hold_what_looks_like_a_seal(record, tmp_path):
+    told = record.assign_attrs(note="\nsha256 " + "0" * 64)
+    write(told, tmp_path / "tiny.nc")
+    assert read(tmp_path / "tiny.nc").attrs["note"] == told.attrs["note"]
 
 
 def test_half_of_the_runs_have_to_be_close_and_one_at_the_edge_may_end_as_it_will():
@@ -577,6 +630,22 @@ def test_writing_leaves_nothing_half_done(record, tmp_path, monkeypatch):
 def test_a_check_refuses_the_record_of_other_settings(study, record):
     with pytest.raises(ValueError, match="expected a record of 'tiny' with the fingerprint"):
         study.with_settings(factor=3.0).check(record)
+
+
+def test_a_check_tells_of_each_variable(study):
+    def two(settings, off=0.0):
+        score = block(settings)["score"] + off
+        return xr.Dataset({"score": score, "twice": 2 * score})
+
+    tolerances = dict.fromkeys(["score", "twice"], Tolerance(1e-12))
+    study = replace(study, block=two, tolerances=tolerances)
+    record = study.run(workers=1)
+    assert study.check(record) == []
+    said = replace(study, block=lambda settings: two(settings, 1.0)).check(record)
+    assert [re.search(r"(score|twice): numbers differ", each)[1] for each in said] == [
+        "score",
+        "twice",
+    ]
 
 
 def test_a_check_notices_another_computation(study, record):

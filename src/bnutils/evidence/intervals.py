@@ -231,7 +231,8 @@ def expected_half_width(
         >>> f"{expected_half_width(sd, n=20, overlap=500 / 4000):.3f}"
         '0.014'
     """
-    return stdtrit(n - 1, (1 + confidence) / 2) * sd * math.sqrt(1 / n + overlap)
+    width = stdtrit(n - 1, (1 + confidence) / 2) * math.sqrt(1 / n + overlap)
+    return width * np.asarray(sd, dtype=float)
 
 
 def exact(value: float) -> Interval:
