@@ -235,7 +235,7 @@ def test_bad_data(data, message):
         list(batches(data))
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, "3"])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "3", True, np.True_])
 def test_bad_batch_size(size):
     with pytest.raises(ValueError, match="positive integer"):
         batches(X, size)

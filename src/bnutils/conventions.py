@@ -229,7 +229,7 @@ def _count(count: int | None) -> int | None:
     if count is None:
         return None
     try:
-        whole = operator.index(count)
+        whole = 0 if isinstance(count, (bool, np.bool_)) else operator.index(count)
     except TypeError:
         whole = 0
     if whole < 2:

@@ -567,7 +567,7 @@ def positive_integer(value: Any, name: str = "batch_size") -> int:
         ValueError: if it is no whole number from 1 on.
     """
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = 0
     if number < 1:
