@@ -1,14 +1,19 @@
 """What the rules measure, on rows and losses so plain that the numbers can be told by hand."""
 
+import types
+
 import numpy as np
 import pytest
 from doctor_trials import BN, Case, Subject, chain, layers, rows, told
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.batches import Sample
+from bnutils.doctor.graph import walk
 from bnutils.doctor.moments import Moments
+from bnutils.doctor.outcomes import Decision
 from bnutils.doctor.rules import case as of_case
-from bnutils.doctor.rules import statistics
+from bnutils.doctor.rules import flow, outputs, statistics
+from bnutils.doctor.rules import modes as of_modes
 from bnutils.doctor.rules.alone import alone
 from bnutils.doctor.rules.gaps import Gaps, gaps
 from bnutils.doctor.rules.modes import Modes
@@ -862,3 +867,342 @@ def test_of_few_values_no_spread_is_told():
         layer.build((None, 10))
         layer.kernel.assign(np.full(layer.kernel.shape, 30.0) * np.sign(rows(10, layer.units)))
     assert (retouched(small), retouched(enough)) == (False, True)
+
+
+def losses_of(modes, **runs):
+    """Let some modes have these runs, of 1,234 rows in batches of 32."""
+    sample = types.SimpleNamespace(rows=1234, sizes=(32, 32, 18), y=None)
+    modes._runs = types.SimpleNamespace(sample=sample, **runs)
+    modes.__dict__["decisions"] = [Decision("out", "classes")]
+    modes._assumed = False
+    return modes
+
+
+def test_losses_and_accuracies_of_all_three_ways_stand_in_one_sentence():
+    modes = Given()
+    runs = {
+        "inference": modes.run([4.0, 1.0], [3, 1], out=[1, 0, 1, 0]),
+        "training": modes.run([2.0, 1.0], [3, 1], out=[1, 1, 1, 0]),
+        "pooled": modes.run([1.0, 0.5], [3, 1], out=[1, 1, 1, 1]),
+    }
+    losses_of(modes, **runs)
+    assert Modes.numbers(modes) == (
+        "Accuracy 50.0% with the moving statistics, 75.0% in batches of 32 as in fit; loss 3.25, "
+        "1.75"
+    )
+    whole = Run(runs["training"].rows, None, ({}, {}))
+    for held in (modes._lost, modes._hit):
+        held[whole] = held[runs["training"]]
+    losses_of(modes, **{**runs, "training": whole})
+    assert Modes.numbers(modes) == (
+        "Accuracy 50.0% with the moving statistics, 75.0% in batches of 32 as in fit, 100.0% with "
+        "the statistics of all 1,234 rows as one batch; loss 3.25, 1.75, 0.875"
+    )
+    modes.__dict__["decisions"] *= 2
+    modes._assumed = True
+    assert Modes.numbers(modes).startswith("Accuracy of out 50.0% with the moving statistics, ")
+    assert "75.0% in batches of 32 (assumed: give batch_size if it was" in Modes.numbers(modes)
+    modes._hit = {run: {} for run in modes._hit}
+    assert Modes.numbers(modes).startswith("Loss 3.25 with the moving statistics, 1.75 in batches")
+    assert Modes.numbers(modes).endswith("0.875 with the statistics of all 1,234 rows as one batch")
+
+
+def beside_a_guess(loss, guess, right=None, rows_of_parts=None):
+    """How a run does that has four classes and twelve rows: chance brings a quarter right."""
+    modes = Given()
+    hits = {} if right is None else {"out": [1] * right + [0] * (12 - right)}
+    run = modes.run(loss, rows_of_parts, **hits)
+    losses_of(modes, pooled=Run(np.arange(12), np.zeros((12, 4))))
+    modes.__dict__["guess"] = modes.run(guess, rows_of_parts)
+    return modes.against_guess(run)
+
+
+@pytest.mark.parametrize(
+    ("loss", "right", "better", "worse"),
+    [
+        (0.5, None, True, False),
+        (1.0, None, False, False),
+        (1.25, None, False, False),
+        (1.375, None, False, True),
+        (1.0, 7, False, False),  # 7/12 is within three standard errors, of 1/8 each, of a quarter
+        (1.0, 8, True, False),
+        (2.0, 8, True, False),
+        (2.25, 8, False, True),
+        (1.375, 7, False, True),
+    ],
+)
+def test_a_run_is_held_against_a_guess(loss, right, better, worse):
+    skill = beside_a_guess([loss] * 4, [1.0] * 4, right)
+    assert (skill.better, skill.worse) == (better, worse)
+    assert (skill.loss, skill.fixed) == (loss, 1.0)
+    assert skill.accuracy == ({} if right is None else {"out": right / 12})
+
+
+def test_what_is_not_sure_is_neither_better_nor_worse_than_a_guess():
+    for loss in ([0.1, 1.7, 0.1, 1.7], [0.1, 3.5, 0.1, 3.5]):
+        skill = beside_a_guess(loss, [1.0] * 4)
+        assert (skill.better, skill.worse) == (False, False)
+    skill = beside_a_guess([3.0, 1.0], [2.0, 1.0], rows_of_parts=[1, 3])
+    assert (skill.loss, skill.fixed) == (1.5, 1.25)
+
+
+def guess_of(*stack, loss, y):
+    case = Case(Subject(chain(BN(), *stack, loss=loss, shape=(4,))), (rows(16, 4), y))
+    return case.modes.guess
+
+
+def test_a_guess_does_not_look_at_the_rows():
+    y = np.arange(16) % 4
+    softmax = guess_of(layers.Dense(4, "softmax"), loss="sparse_categorical_crossentropy", y=y)
+    assert np.array_equal(softmax.outputs, np.full((16, 4), 0.25, "float32"))
+    logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert np.array_equal(guess_of(layers.Dense(4), loss=logits, y=y).outputs, np.zeros((16, 4)))
+    sigmoid = guess_of(layers.Dense(1, "sigmoid"), loss="binary_crossentropy", y=y[:, None] % 2)
+    assert np.array_equal(sigmoid.outputs, np.full((16, 1), 0.5))
+    targets = np.stack([y, 10.0 * y], axis=1)
+    values = guess_of(layers.Dense(2), loss="mse", y=targets)
+    assert np.array_equal(values.outputs, np.tile([1.5, 15.0], (16, 1)))
+    steps = layers.RepeatVector(5), layers.Dense(2)
+    in_time = guess_of(
+        *steps, loss="mse", y=np.stack([targets, targets - 4] * 2 + [targets], axis=1)
+    )
+    assert np.allclose(in_time.outputs, np.tile([1.5 - 1.6, 15 - 1.6], (16, 5, 1)))
+    flat = guess_of(layers.Dense(1), layers.Reshape(()), loss="mse", y=1.0 * y)
+    assert np.array_equal(flat.outputs, np.full(16, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two", "share", "says"),
+    [
+        ("values", [[2.0], [0]] * 4, [[1.0], [-1]] * 4, 1.0, "differs by 1 of its own standard"),
+        ("values", [[1j], [-1j]] * 4, [[1.0], [-1]] * 4, 2**0.5, "differs by 1.4 of its own stan"),
+        ("classes", np.eye(4), np.eye(4)[[0, 1, 2, 0]], 0.25, "picks another class in 25% of all"),
+        (
+            "detections",
+            [1.0, 0, 0, 0, 0, 0, 0, 0],
+            [0.0, 1, 0, 0, 0, 0, 0, 0],
+            0.5,  # two of eight, as if half of the rows were above
+            "falls on the other side of 0.5 in 25.0% of all cases (12.5% are above it by the batch",
+        ),
+        ("detections", [1.0] * 3 + [0.0], [1.0] * 4, 0.25, "falls on the other side of 0.5 in 25."),
+        ("detections", [0.0, 0.0], [0.0, 0.5], 0.0, "falls on the other side of 0.5 in 0.0% of"),
+    ],
+)
+def test_how_far_outputs_are_apart_where_nobody_knows_the_right_ones(kind, one, two, share, says):
+    decision = Decision("out", kind, 0.5 if kind == "detections" else 0.0)
+    two = np.asarray(two, "complex64") if np.iscomplexobj(one) else np.asarray(two)
+    got, sentence = of_modes._apart(decision, np.asarray(one), two)
+    assert got == pytest.approx(share, rel=1e-6)
+    assert sentence.startswith(f"out {says}")
+
+
+def test_outputs_that_differ_are_told_with_how_far():
+    model = first(3.0)
+    model = chain(model.get_layer("bn"), shape=(4,))
+    (each,) = told("modes-disagree", model, plus_minus(256))
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence.startswith(
+        "With the statistics of all rows as one batch in the place of the moving ones, "
+    )
+    assert each.evidence.endswith("(256 rows used, dropout off).")
+    assert each.repair == (
+        "If these rows, and their batches, are like those of training: Call recalibrate(model, "
+        "x_train) and look again."
+    )
+    model.compile("sgd", "mse")
+    model.get_layer("bn").momentum = 0.99
+    model.optimizer.iterations.assign(9)  # 91% from before
+    (each,) = told("modes-disagree", model, plus_minus(256))
+    assert each.level == "error"
+
+
+def verdicts(**levels):
+    modes = Given()
+    for name in ("stale", "apart", "incurable"):
+        modes.__dict__[name] = of_modes.Verdict(levels.get(name, ""), "")
+    return modes
+
+
+def test_when_to_recalibrate_helps():
+    assert verdicts(apart="error", incurable="warning").curable
+    assert verdicts(apart="warning").curable
+    assert verdicts().curable
+    assert not verdicts(apart="error", incurable="error").curable
+    assert not verdicts(apart="warning", incurable="warning").curable
+    assert not verdicts(incurable="warning").curable
+
+
+def cure(size, partly=False, *, judged=True, given=True, positions=1):
+    layer = types.SimpleNamespace()
+    return outputs._other_cure(
+        types.SimpleNamespace(
+            runs=types.SimpleNamespace(
+                sample=types.SimpleNamespace(sizes=(size, 1), shuffled=True)
+            ),
+            modes=types.SimpleNamespace(judged=judged),
+            batch_size=size if given else None,
+            learners=[layer],
+            path=lambda layer: "bn",
+            positions=lambda layer: positions,
+        ),
+        partly,
+    )
+
+
+def test_what_helps_where_to_recalibrate_does_not_hangs_on_the_size_of_a_batch():
+    assert cure(1).startswith(
+        "To recalibrate would not mend it: in batches of one row the output of bn is beta whatever"
+    )
+    assert cure(1, True).startswith("That does not mend all of it: in batches of one row")
+    several = cure(1, positions=9)
+    assert "each row is normalized by itself in training, and the model has learnt to" in several
+    assert "the model may have learnt to" in cure(1, positions=9, judged=False)
+    for size in (2, 4):
+        assert f"the model has learnt to count on the statistics of {size} rows. Tr" in cure(size)
+    assert cure(5).startswith(
+        "To recalibrate would not mend it: batches of 5 rows do better than any fixed statistics."
+    )
+    assert (
+        "batches of 32 rows (assumed: give batch_size if it was another) give other outputs th"
+        in (cure(32, judged=False, given=False))
+    )
+
+
+class Words(keras.Model):
+    """A model of words: only data tell that it takes whole numbers."""
+
+    def __init__(self):  # noqa: D107
+        super().__init__()
+        self.embedding = layers.Embedding(9, 4, name="embedding")
+        self.bn = BN(name="bn")
+
+    def call(self, x, training=None):
+        return self.bn(self.embedding(x), training=training)
+
+
+def test_a_model_of_ones_own_is_followed_with_the_data():
+    model, words = Words(), np.arange(64).reshape(16, 4) % 9
+    model(words)
+    case = Case(Subject(model), words)
+    assert [call.path for call in case.bn_calls] == ["bn"]
+    assert not case.graph.unwalked
+    assert case.scaled_before(case.layers[0])
+    assert case.positions(case.layers[0]) == 4
+
+
+# What calls do to a signal
+
+
+def last_call(build):
+    inputs = keras.Input((8, 8, 4))
+    return walk(keras.Model(inputs, build(inputs))).calls[-1]
+
+
+LAYERS = {
+    "dense": layers.Dense(3),
+    "convolution": layers.Conv2D(4, 3),
+    "channels first": layers.Conv2D(4, 3, data_format="channels_first"),
+    "pooling": layers.MaxPooling2D(),
+    "global pooling": layers.GlobalAveragePooling2D(),
+    "flatten": layers.Flatten(),
+    "relu": layers.ReLU(),
+    "prelu": layers.PReLU(),
+    "tanh": layers.Activation("tanh"),
+    "batch": BN(),
+    "layer": layers.LayerNormalization(),
+    "dropout": layers.Dropout(0.1),
+    "maps": layers.SpatialDropout2D(0.1),
+    "alpha": layers.AlphaDropout(0.1),
+    "examples": layers.Dropout(0.1, noise_shape=(None, 1, 1, 1)),
+    "noise": layers.GaussianNoise(0.1),
+    "sum": lambda x: layers.Add()([x, layers.ReLU()(x)]),
+    "double": lambda x: layers.Add()([x, x]),
+    "plus": lambda x: x + 1.0,
+    "own": layers.Lambda(lambda x: x),
+}
+KINDS = {
+    flow.has_weights: "dense, convolution, channels first",
+    flow.is_bn: "batch",
+    flow.normalizes: "batch, layer",
+    flow.is_convolutional: "convolution, channels first, pooling",
+    flow.is_dropout: "dropout, maps",
+    flow.merges: "sum",
+    flow.keeps_shape: "pooling, dropout, maps, alpha, examples, noise, double, plus",
+    flow.passes: "pooling, global pooling, flatten, dropout, maps, alpha, examples, noise, double, "
+    "plus",
+}
+
+
+def test_kinds_of_calls():
+    calls = {name: last_call(build) for name, build in LAYERS.items()}
+    for kind, names in KINDS.items():
+        assert ", ".join(name for name, call in calls.items() if kind(call)) == names, kind
+    axes = {name: axis for name, call in calls.items() if (axis := flow.channel_axis(call))}
+    assert axes == {"dense": -1, "convolution": -1, "channels first": -3, "pooling": -1}
+    bent = {name: flow.activation(call) for name, call in calls.items()}
+    assert {name for name, each in bent.items() if each != "linear"} == {
+        "relu",
+        "prelu",
+        "tanh",
+        "layer",
+        "own",
+    }
+    assert (bent["relu"], bent["tanh"], bent["own"]) == ("relu", "tanh", "")
+
+
+def test_upstream_and_downstream_go_each_way_once():
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, name="first")(inputs)
+    one, two = layers.ReLU(name="one")(x), layers.Dense(4, name="two")(x)
+    graph = walk(keras.Model(inputs, BN(name="bn")(layers.Add(name="sum")([one, two]))))
+    calls = {call.path: call for call in graph.calls}
+    behind = flow.upstream(graph, calls["bn"].inputs[0])
+    assert [call.path for call in behind] == ["sum", "one", "two", "first"]
+    stopped = flow.upstream(graph, calls["bn"].inputs[0], lambda call: call.path != "sum")
+    assert [call.path for call in stopped] == ["sum"]
+    ahead = [call.path for call in flow.downstream(graph, calls["first"].outputs[0])]
+    assert sorted(ahead[:2]) == ["one", "two"]
+    assert ahead[2:] == ["sum", "bn"]
+    weights = flow.downstream(graph, calls["first"].outputs[0], lambda call: call.path != "one")
+    assert sorted(call.path for call in weights) == ["bn", "one", "sum", "two"]
+
+
+def test_noise_of_dropout_ends_where_the_scale_is_set_anew():
+    def found(*between):
+        model = chain(layers.Dropout(0.5), layers.Dense(4), *between, BN(), shape=(4,))
+        return len(told("dropout-before-bn", model))
+
+    assert found() == found(layers.ReLU()) == 1
+    assert found(layers.LayerNormalization()) == found(layers.Activation("sigmoid")) == 0
+
+
+def test_a_momentum_is_a_share():
+    for given, expected in ((0, 0.0), (1, 1.0), (0.25, 0.25), (1.5, np.nan), (-0.5, np.nan)):
+        layer = BN()
+        layer.momentum = given
+        np.testing.assert_equal(of_case.momentum_of(layer), expected)
+
+
+# What Keras makes of training=False in a recorded graph
+
+
+class Obedient(BN):
+    """A layer that stands still, as all of them would if Keras obeyed."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
+class OnlyAtFirst(BN):
+    """A layer that stands still only if its first call has told it to: not in a nested model."""
+
+    def call(self, inputs, training=None, mask=None):
+        if not hasattr(self, "still"):
+            self.still = training is False
+        return super().call(inputs, training=training and not self.still, mask=mask)
+
+
+@pytest.mark.parametrize(("kind", "obeys"), [(Obedient, True), (OnlyAtFirst, False)])
+def test_whether_keras_obeys_is_asked_of_every_way_to_nest(monkeypatch, kind, obeys):
+    monkeypatch.setattr(keras.layers, "BatchNormalization", kind)
+    assert of_case._obeys_recorded_training.__wrapped__() == obeys

@@ -1049,6 +1049,28 @@ def test_what_moves_between_frozen_weights_is_told_by_name():
     assert each.why == "Nothing but batch normalization trains here; that can be a method."
 
 
+def test_what_follows_the_last_frozen_weights_is_told_with_the_others():
+    base = chain(
+        layers.Dense(4, trainable=False),
+        BN(name="bn1"),
+        layers.Dense(4, trainable=False),
+        BN(name="bn2"),
+        name="base",
+    )
+    nested = chain(base, layers.Dense(1), loss="mse")
+    (each,) = told("frozen-but-learning", nested)
+    assert (each.level, each.layer) == ("warning", "base")
+    assert each.evidence.startswith(
+        "All weights around 2 layers (base/bn1 and base/bn2) are frozen"
+    )
+    flat = chain(*base.layers, layers.Dense(1), loss="mse")
+    (each,) = told("frozen-but-learning", flat)
+    assert (each.level, each.layer) == ("warning", "")
+    assert each.evidence.startswith("All weights around 2 layers (bn1 and bn2) are frozen, yet a")
+    new_head = chain(layers.Dense(4, trainable=False), BN(), layers.Dense(1), loss="mse")
+    assert told("frozen-but-learning", new_head) == []
+
+
 def test_frozen_parameters_are_no_frozen_statistics():
     model = stack({}, {}, loss="mse")
     for variable in model.get_layer("bn2").trainable_variables:
