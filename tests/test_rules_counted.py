@@ -14,10 +14,12 @@ from bnutils.doctor.outcomes import Decision
 from bnutils.doctor.rules import case as of_case
 from bnutils.doctor.rules import flow, outputs, statistics
 from bnutils.doctor.rules import modes as of_modes
+from bnutils.doctor.rules import structure as of_structure
 from bnutils.doctor.rules.alone import alone
 from bnutils.doctor.rules.gaps import Gaps, gaps
 from bnutils.doctor.rules.modes import Modes
 from bnutils.doctor.rules.origin import is_initial, retouched
+from bnutils.doctor.rules.outliers import outliers
 from bnutils.doctor.rules.runs import Run, Runs, pooled
 
 
@@ -209,9 +211,12 @@ def test_a_frozen_layer_knows_the_scale_of_its_inputs(variance, level, says):
     assert each.repair.startswith("Check how inputs" if says else "Check that inputs")
 
 
-def test_fresh_and_impossible_statistics_are_not_called_stale():
-    for mean, variance in ((0.0, 1.0), (np.nan, 1.0), (np.inf, 1.0), (3.0, -1.0), (3.0, np.nan)):
-        assert told("stale-statistics", first(mean, variance), plus_minus(64, center=3)) == []
+@pytest.mark.parametrize(
+    ("mean", "variance"),
+    [(0.0, 1.0), (np.nan, 1.0), (np.inf, 1.0), (3.0, -1.0), (3.0, np.nan), (0.0, [-1, 2, 3, 4])],
+)
+def test_fresh_and_impossible_statistics_are_not_called_stale(mean, variance):
+    assert told("stale-statistics", first(mean, variance), plus_minus(64, center=3)) == []
 
 
 # Arrays in another order
@@ -548,19 +553,17 @@ def test_a_loss_of_next_to_nothing_may_grow():
 
 
 def test_a_part_of_few_rows_counts_by_its_rows():
-    one, two = [1.0, 1.0, 9.0], [1.0, 1.0, 1.0]
-    assert worse(one, two, [31, 32, 1]) == ""
-    assert worse([1.5, 1.5, 0.0], two, [31, 32, 1]) == ""  # not in all parts
-    assert worse([1.5, 1.5, 1.5], two, [31, 32, 1]) == "warning"
-    assert worse([2.5, 2.5, 0.5], [1.0, 1.0, 0.5], [2, 2, 60]) == ""
-    assert worse([3.0, 3.0, 3.0, 1.0], [1.0] * 4, [8, 8, 8, 1]) != worse(
-        [1.0, 1.0, 1.0, 1.0], [1.0] * 4, [8, 8, 8, 1]
-    )
+    """Twice what 99 rows lose, and next to nothing of what one row loses."""
+    assert worse([3.0, 102.0], [1.0, 100.0], [99, 1]) == "error"
+    assert worse([3.0, 102.0], [1.0, 100.0], [1, 99]) == ""
 
 
 def test_a_larger_loss_must_be_sure():
     assert worse([1.0, 2.5, 1.0, 2.5], [1.0] * 4) == ""
     assert worse([1.7, 1.8, 1.7, 1.8], [1.0] * 4) == "warning"
+    assert worse([1.3, 1.7], [1.0] * 2) == ""  # 0.5, and a standard error of 0.2
+    assert worse([1.4, 1.6], [1.0] * 2) == "warning"
+    assert worse([1.5], [1.0]) == "warning"
 
 
 def test_losses_that_are_no_numbers():
@@ -625,6 +628,13 @@ def test_how_far_a_row_is_from_the_medians():
     assert list(runs_of(x[1:]).outliers) == [19]  # one in twenty
     assert list(runs_of(x[2:]).outliers) == []  # one in nineteen is not few
     assert list(runs_of(x * 2).outliers) == [20, 41]
+
+
+def test_distances_of_several_features_are_put_together():
+    """The second is off by half of its unit, or by one and a half: squares of 0.25 and 2.25."""
+    x = np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, 3.0], [-1.0, -3.0]] * 5)
+    near, far = (0.625 / 1.125) ** 0.5, (1.625 / 1.125) ** 0.5
+    np.testing.assert_allclose(runs_of(x.astype("float32")).distances, [near, near, far, far] * 5)
 
 
 def test_names_are_not_distances_and_bytes_are():
@@ -859,6 +869,8 @@ def test_a_kernel_of_another_spread_was_not_drawn(initializer):
     array[0, 0] = 10 * np.abs(drawn).max()  # one value that is out of reach
     layer.kernel.assign(array)
     assert retouched(layer)
+    layer.kernel.assign(np.zeros_like(drawn))  # nobody has trained it to that
+    assert not retouched(layer)
 
 
 def test_of_few_values_no_spread_is_told():
@@ -942,6 +954,10 @@ def test_what_is_not_sure_is_neither_better_nor_worse_than_a_guess():
     for loss in ([0.1, 1.7, 0.1, 1.7], [0.1, 3.5, 0.1, 3.5]):
         skill = beside_a_guess(loss, [1.0] * 4)
         assert (skill.better, skill.worse) == (False, False)
+    assert not beside_a_guess([0.3, 0.7], [1.0] * 2).better  # 0.5, and a standard error of 0.2
+    assert beside_a_guess([0.4, 0.6], [1.0] * 2).better
+    assert not beside_a_guess([1.5, 1.9], [1.2] * 2).worse
+    assert beside_a_guess([1.6, 1.8], [1.2] * 2).worse
     skill = beside_a_guess([3.0, 1.0], [2.0, 1.0], rows_of_parts=[1, 3])
     assert (skill.loss, skill.fixed) == (1.5, 1.25)
 
@@ -955,6 +971,11 @@ def test_a_guess_does_not_look_at_the_rows():
     y = np.arange(16) % 4
     softmax = guess_of(layers.Dense(4, "softmax"), loss="sparse_categorical_crossentropy", y=y)
     assert np.array_equal(softmax.outputs, np.full((16, 4), 0.25, "float32"))
+    sure = layers.Dense(4, "softmax", kernel_initializer="zeros")
+    sure.build((None, 4))
+    sure.bias.assign([200.0, -200, -200, -200])  # a probability of one, and none for the others
+    certain = guess_of(sure, loss="sparse_categorical_crossentropy", y=y)
+    assert np.array_equal(certain.outputs, softmax.outputs)
     logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     assert np.array_equal(guess_of(layers.Dense(4), loss=logits, y=y).outputs, np.zeros((16, 4)))
     sigmoid = guess_of(layers.Dense(1, "sigmoid"), loss="binary_crossentropy", y=y[:, None] % 2)
@@ -1206,3 +1227,222 @@ class OnlyAtFirst(BN):
 def test_whether_keras_obeys_is_asked_of_every_way_to_nest(monkeypatch, kind, obeys):
     monkeypatch.setattr(keras.layers, "BatchNormalization", kind)
     assert of_case._obeys_recorded_training.__wrapped__() == obeys
+
+
+# Rows far from all others
+
+
+def with_far_rows(number, far=51.0):
+    """A hundred rows of plus and minus one, of which some hold another number."""
+    x = plus_minus(100)
+    x *= x[0]
+    order = np.argsort(-x[:, 0], kind="stable")
+    x = np.concatenate([np.repeat(x[:, :1][order], 4, axis=1)])
+    x[:number] = far
+    return x
+
+
+def test_outliers_are_told_with_what_they_weigh():
+    def said(number, **far):
+        case = Case(Subject(first()), with_far_rows(number, **far))
+        return outliers(case, case.layers)
+
+    # 99 rows of plus and minus one, and one 51 off: the variance is 26.75, and 1 without it.
+    assert said(1).evidence == (
+        "1 of 100 rows is an outlier, up to 51 times as far from the medians of the inputs as a "
+        "row in the middle: without it the variance in front of bn is smaller by a factor of 27."
+    )
+    assert said(1).repair.startswith("Look at these rows first: if they are errors (another unit, ")
+    start = "5 of 100 rows are outliers, up to 51 times as far from the medians of the inputs as a "
+    assert said(5).evidence.startswith(start)
+    assert "row in the middle: without them the variance in front of bn is" in said(5).evidence
+    assert said(6) is None  # so many are no exception
+    assert said(1, far=8.0) is None  # the variance is 1.62
+    assert said(1, far=11.0).evidence.endswith("is smaller by a factor of 2.2.")
+    case = Case(Subject(first(epsilon=1.0)), with_far_rows(1))
+    assert outliers(case, case.layers).evidence.endswith("smaller by a factor of 14.")  # 27.75 / 2
+    assert outliers(case, []) is None
+
+
+def test_outliers_stand_in_front_of_the_other_repairs():
+    model = chain(first(3.0).get_layer("bn"), shape=(4,))
+    (each,) = told("modes-disagree", model, with_far_rows(2))
+    assert "2 of 100 rows are outliers, up to 51 times" in each.evidence
+    assert each.repair.startswith(
+        "If these rows, and their batches, are like those of training: Lo"
+    )
+    assert each.repair.endswith("without them. Call recalibrate(model, x_train) and look again.")
+
+
+# One layer on two inputs
+
+
+def test_all_calls_of_a_layer_share_its_statistics_once_recalibrated():
+    one, two = keras.Input((4,)), keras.Input((4,))
+    bn = BN(epsilon=0.0)
+    model = keras.Model([one, two], layers.Add()([bn(one), bn(two)]))
+    x = [plus_minus(32), plus_minus(32, center=2.0)]
+    runs = Runs(Subject(model), Sample(x, None, (32,), True), [bn])
+    by_hand = (x[0] - 1 + x[1] - 1) / 2**0.5  # of all values the mean is 1 and the variance 2
+    np.testing.assert_allclose(runs.pooled.outputs, by_hand, atol=1e-5)
+    np.testing.assert_allclose(runs.training.outputs, x[0] + x[1] - 2, atol=1e-5)
+    np.testing.assert_allclose(runs.inference.outputs, x[0] + x[1], atol=1e-5)
+    assert [len(calls) for calls in runs.pooled.moments.values()] == [2]
+    np.testing.assert_array_equal(bn.moving_mean, np.zeros(4))
+    alone = Runs(Subject(model), Sample(x, None, (32,), True), [])
+    np.testing.assert_allclose(alone.pooled.outputs, x[0] + x[1] - 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [OnlyAtFirst, Obedient])
+def test_what_the_audit_asks_of_keras_uses_up_no_names(monkeypatch, kind):
+    """A layer that a user makes afterwards is called what it would be called without the audit."""
+    monkeypatch.setattr(keras.layers, "BatchNormalization", kind)
+
+    def names():
+        inputs = keras.Input((1,))
+        made = [kind(), BN(), keras.Sequential(), layers.InputLayer((1,))]
+        if kind is OnlyAtFirst:  # a Sequential model, which comes next, makes one more
+            made.append(keras.Model(inputs, inputs))
+        ends = [each.name.rpartition("_")[2] for each in made]
+        return np.array([int(end) if end.isdigit() else 0 for end in ends])
+
+    names()  # the first have no number
+    before = names()
+    step = names() - before
+    before = names()
+    of_case._obeys_recorded_training.__wrapped__()
+    of_structure._recorded_training_wins()
+    assert (names() - before).tolist() == step.tolist()
+
+
+def disagreement(stale, apart, rest, *, judged=True, given=True, unusable=None, old=0.0):
+    """What is said of three verdicts, on 1,234 rows in batches of 32."""
+    modes = types.SimpleNamespace(
+        **dict(
+            zip(
+                ("stale", "apart", "incurable"),
+                (
+                    of_modes.Verdict(level, f"by {name}")
+                    for level, name in (
+                        (stale, "all rows"),
+                        (apart, "the batch"),
+                        (rest, "the rest"),
+                    )
+                ),
+                strict=True,
+            )
+        ),
+        finite=True,
+        comparable=(0,),
+        judged=judged,
+        curable=of_modes.LEVELS.index(rest) < max(1, of_modes.LEVELS.index(apart)),
+        unusable=unusable,
+        numbers=lambda: "Numbers",
+    )
+    sample = types.SimpleNamespace(sizes=(32,), shuffled=True)
+    case = types.SimpleNamespace(
+        learners=[None],
+        fresh=lambda layer: False,
+        modes=modes,
+        rows=1234,
+        batch_size=32 if given else None,
+        runs=types.SimpleNamespace(outliers=[], sample=sample),
+        positions=lambda layer: 1,
+        path=lambda layer: "bn",
+        old_share=lambda layer: old,
+    )
+    return list(outputs._disagreement(case))
+
+
+RECALIBRATE = "Call recalibrate(model, x_train) and look again."
+
+
+@pytest.mark.parametrize(
+    ("stale", "apart", "rest", "level", "cures"),
+    [
+        ("error", "warning", "", "error", "r"),
+        ("warning", "error", "", "error", "r"),
+        ("", "warning", "", "warning", ""),
+        ("warning", "", "", "warning", "r"),
+        ("error", "error", "warning", "error", "ro"),
+        ("warning", "warning", "warning", "warning", "o"),
+        ("", "error", "error", "error", "o"),
+    ],
+)
+def test_the_worse_of_two_verdicts_is_told_with_what_helps(stale, apart, rest, level, cures):
+    (each,) = disagreement(stale, apart, rest)
+    assert (each.level, each.layer) == (level, "")
+    assert each.evidence == "Numbers (1,234 rows used, dropout off)."
+    assert each.repair.startswith(RECALIBRATE) == ("r" in cures)
+    other = "That does not mend all of it: " if "r" in cures else "To recalibrate would not mend it"
+    assert (other in each.repair) == ("o" in cures)
+    assert disagreement("", "", "error") == []
+
+
+def test_where_nobody_knows_the_targets_batches_must_be_given_and_far_off():
+    by_rows = "With the statistics of all rows as one batch in the place of the moving ones, by all"
+    by_batch = "With the statistics of each batch of training in the place of the moving ones, by t"
+    unknown = {"judged": False}
+    assert disagreement("", "warning", "", **unknown) == []
+    assert disagreement("", "error", "", given=False, **unknown) == []
+    (each,) = disagreement("", "error", "error", **unknown)
+    assert each.level == "warning"
+    assert each.evidence.startswith(by_batch)
+    (each,) = disagreement("warning", "error", "", **unknown)
+    assert each.evidence.startswith(by_rows)
+    assert each.repair.startswith("If these rows, and their batches, are like those of training: ")
+    assert [disagreement("error", "", "", old=old, **unknown)[0].level for old in (0.05, 0.06)] == [
+        "warning",
+        "error",
+    ]
+    (each,) = disagreement("error", "", "", unusable="the reason", **unknown)
+    assert each.evidence.endswith("off). Which is right is not known: the reason.")
+
+
+def test_the_layer_that_batches_differ_most_in_front_of_is_named():
+    one, two = keras.Input((4,)), keras.Input((4,))
+    z, a = BN(name="z"), BN(name="a")
+    model = keras.Model([one, two], layers.Add()([z(one), a(two)]))
+    steps = np.repeat([-3.0, -1.0, 1.0, 3.0], 16)[:, None]
+    near = (plus_minus(64) * 2 + steps).astype("float32")
+    far = (plus_minus(64) + steps).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices(((near, far),)).batch(16)
+    (each,) = told("alike-batches", model, data)
+    assert each.evidence.startswith("In front of a, ")
+
+
+def test_what_is_worse_than_a_guess_is_told_with_both():
+    model = first()
+    model.get_layer("bn").gamma.assign(np.full(4, 2.0))
+    model.get_layer("head").set_weights([np.zeros((4, 1)), np.full(1, 3.0)])
+    model.compile("sgd", "mse")
+    data = plus_minus(), plus_minus(features=1)  # 3 for plus and minus one: 4 and 16 are lost
+    each, _ = told("no-better-than-guessing", model, data)
+    assert (each.level, each.layer) == ("note", "")
+    assert each.evidence == (
+        "The loss is 10 with the moving statistics and 10 by the batch; to answer the mean of "
+        "these targets to every row loses 1 (64 rows used)."
+    )
+    assert each.repair.endswith(" If its batches were not of 32 rows, give batch_size.")
+    each, skipped = told("no-better-than-guessing", model, data, batch_size=16)
+    assert "give batch_size" not in each.repair
+    assert (skipped.what, skipped.kind) == ("modes-disagree", "rule")
+    model.optimizer.iterations.assign(99)
+    assert told("no-better-than-guessing", model, data) == []  # it may still learn
+    model.optimizer.iterations.assign(100)
+    assert len(told("no-better-than-guessing", model, data)) == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "power", "noise"), [("float16", 7, "0.062"), ("bfloat16", 4, "0.062")]
+)
+def test_half_precision_has_fewer_digits(dtype, power, noise):
+    inputs = keras.Input((4,), dtype=dtype)
+    model = keras.Model(inputs, BN(name="bn", dtype=f"mixed_{dtype}", epsilon=0.0)(inputs))
+    for center, found in ((2.0**power, 1), (2.0 ** (power - 1), 0)):
+        x = tf.cast(plus_minus(center=center), dtype).numpy()
+        said = told("large-offset", model, x)
+        assert len(said) == found
+    (each,) = told("large-offset", model, tf.cast(plus_minus(center=2.0**power), dtype).numpy())
+    assert f"4 of 4 channels: {dtype} rounds it by up to {noise} sd" in each.evidence
+    assert each.repair.endswith(f"before they become {dtype}, in float64, and train again.")

@@ -316,6 +316,18 @@ def test_half_of_the_statistics_from_before_is_not_most_of_them():
     assert len(told("few-updates", model)) == 1
 
 
+def test_a_few_rows_that_suit_the_statistics_in_both_show_that_they_fit():
+    model = chain(BN(name="bn", momentum=0.99, epsilon=0.0), layers.Dense(1), loss="mse")
+    model.optimizer.iterations.assign(5)
+    x = np.repeat([[-1.0], [1.0], [-1.0], [1.0]], 8, axis=1).astype("float32")
+    for mean, variance, fits in ((0.25, 1.0, True), (0.25, 3.0, False), (0.75, 1.0, False)):
+        model.layers[0].moving_mean.assign(np.full(8, mean))
+        model.layers[0].moving_variance.assign(np.full(8, variance))
+        assert (told("few-updates", model, x) == []) == fits
+    eight = np.concatenate([x, x])  # rows enough for stale-statistics
+    assert told("few-updates", model, eight) == []
+
+
 # Batches
 
 
@@ -417,6 +429,8 @@ def test_layers_in_half_precision_are_told_together():
     assert each.layer == "bn3"
     assert each.evidence.startswith("bn3 keeps its variables in float16: at momentum 0.999 a")
     assert "stops up to 49% short" in each.evidence
+    model.get_layer("bn3").momentum = 1.0  # another rule tells of that
+    assert told("half-precision-variables", model) == []
 
 
 def test_accumulated_batches_are_told_with_their_rows():
@@ -637,6 +651,29 @@ def test_how_far_apart_replicas_may_be(on, mean, variance, level):
     (each,) = trained
     assert each.level == (level or "note")
     assert "Their moving statistics differ by up to " in each.evidence
+
+
+def test_replicas_with_no_numbers_are_left_to_the_rule_of_those(on):
+    frozen = on(stack({"trainable": False}), 2, bn1=(np.nan, np.nan))
+    assert told("replica-batch", frozen) == []
+    half = on(stack({"trainable": False, "epsilon": 0.0}), 2, bn1=(0.75, np.nan))
+    (each,) = told("replica-batch", half)
+    assert "by up to 0.75 sd in the mean and by a factor of 1 in the variance" in each.evidence
+
+
+def test_accumulated_batches_are_dealt_out_too(on):
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=3)
+    model = on(stack({"synchronized": True}, {}, loss="mse", optimizer=optimizer), 2)
+    (each,) = told("gradient-accumulation", model, batch_size=10)
+    assert each.evidence.endswith(
+        "a step sees 30 rows, batch normalization normalizes by 10 rows, of which each of 2 "
+        "replicas takes its part, down to 5 values per channel."
+    )
+    assert each.why.endswith(" In Keras 3.15 `fit` fails with it on several replicas.")
+    together = on(stack({"synchronized": True}, loss="mse", optimizer=optimizer), 2)
+    (each,) = told("gradient-accumulation", together, batch_size=10)
+    assert each.evidence.endswith("batch normalization normalizes by 10 rows.")
+    assert each.why == "Accumulation makes the batch larger for the gradient alone."
 
 
 # A sick model beside a sound one
