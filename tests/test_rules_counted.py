@@ -268,6 +268,16 @@ def test_the_order_in_which_arrays_stand_is_found_channel_by_channel():
     def of(order):
         return told("weights-order", ordered(*(arrays[name] for name in order.split())), x)
 
+    nearly = {"mean": center + 0.2 * scale, "variance": 1.3 * scale**2}
+    for more in ({}, {"epsilon": 0.2}):
+        given = {**arrays, **(nearly if not more else {})}
+        model = ordered(*(given[name] for name in ("mean", "variance", "gamma", "beta")), **more)
+        (each,) = told("weights-order", model, x)
+        assert each.evidence.startswith("gamma fits the mean and beta the variance of the data")
+        assert each.repair.endswith("To recalibrate would leave gamma and beta wrong.")
+    wrong = ordered(center, np.full(8, 4.0), gamma, beta)  # follows in the mean alone
+    assert "error" not in [each.level for each in told("weights-order", wrong, x)]
+
     assert of("gamma beta mean variance") == []
     (each,) = of("beta mean variance gamma")
     assert (each.level, each.layer) == ("error", "bn")

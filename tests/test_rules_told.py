@@ -877,6 +877,22 @@ def test_an_axis_is_told_with_the_one_that_it_should_be():
     )
 
 
+@pytest.mark.parametrize(
+    "between",
+    [layers.Dropout(0.1), layers.LayerNormalization(), layers.Activation("tanh"), BN(), None],
+)
+def test_an_axis_is_looked_for_through_what_keeps_it(between):
+    conv = layers.Conv2D(4, 3, name="conv")
+    stack = [conv, between, BN(axis=1, name="bn")] if between else [conv, BN(axis=1, name="bn")]
+    (each,) = told("wrong-axis", chain(*stack, shape=(8, 9, 3)))
+    assert each.evidence.endswith("where conv keeps 4 channels on axis -1.")
+    ahead = layers.Conv2D(4, 3, data_format="channels_first", name="ahead")
+    stack = [BN(name="bn"), type(between).from_config(between.get_config()) if between else ahead]
+    (each,) = told("wrong-axis", chain(*stack, *([ahead] if between else []), shape=(3, 8, 9)))[:1]
+    assert each.evidence.endswith("where ahead keeps 3 channels on axis -3.")
+    assert told("wrong-axis", chain(conv, layers.Permute((2, 3, 1)), BN(), shape=(8, 9, 3))) == []
+
+
 def test_layers_that_were_told_to_stand_still_are_counted(monkeypatch):
     monkeypatch.setattr(Case, "keras_obeys_recorded_training", False)
     base = stack({}, {}, name="base")
@@ -966,6 +982,9 @@ def test_a_mask_is_told_with_who_made_and_who_lost_it():
     assert told("lost-mask", model, sequences(10)) == []
     model.get_layer("bn").trainable = False
     assert [each.layer for each in told("lost-mask", model, sequences(6))] == ["next"]
+    inputs = keras.Input((10, 3))
+    by_hand = BN()(conv(masking(inputs)), mask=layers.Masking().compute_mask(inputs))
+    assert told("lost-mask", keras.Model(inputs, by_hand), sequences(6)) == []
 
 
 # A training step
