@@ -822,10 +822,10 @@ class ByRow(BN):
 
 
 class ByBatch(BN):
-    """A layer that follows the batch in inference alone."""
+    """A layer that follows the batch a little, in inference alone."""
 
     def call(self, inputs, training=None, mask=None):
-        return inputs if training else inputs - tf.reduce_mean(inputs, 0)
+        return inputs if training else inputs - 0.2 * tf.reduce_mean(inputs, 0)
 
 
 class Failing(BN):
