@@ -218,6 +218,21 @@ def test_p_of_what_is_exact_is_that_of_its_outcome(value, claimed, p):
     assert Finding("x", exact(value), claimed, margin, null=1, reason=WHY).p_value == p
 
 
+@pytest.mark.parametrize(("bound", "outcome", "p"), [(0.5, "shown", 0), (2e-5, "undecided", 1)])
+def test_p_of_a_ratio_that_was_rounded_to_0(bound, outcome, p):
+    effect = Interval(0.0, 0.0, 1e-4, 10, scale="log")
+    finding = Finding("x", effect, "below", null=bound, reason=WHY)
+    assert (finding.outcome, finding.p_value) == (outcome, p)
+
+
+@pytest.mark.parametrize(
+    ("null", "text"), [(0, "within 0.1 of zero"), (0.5, "within 0.1 of 0.5"), (-2, "of -2")]
+)
+def test_what_is_claimed_to_be_near_a_number_says_which(null, text):
+    finding = Finding("x", exact(null), "within", 0.1, null=null, reason=WHY)
+    assert finding.claim_text.endswith(text)
+
+
 # --- the common correction ---
 
 

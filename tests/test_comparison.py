@@ -121,6 +121,28 @@ def test_steps_are_minimized_and_censored_runs_count_with_the_last_step():
     assert table.loc["BN"].tolist() == ["0", "0%", "10.0 ± 0.0"]
 
 
+def test_the_setting_with_the_fewest_steps_is_chosen_and_named():
+    curves = np.zeros((2, 3, 4, 2, 3))  # arm, rate, seed, part, step
+    curves[..., 2] = 0.9
+    curves[:, 1, ..., 1] = 0.9  # at the second rate all get there earlier
+    record = record_of(curves, step=[0, 10, 40]).rename(rate="learning_rate")
+    race = Comparison.of_steps(record, "accuracy", 0.8, ["learning_rate"])
+    assert race.values("BN").values.tolist() == [10] * 4
+    assert race.chosen("BN")["learning_rate"]["value"] == 1
+    assert list(race.table().columns) == ["learning rate", "never", "steps to 0.8"]
+
+
+def test_what_is_no_number_at_the_chosen_setting_stays_none():
+    scores = np.zeros((1, 2, 3, 2))
+    scores[0, 1, :, 0] = 1.0  # the second rate is chosen
+    compared = Comparison(record_of(scores), "accuracy", ["rate"])
+    other = record_of(scores)["accuracy"].copy()
+    other[0, 1, 1] = np.nan
+    other[0, 0] = np.nan  # of what was not chosen nothing is seen
+    found = compared.at_chosen(other, "plain").sel(part="test")
+    np.testing.assert_array_equal(found, [0, np.nan, 0])
+
+
 def test_scores_that_grow_have_ratios_with_two_ends():
     scores = np.random.default_rng(0).uniform(1, 2, (2, 1, 4, 2))
     ratio = Comparison(record_of(scores), "accuracy", ["rate"]).ratio("BN", "plain")

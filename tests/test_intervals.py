@@ -215,6 +215,15 @@ def test_str_and_several_intervals():
         format(several, ".2f")
 
 
+def test_one_of_several_intervals_is_that_of_its_column():
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    one, alone = interval(values, overlap=0.1)[1], interval(values[:, 1], overlap=0.1)
+    for part in ("mean", "low", "high", "standard_error", "half_width"):
+        assert getattr(one, part) == pytest.approx(getattr(alone, part)), part
+    for part in ("n", "confidence", "scale", "degrees", "method"):
+        assert getattr(one, part) == getattr(alone, part), part
+
+
 # --- differences and ratios ---
 
 

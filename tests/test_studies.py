@@ -269,6 +269,39 @@ def test_a_run_shows_how_many_blocks_are_done_if_asked_to(study, monkeypatch, ca
     assert "block/s" in shown or "s/block" in shown
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_block_is_kept_as_soon_as_it_is_done(study, tmp_path, workers):
+    def last_fails(settings):
+        if (settings["arm"], settings["seed"]) == ("b", 3):
+            deadline = time.monotonic() + 60
+            while len(list(tmp_path.rglob("*.nc"))) < 7 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise ArithmeticError("the last one")
+        return block(settings)
+
+    failing = replace(study, block=last_fails)
+    with (
+        joblib.parallel_config(backend="threading"),
+        pytest.raises(ArithmeticError, match="the last one"),
+    ):
+        failing.run(workers=workers, store=tmp_path)
+    assert len(list(tmp_path.rglob("*.nc"))) == 7
+
+
+def test_processor_seconds_are_those_of_a_block_and_of_what_it_started(study):
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+
+    def busy(settings):
+        subprocess.run([sys.executable, "-c", burn], check=True)
+        return block(settings)
+
+    before = time.process_time()
+    _, seconds = study_module._compute(busy, study.blocks()[0])
+    assert seconds >= 0.3
+    _, idle = study_module._compute(block, study.blocks()[0])
+    assert 0 <= idle <= time.process_time() - before
+
+
 def test_workers_that_give_no_stream_give_the_same_record(study, record):
     with joblib.parallel_config(backend="multiprocessing"):
         xr.testing.assert_identical(study.run(workers=2).drop_attrs(), record.drop_attrs())
