@@ -20,7 +20,7 @@ from bnutils._keras import keras
 from bnutils.doctor.audit import audit
 from bnutils.doctor.graph import batch_norms
 from bnutils.doctor.recalibrate import recalibrate
-from bnutils.doctor.rules import RULES, Case
+from bnutils.doctor.rules import RULES, Case, Finding
 from bnutils.doctor.rules.case import LEAST_ROWS
 from bnutils.doctor.subject import Subject
 
@@ -49,32 +49,39 @@ UNSAID = re.compile(
     r"\bNone\b(?!, \d|\))| {2}| [.,;:]|\.\.|<\w"
 )
 
-BY_NAME = ("fit ", "predict ", "get_weights ", "recalibrate(")  # how a sentence may begin
+BY_NAME = (
+    "fit ",
+    "predict ",
+    "evaluate ",
+    "get_weights ",
+    "recalibrate(",
+)  # how a sentence may begin
 
 
-def check_told(model, report):
-    """Every finding names a part of the model, and says all it has to say in whole sentences."""
-    subject = Subject(model)
-    parts = {"", *subject.paths.values()}
-    levels = {rule.name: set() for rule in RULES}
-    for rule in RULES:
-        levels[rule.name] |= set(rule.levels)
-    for each in report.diagnoses:
-        assert each.layer in parts, each
-        assert each.level in levels[each.rule], each
-        for text in (each.evidence, each.why, each.repair):
-            assert text.endswith((".", ".)")), text
-            assert not UNSAID.search(text), text
-        for text in (each.why, each.repair):
-            assert text[0].isupper() or text.startswith(BY_NAME), text
+def check_told(subject, found, levels):
+    """A finding names a part of the model, and says all it has to say in whole sentences."""
+    assert found.layer in ("", *subject.paths.values()), found
+    assert found.level in levels, found
+    for text in (found.evidence, found.why, found.repair):
+        assert text.endswith((".", ".)")), text
+        assert not UNSAID.search(text.replace(" [...]", "")), text
+    for text in (found.why, found.repair):
+        assert text[0].isupper() or text.startswith(BY_NAME), text
 
 
 def told(rule, model, data=None, **given):
     """The findings of one rule by itself; what it needs data for only if there are some."""
-    case = Case(Subject(model), data, **given)
+    subject = Subject(model)
+    case = Case(subject, data, **given)
     enough = (case.rows or 0) >= LEAST_ROWS
-    rules = [one for one in RULES if one.name == rule and (enough or "data" not in one.needs)]
-    return [each for one in rules for each in one.check(case)]
+    made = []
+    for one in RULES:
+        if one.name == rule and (enough or "data" not in one.needs):
+            for each in one.check(case):
+                if isinstance(each, Finding):
+                    check_told(subject, each, one.levels)
+                made.append(each)
+    return made
 
 
 def built(build):
@@ -86,8 +93,10 @@ def built(build):
 def reported(build):
     """What the audit says of the model and arguments that a function gives."""
     model, given = built(build)
-    report = audit(model, **given)
-    check_told(model, report)
+    report, subject = audit(model, **given), Subject(model)
+    for each in report.diagnoses:
+        levels = [level for rule in RULES if rule.name == each.rule for level in rule.levels]
+        check_told(subject, each, levels)
     return report
 
 

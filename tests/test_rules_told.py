@@ -1,6 +1,7 @@
 """What the rules say: whole sentences, with the numbers of models so small that one can count."""
 
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import test_rules_structure as of_structure
 from doctor_trials import BN, Case, chain, fitted, layers, rows, told
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.rules import settings
+from bnutils.doctor.rules import RULES, settings
 
 
 def evidence(rule, model, data=None, **given):
@@ -1231,3 +1232,8 @@ def test_a_part_that_a_step_only_calls_is_told_by_name():
         "2 layers in it (teacher/bn1 and teacher/bn2)."
     )
     assert each.repair.startswith("If model.teacher is to stay as it is, as a teacher, call it")
+
+
+def test_every_rule_names_a_chapter_of_the_book():
+    chapters = {path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
+    assert {rule.chapter for rule in RULES} <= chapters
