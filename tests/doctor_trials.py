@@ -12,6 +12,7 @@ Each module of rules has a module of trials, `test_rules_<name>.py`, of four kin
 import functools
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,9 @@ def check_told(subject, found, levels):
         assert text[0].isupper() or text.startswith(BY_NAME), text
 
 
+CHAPTERS = {path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
+
+
 def told(rule, model, data=None, **given):
     """The findings of one rule by itself; what it needs data for only if there are some."""
     subject = Subject(model)
@@ -77,6 +81,7 @@ def told(rule, model, data=None, **given):
     made = []
     for one in RULES:
         if one.name == rule and (enough or "data" not in one.needs):
+            assert one.chapter in CHAPTERS
             for each in one.check(case):
                 if isinstance(each, Finding):
                     check_told(subject, each, one.levels)

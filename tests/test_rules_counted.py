@@ -245,18 +245,32 @@ def test_a_negative_variance_is_told_with_what_could_be_one():
     assert told("weights-order", few) == []
 
 
+LIKE_BETA = [-0.5, -0.25, 0.5, 0.5, 0.25, 0.25, 0.5, 0.5]
+
+
 def test_a_gamma_like_a_beta_is_told_with_its_numbers():
     x = plus_minus(64, features=8)
-    gamma = [-0.5, -0.25, 0.5, 0.5, 0.25, 0.25, 0.5, 0.5]
-    (each,) = told("weights-order", ordered(gamma, 1.25, 0.0, 1.0), x)
+    (each,) = told("weights-order", ordered(LIKE_BETA, 1.25, 0.0, 1.0), x)
     assert (each.level, each.layer) == ("warning", "bn")
     assert each.evidence == (
         "gamma is negative in 2 of 8 channels, beta nowhere (median 1.2): as if the two had been "
         "swapped."
     )
-    for gamma_, beta in ((np.abs(gamma), 1.25), (gamma, 0.2), (gamma, 4.0), (gamma, [0, *[1] * 7])):
-        assert told("weights-order", ordered(gamma_, beta, 0.0, 1.0), x) == []
-    assert told("weights-order", ordered(gamma, 1.25, 0.0, 1.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("gamma", "beta"),
+    [
+        (np.abs(LIKE_BETA), 1.25),
+        (LIKE_BETA, 0.2),
+        (LIKE_BETA, 4.0),
+        (LIKE_BETA, [0, *[1] * 7]),
+    ],
+)
+def test_a_gamma_and_a_beta_that_may_be_in_their_places(gamma, beta):
+    x = plus_minus(64, features=8)
+    assert told("weights-order", ordered(gamma, beta, 0.0, 1.0), x) == []
+    assert told("weights-order", ordered(LIKE_BETA, 1.25, 0.0, 1.0)) == []  # nor without data
 
 
 def test_the_order_in_which_arrays_stand_is_found_channel_by_channel():
@@ -275,6 +289,10 @@ def test_the_order_in_which_arrays_stand_is_found_channel_by_channel():
         (each,) = told("weights-order", model, x)
         assert each.evidence.startswith("gamma fits the mean and beta the variance of the data")
         assert each.repair.endswith("To recalibrate would leave gamma and beta wrong.")
+    near, close = np.linspace(-0.3, 0.3, 8), np.linspace(0.8, 1.25, 8)  # channels all but alike
+    model = ordered(near, close**2, gamma, beta)
+    alike = plus_minus(64, 8) * close.astype("float32") + near.astype("float32")
+    assert [each.level for each in told("weights-order", model, alike)] == ["error"]
     wrong = ordered(center, np.full(8, 4.0), gamma, beta)  # follows in the mean alone
     assert "error" not in [each.level for each in told("weights-order", wrong, x)]
 
@@ -1111,6 +1129,25 @@ class Words(keras.Model):
         return self.bn(self.embedding(x), training=training)
 
 
+class OfTwo(keras.Model):
+    """A model of two inputs by name, which only data tell."""
+
+    def __init__(self):  # noqa: D107
+        super().__init__()
+        self.bn = BN(name="bn")
+
+    def call(self, inputs, training=None):
+        return self.bn(inputs["a"] + inputs["b"], training=training)
+
+
+def test_the_inputs_of_a_model_of_ones_own_are_those_of_the_data():
+    model, data = OfTwo(), {"a": rows(16, 4), "b": rows(16, 4)}
+    model(data)
+    case = Case(Subject(model), data)
+    assert [call.path for call in case.bn_calls] == ["bn"]
+    assert not case.graph.unwalked
+
+
 def test_a_model_of_ones_own_is_followed_with_the_data():
     model, words = Words(), np.arange(64).reshape(16, 4) % 9
     model(words)
@@ -1119,6 +1156,8 @@ def test_a_model_of_ones_own_is_followed_with_the_data():
     assert not case.graph.unwalked
     assert case.scaled_before(case.layers[0])
     assert case.positions(case.layers[0]) == 4
+    longer = Case(Subject(model), np.arange(96).reshape(16, 6) % 9)
+    assert longer.positions(longer.layers[0]) == 6
 
 
 # What calls do to a signal

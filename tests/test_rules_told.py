@@ -1,7 +1,6 @@
 """What the rules say: whole sentences, with the numbers of models so small that one can count."""
 
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import test_rules_structure as of_structure
 from doctor_trials import BN, Case, chain, fitted, layers, rows, told
 
 from bnutils._keras import keras, tf
-from bnutils.doctor.rules import RULES, settings
+from bnutils.doctor.rules import settings
 
 
 def evidence(rule, model, data=None, **given):
@@ -317,11 +316,14 @@ def test_half_of_the_statistics_from_before_is_not_most_of_them():
     assert len(told("few-updates", model)) == 1
 
 
+FITTING = ((0.25, 1, True), (0.25, 3, False), (0.75, 1, False), (0.5, 1, False), (0.25, 2, False))
+
+
 def test_a_few_rows_that_suit_the_statistics_in_both_show_that_they_fit():
     model = chain(BN(name="bn", momentum=0.99, epsilon=0.0), layers.Dense(1), loss="mse")
     model.optimizer.iterations.assign(5)
     x = np.repeat([[-1.0], [1.0], [-1.0], [1.0]], 8, axis=1).astype("float32")
-    for mean, variance, fits in ((0.25, 1.0, True), (0.25, 3.0, False), (0.75, 1.0, False)):
+    for mean, variance, fits in FITTING:
         model.layers[0].moving_mean.assign(np.full(8, mean))
         model.layers[0].moving_variance.assign(np.full(8, variance))
         assert (told("few-updates", model, x) == []) == fits
@@ -894,6 +896,15 @@ def test_an_axis_is_looked_for_through_what_keeps_it(between):
     assert told("wrong-axis", chain(conv, layers.Permute((2, 3, 1)), BN(), shape=(8, 9, 3))) == []
 
 
+def test_an_axis_is_looked_for_through_a_sum_of_several():
+    inputs = keras.Input((8, 9, 3))
+    sides = [layers.Conv2D(4, 3, name=name)(inputs) for name in ("one", "two")]
+    for merged, found in ((layers.Add(), 1), (layers.Multiply(), 1), (layers.Flatten(), 0)):
+        parts = merged(sides) if found else layers.Reshape((6, 7, 4))(merged(sides[0]))
+        model = keras.Model(inputs, BN(axis=1)(parts))
+        assert len(told("wrong-axis", model)) == found
+
+
 def test_layers_that_were_told_to_stand_still_are_counted(monkeypatch):
     monkeypatch.setattr(Case, "keras_obeys_recorded_training", False)
     base = stack({}, {}, name="base")
@@ -1232,8 +1243,3 @@ def test_a_part_that_a_step_only_calls_is_told_by_name():
         "2 layers in it (teacher/bn1 and teacher/bn2)."
     )
     assert each.repair.startswith("If model.teacher is to stay as it is, as a teacher, call it")
-
-
-def test_every_rule_names_a_chapter_of_the_book():
-    chapters = {path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
-    assert {rule.chapter for rule in RULES} <= chapters
