@@ -10,6 +10,7 @@ from doctor_trials import BN, Case, chain, fitted, layers, rows, told
 
 from bnutils._keras import keras, tf
 from bnutils.doctor.rules import settings
+from bnutils.doctor.subject import Subject
 
 
 def evidence(rule, model, data=None, **given):
@@ -687,7 +688,7 @@ def alongside(model, shape=(6,)):
     sound = chain(
         layers.Dense(5, use_bias=False, name="sound_dense"),
         BN(name="sound_bn", momentum=0.9),
-        layers.ReLU(name="sound_relu"),
+        *(layers.ReLU(name=f"sound_relu{n}") for n in range(12)),  # Keras lists by depth
         layers.Dense(3, name="sound_head"),
         shape=shape,
     )
@@ -718,6 +719,7 @@ def test_a_fault_is_found_beside_a_sound_model_too(each):
     if getattr(model, "inputs", None) is None:
         pytest.skip("a subclass")
     both, _ = alongside(model)
+    assert Subject(both).layers[0].name == "sound_bn"
     alone, beside = (
         [(found.level, found.layer) for found in told(each.rule, one, **given)]
         for one in (model, both)
