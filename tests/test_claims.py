@@ -19,6 +19,7 @@ from bnutils.evidence import (
     Finding,
     Hypothesis,
     Interval,
+    Study,
     exact,
     holm,
     interval,
@@ -233,6 +234,19 @@ def test_what_is_claimed_to_be_near_a_number_says_which(null, text):
     assert finding.claim_text.endswith(text)
 
 
+def test_a_finding_needs_no_reason_and_shows_the_interval_of_two_runs():
+    finding = Finding("x", interval([1.0, 2.0]))
+    assert (finding.reason, finding.margin_text) == ("", "none")
+    assert "[" in finding.effect_text
+    assert Finding("x", interval([1.0])).effect_text == "1.000 (one run: no interval)"
+
+
+@pytest.mark.parametrize("kind", [Hypothesis, Study])
+def test_what_is_said_before_is_said_by_name(kind):
+    with pytest.raises(TypeError, match="positional"):
+        kind("x")
+
+
 # --- the common correction ---
 
 
@@ -253,6 +267,13 @@ def test_adjusted_p_values_by_hand():
     p = np.random.default_rng(0).uniform(size=40)
     assert (adjust(p) >= p).all()
     assert (adjust(p) <= np.minimum(40 * p, 1)).all()
+
+
+def test_adjusted_p_values_are_of_double_precision_at_most_1_and_in_the_order_given():
+    found = adjust(np.array([1, 0, 1], dtype="int8"))
+    assert found.dtype == np.float64
+    assert found.tolist() == [1.0, 0.0, 1.0]
+    assert adjust(np.float32([0.5, 0.25])).tolist() == [0.5, 0.5]
 
 
 def test_holm_steps_down():
@@ -595,12 +616,12 @@ def test_a_long_claim_is_broken_and_indented_in_the_card():
 
 
 def test_all_lines_of_the_card_use_their_96_columns():
-    name = "the share of the " + "very " * 40 + "small"
+    name = "the share of the " + "a " * 90 + "b"  # words that fill a line to its last column
     long = Finding(name, Interval(0.3, 0.1, 0.5, 10), "above", 0.05, reason=WHY)
-    made = claim(claim="word " * 60, primary=long, secondary=[long], note="word " * 60)
+    made = claim(claim="a " * 120, primary=long, secondary=[long], note="a " * 120)
     lines = str(made).splitlines()
     assert max(map(len, lines)) <= 96
-    for begin in ("Shown: word", "  the share", "    the share", "  note"):
+    for begin in ("Shown: a", "  the share", "    the share", "  note"):
         (first, *_) = [line for line in lines if line.startswith(begin)]
         assert len(first) > 90, begin
 

@@ -82,6 +82,31 @@ def test_a_choice_at_the_edge_of_its_grid_is_flagged(best, edge):
     assert ("*" in chosen.table().loc["plain", "rate"]) == edge
 
 
+def test_the_most_frequent_choice_at_an_end_is_flagged_however_few_made_it():
+    scores = np.zeros((1, 9, 9, 2))
+    for seed, best in enumerate([8, 8, 1, 2, 3, 4, 5, 6, 7]):
+        scores[0, best, seed, 0] = 1
+    compared = Comparison(record_of(scores), "accuracy", ["rate"])
+    assert compared.seeds == 9
+    chosen = compared.chosen("plain")["rate"]
+    assert (chosen["value"], chosen["edge"]) == (8, True)
+    assert chosen["share"] == 0.222  # of nine replicates two
+
+
+def test_splits_of_one_pool_widen_all_intervals_of_a_comparison():
+    record = record_of(np.random.default_rng(0).uniform(1, 2, (2, 1, 6, 2)))
+    for ask in (
+        lambda c: c.mean("BN"),
+        lambda c: c.gain("BN", "plain"),
+        lambda c: c.ratio("BN", "plain"),
+    ):
+        apart, pooled = (
+            ask(Comparison(record, "accuracy", ["rate"], overlap=overlap)) for overlap in (0, 0.5)
+        )
+        assert pooled.mean == pytest.approx(apart.mean)
+        assert pooled.standard_error == pytest.approx(2 * apart.standard_error)  # 1/6 + 1/2
+
+
 @pytest.mark.parametrize(
     ("rates", "edge"), [([0.1, 1.0], True), ([0.1], False), (["low", "high"], False)]
 )

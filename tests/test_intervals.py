@@ -171,6 +171,7 @@ def test_interval_refuses(values, arguments, message):
         ({"n": 0}, "from 1 on, got 0"),
         ({"n": 2.5}, r"from 1 on, got 2\.5"),
         ({"n": True}, "from 1 on, got True"),
+        ({"confidence": 1.5}, r"confidence in \(0, 1\], got 1.5"),
         ({"confidence": 0}, r"confidence in \(0, 1\], got 0"),
         ({"confidence": "high"}, r"confidence in \(0, 1\], got 'high'"),
     ],
