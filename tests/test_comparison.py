@@ -212,6 +212,7 @@ def test_means_are_a_table_of_arms_by_the_axis_that_stays():
     scores = np.random.default_rng(0).random((2, 3, 4, 2, 5))
     record = record_of(scores, batch_size=[2, 4, 8, 16, 32])
     compared = Comparison(record, "accuracy", ["rate"])
+    assert compared.means().dims == ("arm", "batch_size")
     table = compared.means().to_pandas()
     assert table.columns.tolist() == [2, 4, 8, 16, 32]
     for arm in ("plain", "BN"):

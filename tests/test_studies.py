@@ -385,6 +385,10 @@ def test_a_study_names_what_it_cannot_take(study):
         replace(study, together=["steps"])
     with pytest.raises(ValueError, match="size: expected a sequence of values"):
         replace(study, dims={**study.dims, "size": 3})
+    with pytest.raises(
+        KeyError, match="tiny: expected a tolerance for each variable, not .'other'"
+    ):
+        replace(study, tolerances={**study.tolerances, "other": Tolerance(1.0)}).run(workers=1)
     with pytest.raises(ValueError, match=r"dims or in fixed, got both for \['seed'\]"):
         replace(study, fixed={"seed": 1})
 
@@ -430,6 +434,9 @@ def test_half_of_the_runs_have_to_be_close_and_one_at_the_edge_may_end_as_it_wil
             said == "accuracy: expected half of the numbers up to 0.03 apart, got a median of 0.05"
         )
     assert list(Tolerance(mean=0.03).differences(old, flips))
+    early = old + 0.02 * (old["step"] == 1)  # the last step that is compared singly
+    (said,) = Tolerance(close=0.01, steps=1, typical=0.03).differences(old, early)
+    assert said.startswith("accuracy: numbers differ by 0.01 more than")
     lost = old.where(old["rate"] == 1, np.nan)
     assert list(Tolerance(typical=0.03).differences(lost, lost)) == []
     assert "median of inf" in next(Tolerance(typical=0.03).differences(old, lost))
@@ -504,6 +511,15 @@ def test_a_stopped_run_goes_on_where_it_was(study, tmp_path):
     whole = halting.run(workers=1, store=tmp_path)
     assert len(asked) == 6 + 8 - 5
     assert digest(whole) == digest(study.run(workers=1))
+
+
+def test_a_stopped_run_with_numbers_of_numpy_goes_on_too(study, tmp_path):
+    whole = replace(
+        study, fixed={"factor": np.float32(2)}, dims={**study.dims, "size": np.arange(2)}
+    )
+    record = whole.run(workers=1, store=tmp_path)
+    again = replace(whole, block=None).run(workers=1, store=tmp_path)  # nothing is left to compute
+    xr.testing.assert_identical(again.drop_attrs(), record.drop_attrs())
 
 
 def test_half_a_block_is_never_taken_for_a_whole_one(study, record, tmp_path):
@@ -625,7 +641,8 @@ def test_a_record_with_any_byte_changed_or_missing_is_told_at_once(record, tmp_p
 @pytest.mark.parametrize("history", ["[]", "{", '"text"', "{}", '{"study": "tiny", "digest": 1}'])
 def test_a_record_whose_history_is_damaged_is_none(record, tmp_path, history):
     write(record.assign_attrs(provenance=history), tmp_path / "tiny.nc")
-    with pytest.raises(RecordError, match=AGAIN):
+    lost = "commit, fingerprint, margins" if "digest" in history else "provenance"
+    with pytest.raises(RecordError, match=f"got one without {lost}; {AGAIN}"):
         read(tmp_path / "tiny.nc")
 
 
