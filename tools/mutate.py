@@ -43,7 +43,7 @@ TABLE = ROOT / "book" / "measured" / "mutation.json"
 EQUIVALENT = ROOT / "tools" / "mutants.toml"
 LOGS = ROOT / "_build" / "mutation"
 THREADS = Path("/proc/self/task")
-HEAD = ["Module", "Changes", "Tried", "Equivalent", "Killed at first, %", "Killed now, %", "Left"]
+HEAD = ["Module", "Killed at first, %", "Killed now, %", "Left", "Changes", "Tried", "Equivalent"]
 
 NOTE = (
     "`make mutate`, with the operators of mutmut 3.8. Tried are all changes, or a random sample, "
@@ -520,7 +520,7 @@ def write(name: str, every: int, tried: int, counted: list[dict[str, Any]]) -> N
         interval = stats.binomtest(first, of).proportion_ci(method="wilson")
         ends = f" ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
     shares = f"{100 * first / of:.1f}{ends}", f"{100 * now / of:.1f}"
-    row = [name, *(f"{n:,}" for n in (every, tried, tried - of)), *shares, str(of - now)]
+    row = [name, *shares, *(f"{n:,}" for n in (of - now, every, tried, tried - of))]
     print("  ".join(f"{head}: {cell}" for head, cell in zip(HEAD, row, strict=True)), flush=True)
     former = json.loads(TABLE.read_text(encoding="utf-8"))["rows"] if TABLE.exists() else []
     rows = {row[0]: row for row in [*former, row]}

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 TABLE = ROOT / "book" / "measured" / "portable.json"
 WORK = ROOT / "_build" / "portable"
-HEAD = ["stands in for", "how", "what ran", "outcome", "commit"]
+HEAD = ["stands in for", "outcome", "what ran", "commit", "how"]
 
 
 class NotHereError(Exception):
@@ -580,8 +580,8 @@ def main() -> int:
         if not outcome.good:
             failed.append(name)
             print(f"  the log is {trial.folder.relative_to(ROOT) / 'log.txt'}", flush=True)
-        row = [f"{setting.stands_for} (`{name}`)", trial.how(), setting.part, outcome.words]
-        written({name: [*row, commit()]})
+        place = f"{setting.stands_for} (`{name}`)"
+        written({name: [place, outcome.words, setting.part, commit(), trial.how()]})
     if failed:
         print(f"failed: {', '.join(failed)}")
     return bool(failed)
