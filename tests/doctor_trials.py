@@ -50,13 +50,8 @@ UNSAID = re.compile(
     r"\bNone\b(?!, \d|\))| {2}| [.,;:]|\.\.|<\w"
 )
 
-BY_NAME = (
-    "fit ",
-    "predict ",
-    "evaluate ",
-    "get_weights ",
-    "recalibrate(",
-)  # how a sentence may begin
+#: How a sentence may begin in lower case.
+BY_NAME = ("fit ", "predict ", "evaluate ", "get_weights ", "recalibrate(")
 
 
 def check_told(subject, found, levels):

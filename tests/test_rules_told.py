@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+import test_rules_learning as of_learning
 import test_rules_settings as of_settings
 import test_rules_structure as of_structure
 from doctor_trials import BN, Case, chain, fitted, layers, rows, told
@@ -1176,18 +1177,9 @@ def test_a_layer_that_learns_though_it_is_frozen_is_told_with_its_type():
 
 
 def test_a_step_that_forgets_is_told_with_what_it_trains():
-    class Forgetful(keras.Model):
-        def train_step(self, data):
-            x, y = data
-            with tf.GradientTape() as tape:
-                loss = self.compute_loss(x, y, self(x))
-            gradients = tape.gradient(loss, self.trainable_variables)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-            return {"loss": loss}
-
     inputs = keras.Input((4,))
     bn, frozen = BN(name="bn", scale=False), BN(name="frozen", trainable=False)
-    model = Forgetful(inputs, layers.Dense(1)(frozen(bn(inputs))))
+    model = of_learning.Forgetful(inputs, layers.Dense(1)(frozen(bn(inputs))))
     model.compile("sgd", "mse")
     (each,) = [each for each in told("never-updated", model) if each.level == "error"]
     assert each.layer == "bn"
