@@ -446,6 +446,7 @@ def test_an_infinite_number_on_record_allows_no_other():
     assert list(tolerance.differences(old, old)) == []
     assert list(tolerance.differences(old, old.where(old < 2, 7.0)))
     assert list(tolerance.differences(old.where(old < 2, 7.0), old))
+    assert list(Tolerance(close=0).differences(old, old)) == []  # and without a warning
 
 
 def test_small_whole_numbers_are_compared_without_wrapping_around():

@@ -200,7 +200,7 @@ class Comparison:
         return float(self._never(arm, settings).mean())
 
     def _never(self, arm: str, settings: Mapping[str, Any]) -> np.ndarray:
-        """The same over the axes that are neither chosen nor given."""
+        """That share, for each place on the axes that are neither chosen nor given."""
         scores = self._arm(self.scores, arm, settings)
         never = np.isinf(scores.sel(part="test", drop=True)).astype(float)
         return (self._averaged(never, scores) > 0).mean("seed").values

@@ -97,7 +97,8 @@ class Tolerance:
 
     def _singly(self, old: xr.DataArray, new: xr.DataArray) -> Iterator[str]:
         apart = _apart(old, new)
-        allowed = self.close + np.nan_to_num(self.relative * np.abs(old.values), posinf=0.0)
+        known = np.asarray(old.values, dtype=float)
+        allowed = self.close + self.relative * np.abs(np.where(np.isfinite(known), known, 0.0))
         if not (apart <= allowed).all():
             worst = (apart - allowed).max()
             yield f"{old.name}: numbers differ by {worst:.3g} more than {self} allows"
